@@ -1,0 +1,57 @@
+"""stillmotion turns still-image diffusion models into animators.
+
+The public names are loaded on first use, so that importing the package (and `stillmotion --help`) stays fast.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from stillmotion.animator import Animator
+    from stillmotion.clip import Clip
+    from stillmotion.errors import StillmotionError
+    from stillmotion.motion.attach import Attachment, attach
+    from stillmotion.motion.spec import FAMILIES, MotionSpec
+    from stillmotion.motion_model import MotionModel
+    from stillmotion.request import Request
+    from stillmotion.weights.identify import identify
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Animator": "animator",
+    "Attachment": "motion.attach",
+    "Clip": "clip",
+    "FAMILIES": "motion.spec",
+    "MotionModel": "motion_model",
+    "MotionSpec": "motion.spec",
+    "Request": "request",
+    "StillmotionError": "errors",
+    "attach": "motion.attach",
+    "identify": "weights.identify",
+}
+
+__all__ = [
+    "FAMILIES",
+    "Animator",
+    "Attachment",
+    "Clip",
+    "MotionModel",
+    "MotionSpec",
+    "Request",
+    "StillmotionError",
+    "attach",
+    "identify",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'stillmotion' has no attribute {name!r}")
+    return getattr(import_module(f"stillmotion.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

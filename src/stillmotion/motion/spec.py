@@ -1,0 +1,110 @@
+"""Families of motion modules as rows of a table. Knows no tensors and no files.
+
+The facts are those of the original code and of the users' files: anatomy and places of the modules from the
+AnimateDiff repository (v1, v2, v3, SDXL-beta), positions and schedules from each model's own release.
+`parity="original"` uses the norms of the row; diffusers pools every motion norm over the clip instead.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+Norm = Literal["frame", "clip"]
+"""GroupNorm statistics: of each frame alone, or pooled over all frames of a clip."""
+
+
+@dataclass(frozen=True)
+class MotionSpec:
+    """One family: the shape of its modules and the settings it was trained for.
+
+    `channels` are those of the UNet's down blocks; block i of the down path carries `layers[i]` modules, the
+    mirrored block of the up path `layers[i] + 1`. Beta names are diffusers' (its "linear" is ldm's "sqrt_linear").
+    """
+
+    name: str
+    channels: tuple[int, ...] = (320, 640, 1280, 1280)
+    layers: tuple[int, ...] = (2, 2, 2, 2)
+    heads: tuple[int, ...] = (8, 8, 8, 8)
+    """attention heads per down block, mirrored on the way up; the mid block has those of the last block"""
+    mid: bool = False
+    positions: int = 32
+    """length of the positional table: the longest clip of one pass"""
+    norm_groups: int = 32
+    attentions: int = 2
+    """temporal self-attentions per module (SparseCtrl encoders have one)"""
+    resnet_norm: Norm = "frame"
+    motion_norm: Norm = "frame"
+    base: str = "sd15"
+    """family of the text-to-image model it fits: sd15, sdxl, emoji"""
+    beta_schedule: str = "linear"
+    beta_start: float = 0.00085
+    beta_end: float = 0.012
+    scheduler: str = "ddim"
+    timestep_spacing: str = "leading"
+    num_inference_steps: int = 25
+    guidance_scale: float = 7.5
+    frames: int = 16
+    fps: float = 8.0
+    width: int = 512
+    height: int = 512
+    conv_in: int | None = None
+    """input channels of the replaced first convolution (PIA: latent 4 + mask 1 + masked image 4)"""
+
+
+V1 = MotionSpec("sd15-v1", positions=24, resnet_norm="clip")
+V2 = replace(V1, name="sd15-v2", mid=True, positions=32, resnet_norm="frame")
+V3 = replace(V2, name="sd15-v3", mid=False)
+PIA = replace(V3, name="pia", conv_in=9)
+LCM = replace(V2, name="animatelcm", positions=64, scheduler="lcm", num_inference_steps=8, guidance_scale=1.5)
+LIGHTNING = replace(
+    V2,
+    name="lightning",
+    scheduler="euler",
+    timestep_spacing="trailing",
+    num_inference_steps=4,
+    guidance_scale=1.0,
+)
+SDXL = MotionSpec(
+    "sdxl-beta",
+    channels=(320, 640, 1280),
+    layers=(2, 2, 2),
+    heads=(8, 8, 8),
+    motion_norm="clip",
+    base="sdxl",
+    beta_schedule="scaled_linear",
+    beta_end=0.020,
+    scheduler="euler",
+    num_inference_steps=100,
+    guidance_scale=8.5,
+    width=1024,
+    height=1024,
+)
+HOTSHOT = replace(
+    SDXL,
+    name="hotshot-xl",
+    positions=24,
+    motion_norm="frame",
+    beta_end=0.012,
+    scheduler="euler_a",
+    num_inference_steps=30,
+    frames=8,
+    width=512,
+    height=512,
+)
+EMOJI = MotionSpec(
+    "emoji",
+    channels=(128, 256, 384),
+    layers=(1, 1, 1),
+    heads=(8, 8, 8),
+    mid=True,
+    base="emoji",
+    timestep_spacing="trailing",
+    guidance_scale=5.0,
+    width=128,
+    height=128,
+)
+
+FAMILIES: dict[str, MotionSpec] = {
+    spec.name: spec for spec in (V1, V2, V3, SDXL, HOTSHOT, LCM, LIGHTNING, PIA, EMOJI)
+}
