@@ -1,11 +1,11 @@
-"""Tiny diffusers pipelines with seeded random weights: real architectures, no downloads, milliseconds per step.
+"""Tiny diffusers pipelines with seeded random weights: real architectures, no downloads, fast.
 
 `from tiny import tiny_pipeline` works in every test (tests/conftest.py puts this folder on the path).
 
-    kind="sd15"   StableDiffusionPipeline     8x8 latents of 16x16 pixels, UNet (32, 64), layers (1, 1), no motion yet
+    kind="sd15"   StableDiffusionPipeline     8x8 latents of 16x16 pixels, UNet (32, 64), layers (1, 1)
     kind="sdxl"   StableDiffusionXLPipeline   the same with two text encoders and size conditioning
 
-Random weights give no pictures, but every number is a function of every input, which is all that a test needs.
+Random weights give no pictures, but every number is a function of every input, all that tests need.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def _byte_alphabet() -> list[str]:
 def tiny_tokenizer() -> CLIPTokenizer:
     """CLIP's byte-level BPE with the alphabet and a dozen words; 77 tokens long, built without any file.
 
-    transformers 5 ignores `vocab_file=`/`merges_file=` silently and gives a two-token tokenizer, hence dict and list.
+    transformers 5 silently ignores `vocab_file=` and `merges_file=` (a two-token tokenizer), hence dict and list.
     """
     alphabet = _byte_alphabet()
     pieces = [*alphabet, *(letter + "</w>" for letter in alphabet)]
@@ -81,7 +81,7 @@ def tiny_tokenizer() -> CLIPTokenizer:
 
 
 def tiny_unet(kind: Kind = "sd15", seed: int = 0, **overrides) -> UNet2DConditionModel:
-    """A stock UNet of two levels, (32, 64) channels and one layer per block; `overrides` go into its config."""
+    """A stock UNet of two levels, (32, 64) channels, one layer per block; `overrides` go into its config."""
     config: dict = {
         "sample_size": SIZE // PIXELS_PER_LATENT,
         "block_out_channels": CHANNELS,
