@@ -63,7 +63,7 @@ def _byte_alphabet() -> list[str]:
 def tiny_tokenizer() -> CLIPTokenizer:
     """CLIP's byte-level BPE with the alphabet and a dozen words; 77 tokens long, built without any file.
 
-    transformers 5 silently ignores `vocab_file=` and `merges_file=` (a two-token tokenizer), hence dict and list.
+    Not from files: transformers 5 silently ignores `vocab_file=` and `merges_file=` (two tokens remain).
     """
     alphabet = _byte_alphabet()
     pieces = [*alphabet, *(letter + "</w>" for letter in alphabet)]

@@ -1,0 +1,106 @@
+"""Samplers by short names, on the noise schedule that the motion was trained for. Knows no model.
+
+Motion modules were mostly trained on `linear` betas while Stable Diffusion has `scaled_linear` ones;
+sampling with the wrong ones is the known cause of grey, washed-out clips. So the betas come from the motion
+family, and what belongs to the base's training (kind of prediction, zero terminal SNR) stays the base's.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from stillmotion.errors import RequestError
+
+if TYPE_CHECKING:
+    from diffusers import SchedulerMixin
+
+    from stillmotion.motion.spec import MotionSpec
+
+ROWS: dict[str, tuple[str, dict[str, Any]]] = {
+    "ddim": ("DDIMScheduler", {}),
+    "ddpm": ("DDPMScheduler", {}),
+    "pndm": ("PNDMScheduler", {"skip_prk_steps": True}),
+    "lms": ("LMSDiscreteScheduler", {}),
+    "heun": ("HeunDiscreteScheduler", {}),
+    "euler": ("EulerDiscreteScheduler", {}),
+    "euler_a": ("EulerAncestralDiscreteScheduler", {}),
+    "dpm2": ("KDPM2DiscreteScheduler", {}),
+    "dpm2_a": ("KDPM2AncestralDiscreteScheduler", {}),
+    "dpmpp_2m": ("DPMSolverMultistepScheduler", {}),
+    "dpmpp_2m_karras": ("DPMSolverMultistepScheduler", {"use_karras_sigmas": True}),
+    "dpmpp_2m_sde": ("DPMSolverMultistepScheduler", {"algorithm_type": "sde-dpmsolver++"}),
+    "dpmpp_2m_sde_karras": (
+        "DPMSolverMultistepScheduler",
+        {"algorithm_type": "sde-dpmsolver++", "use_karras_sigmas": True},
+    ),
+    "dpmpp_2s": ("DPMSolverSinglestepScheduler", {"lower_order_final": True}),
+    "unipc": ("UniPCMultistepScheduler", {}),
+    "deis": ("DEISMultistepScheduler", {}),
+    "lcm": ("LCMScheduler", {"original_inference_steps": 100}),
+    "tcd": ("TCDScheduler", {"original_inference_steps": 100}),
+}
+"""Our name -> diffusers' class and its own settings (AnimateLCM was distilled with 100 original steps)."""
+
+OF_THE_BASE = ("num_train_timesteps", "prediction_type", "rescale_betas_zero_snr")
+OF_THE_TRAINING = ("beta_schedule", "beta_start", "beta_end", "timestep_spacing")
+TERMINAL = 2**-24
+"""Stands for zero at the end of a zero-SNR schedule (diffusers' own choice): sigma stays finite, 4096."""
+
+
+def make_scheduler(
+    name: str, base_config: Mapping[str, Any], spec: MotionSpec | None = None
+) -> SchedulerMixin:
+    """The sampler `name` for a base with the scheduler config `base_config`; with `spec` for attached motion.
+
+    With motion everything but OF_THE_BASE is as AnimateDiff configures it: betas and spacing of the family
+    row, offset 1, no clipping, the rest diffusers' defaults. RequestError for an unknown name.
+    """
+    import diffusers
+
+    if name not in ROWS:
+        raise RequestError(f"scheduler is {name!r}, but should be one of {', '.join(ROWS)}.")
+    class_name, own = ROWS[name]
+    cls = getattr(diffusers, class_name)
+    accepted = inspect.signature(cls.__init__).parameters
+    config = {key: base_config[key] for key in OF_THE_BASE if key in base_config}
+    if spec is None:
+        kept = (*OF_THE_TRAINING, "trained_betas", "set_alpha_to_one")
+        config |= {key: base_config[key] for key in kept if base_config.get(key) is not None}
+    else:
+        config |= {key: getattr(spec, key) for key in OF_THE_TRAINING}
+    if config.get("rescale_betas_zero_snr"):
+        config["timestep_spacing"] = "trailing"  # else sampling would start below the step of pure noise
+        if "rescale_betas_zero_snr" not in accepted:
+            config["trained_betas"] = zero_terminal_snr_betas(config)
+        own = own | {
+            "use_karras_sigmas": False
+        }  # spacing up to sigma 4096 would leave no steps for the picture
+    config |= {"clip_sample": False, "steps_offset": 1} | own
+    return cls(**{key: value for key, value in config.items() if key in accepted})
+
+
+def zero_terminal_snr_betas(config: Mapping[str, Any]) -> list[float]:
+    """Betas whose last step is pure noise, for samplers that cannot rescale by themselves.
+
+    Algorithm 1 of Lin et al. 2023 (https://arxiv.org/abs/2305.08891): shift and scale sqrt(alpha_bar) so that
+    the first stays and the last becomes zero.
+    """
+    import numpy as np
+
+    steps, start, end = (config[key] for key in ("num_train_timesteps", "beta_start", "beta_end"))
+    if config["beta_schedule"] == "scaled_linear":
+        betas = np.linspace(start**0.5, end**0.5, steps, dtype=np.float64) ** 2
+    elif config["beta_schedule"] == "linear":
+        betas = np.linspace(start, end, steps, dtype=np.float64)
+    else:
+        raise RequestError(
+            f"This base has zero terminal SNR on {config['beta_schedule']!r} betas, which this scheduler "
+            "cannot follow; use ddim, euler, euler_a or dpmpp_2m."
+        )
+    root = np.sqrt(np.cumprod(1 - betas))
+    root = (root - root[-1]) * root[0] / (root[0] - root[-1])
+    alpha_bar = np.maximum(root**2, TERMINAL)
+    alphas = np.concatenate([alpha_bar[:1], alpha_bar[1:] / alpha_bar[:-1]])
+    return (1 - alphas).tolist()
