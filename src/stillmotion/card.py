@@ -1,0 +1,74 @@
+"""What a model folder says of itself in its `stillmotion.json`, and where the bundled models are.
+
+Knows no tensors, so that questions about a model are answered without loading it.
+
+    {"name": "emoji", "family": "emoji", "concepts": "concepts.json",
+     "defaults": {"width": 128, "frames": 16, "scheduler": "ddim", ...},      fields of a Request
+     "noise": {"beta_schedule": "scaled_linear", ...}}                      columns of the motion's family row
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from stillmotion.concepts import Concepts
+from stillmotion.errors import Damaged, UnknownFile
+
+CARD = "stillmotion.json"
+BUNDLED = "emoji"
+NOISE = ("beta_schedule", "beta_start", "beta_end", "timestep_spacing")
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """Name, family, defaults for requests, noise and concepts; empty where the folder says nothing."""
+
+    name: str = ""
+    family: str | None = None
+    defaults: dict[str, Any] = field(default_factory=dict)
+    noise: dict[str, Any] = field(default_factory=dict)
+    concepts: Concepts | None = None
+
+    @classmethod
+    def read(cls, folder: str | Path) -> ModelCard:
+        """The card of a model folder; an empty one for single files, hub names and folders without a card."""
+        path = Path(folder) / CARD
+        if not path.is_file():
+            return cls()
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            defaults, noise = dict(content.get("defaults", {})), dict(content.get("noise", {}))
+        except (ValueError, TypeError, AttributeError) as error:
+            raise Damaged(f"{path} is not a model card in JSON ({error}); correct or remove it.") from error
+        unknown = sorted(set(noise) - set(NOISE))
+        if unknown:
+            raise Damaged(f"{path}: noise has {', '.join(unknown)}, but may only have {', '.join(NOISE)}.")
+        concepts = content.get("concepts")
+        return cls(
+            name=str(content.get("name", "")),
+            family=content.get("family"),
+            defaults=defaults,
+            noise=noise,
+            concepts=Concepts.read(path.parent / concepts) if concepts else None,
+        )
+
+
+def bundled_names() -> list[str]:
+    """Names of the models that came with the package."""
+    home = Path(str(files("stillmotion"))) / "bundled"
+    return sorted(path.parent.name for path in home.glob(f"*/{CARD}"))
+
+
+def bundled_folder(name: str = BUNDLED) -> Path:
+    """Folder of a model that came with the package; UnknownFile when this installation does not have it."""
+    folder = Path(str(files("stillmotion"))) / "bundled" / name
+    if not (folder / CARD).is_file():
+        raise UnknownFile(
+            f"This installation of stillmotion has no bundled model {name!r}; reinstall the package, or name "
+            "models of yours with base= and motion= (--base, --motion)."
+        )
+    return folder

@@ -1,0 +1,120 @@
+"""What a small model can draw: a list of concepts to browse, to search, and to compare prompts with.
+
+Knows no tensors. A large model has no such list, and any prompt is fine; the bundled one learned some hundred
+things, and a prompt about anything else gives fog, so its user deserves a hint.
+
+    {"styles": ["3d render", ...],
+     "concepts": [{"name": "rocket", "keywords": ["space"], "group": "travel", "animated": true}, ...]}
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from stillmotion.errors import Damaged
+
+FILLERS = frozenset(
+    ["a", "an", "and", "at", "background", "by", "for", "from", "front", "in", "is", "it", "of", "off", "on"]
+    + ["or", "over", "style", "the", "to", "under", "up", "with"]
+)
+
+
+@dataclass(frozen=True)
+class Concept:
+    name: str
+    keywords: tuple[str, ...] = ()
+    group: str = ""
+    animated: bool = False
+
+    @cached_property
+    def words(self) -> frozenset[str]:
+        return frozenset(words_of(" ".join([self.name, *self.keywords])))
+
+
+def words_of(text: str) -> list[str]:
+    """Lower-case words without plural endings, in order: "Red Apples, 3D" -> ["red", "apple", "3d"]."""
+    return [_singular(word) for word in re.findall(r"[^\W_]+", text.lower())]
+
+
+def _singular(word: str) -> str:
+    if len(word) > 4 and word.endswith("ies"):
+        return word[:-3] + "y"
+    if len(word) > 3 and word.endswith("s") and not word.endswith(("ss", "us", "is")):
+        return word[:-1]
+    return word
+
+
+class Concepts:
+    """The concepts and styles of one model; `len()` and iteration go over the concepts."""
+
+    def __init__(self, concepts: Iterable[Concept], styles: Iterable[str] = ()) -> None:
+        self.all = tuple(concepts)
+        self.styles = tuple(styles)
+
+    @classmethod
+    def read(cls, path: Path) -> Concepts:
+        """Reads a concepts.json; Damaged when it is not one."""
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            concepts = [
+                Concept(
+                    name=entry["name"],
+                    keywords=tuple(entry.get("keywords", ())),
+                    group=entry.get("group", ""),
+                    animated=bool(entry.get("animated", False)),
+                )
+                for entry in content["concepts"]
+            ]
+            return cls(concepts, content.get("styles", ()))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise Damaged(
+                f"{path} is not a list of concepts ({error}); reinstall or retrain the model."
+            ) from error
+
+    def __len__(self) -> int:
+        return len(self.all)
+
+    def __iter__(self):
+        return iter(self.all)
+
+    @cached_property
+    def _vocabulary(self) -> frozenset[str]:
+        styles = {word for style in self.styles for word in words_of(style)}
+        return frozenset(word for concept in self.all for word in concept.words) - styles - FILLERS
+
+    def search(self, text: str, limit: int | None = None) -> list[Concept]:
+        """Concepts for a word or two, best first: in the name, the keywords, the group, or nearly so."""
+        wanted = words_of(text)
+        scored = [(self._score(concept, wanted), concept) for concept in self.all]
+        found = sorted((pair for pair in scored if pair[0] > 0), key=lambda pair: (-pair[0], pair[1].name))
+        return [concept for _, concept in found[:limit]]
+
+    def _score(self, concept: Concept, wanted: list[str]) -> float:
+        name, group = words_of(concept.name), words_of(concept.group)
+        score = 0.0
+        for word in wanted:
+            if word in name:
+                score += 4 + 1 / len(name)
+            elif word in concept.words:
+                score += 2
+            elif word in group or any(known.startswith(word) for known in concept.words):
+                score += 1
+            elif difflib.get_close_matches(word, concept.words, n=1, cutoff=0.8):
+                score += 0.5
+        return score
+
+    def hint(self, prompt: str) -> str | None:
+        """A sentence when no word of the prompt is known to the model, naming what comes near; else None."""
+        styles = {word for style in self.styles for word in words_of(style)}
+        asked = [word for word in words_of(prompt) if word not in FILLERS and word not in styles]
+        if not asked or self._vocabulary.intersection(asked):
+            return None
+        near = list(dict.fromkeys(concept.name for word in asked for concept in self.search(word, 3)))[:6]
+        advice = f"near to it: {', '.join(near)}; all: " if near else "what it knows: "
+        return f"This small model has learned no word of {prompt!r}; {advice}`stillmotion concepts`."
