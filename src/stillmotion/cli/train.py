@@ -1,0 +1,82 @@
+"""`stillmotion train ...`: flags written from the fields of the training configs. Imports torch only to train."""
+
+from __future__ import annotations
+
+import types
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin
+
+import click
+from pydantic.fields import FieldInfo
+
+from ..training.config import MotionTrainConfig, TrainConfig, load_config
+
+
+@click.group()
+def train() -> None:
+    """Train on clips of your own; every run resumes where it stopped."""
+
+
+def option(name: str, field: FieldInfo) -> click.Option:
+    """The flag of one config field; unset flags leave the value of the config file or the default."""
+    flag = "--" + name.replace("_", "-")
+    kind, many = _bare(field.annotation), False
+    if get_origin(kind) is list:
+        kind, many = get_args(kind)[0], True
+    text = field.description or ""
+    if field.default is not None and not field.is_required() and field.default != []:
+        text += f"  [default: {_shown(field.default)}]"
+    if kind is bool:
+        return click.Option([f"{flag}/--no-{flag[2:]}", name], default=None, help=text)
+    kinds = {int: click.INT, float: click.FLOAT, Path: click.Path(path_type=Path)}
+    choices = get_args(kind) if get_origin(kind) is Literal else ()
+    type_ = click.Choice(choices) if choices else kinds.get(kind, click.STRING)
+    return click.Option([flag, name], type=type_, multiple=many, default=None, help=text)
+
+
+def _bare(annotation: Any) -> Any:
+    """`X | None` -> X."""
+    if get_origin(annotation) in (Union, types.UnionType):
+        return next(part for part in get_args(annotation) if part is not type(None))
+    return annotation
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def command(name: str, kind: type[TrainConfig], run: str, text: str) -> click.Command:
+    """A training command whose flags are the fields of `kind`; `run` is a name in stillmotion.training."""
+
+    def call(config: Path | None, **flags: Any) -> None:
+        given = {key: list(value) if isinstance(value, tuple) else value for key, value in flags.items()}
+        settings = load_config(kind, config, **{k: v for k, v in given.items() if v is not None and v != []})
+        from .. import training
+
+        getattr(training, run)(settings)
+
+    config = click.Option(
+        ["--config"],
+        type=click.Path(path_type=Path),
+        help="YAML file with any of the fields below; flags win over it",
+    )
+    options = [config, *(option(field, info) for field, info in kind.model_fields.items())]
+    return click.Command(
+        name, params=list(options), callback=call, help=text, short_help=text.splitlines()[0]
+    )
+
+
+train.add_command(
+    command(
+        "motion",
+        MotionTrainConfig,
+        "train_motion",
+        """Train a motion module on clips with captions.
+
+        The text-to-image model stays frozen. The weights end in OUTPUT/motion, which `stillmotion animate --motion`
+        and diffusers' MotionAdapter load. Kill it whenever you like: the same command goes on where it was.
+        """,
+    )
+)

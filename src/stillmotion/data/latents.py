@@ -1,0 +1,137 @@
+"""Latents of all frames of each clip, computed once and kept on disk. Knows no VAE: it is given a function.
+
+One safetensors file per clip, fp16, named by what decides its content: the bytes of the clip, the resolution, the
+VAE. So a cache can be shared by runs, moved, and built in parts: what is there is never computed twice. It holds
+the means of the VAE's distribution, not samples (its spread is far below the noise of training).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ..clip.readers import open_frames
+from ..errors import StillmotionError
+from .atomic import durable
+from .report import Report
+from .sources import Item
+
+SAMPLED = 65536
+HELD = 256 * 2**20
+"""bytes of decoded frames held at once: going back into a compressed clip costs more than memory"""
+
+Encode = Callable[[Tensor], Tensor]
+"""pixels (n, 3, size, size) in [-1, 1], float32 -> scaled latents (n, c, h, w)"""
+
+
+@dataclass(frozen=True)
+class CachedClip:
+    """A clip whose latents (length, c, h, w) are on disk."""
+
+    item: Item
+    file: Path
+    length: int
+    fps: float
+
+    def latents(self, indices: Sequence[int]) -> Tensor:
+        """(len(indices), c, h, w) fp16; reads from the memory-mapped file only the frames asked for."""
+        with safe_open(self.file, framework="pt") as file:
+            return file.get_tensor("latents")[list(indices)]
+
+
+class LatentCache:
+    """The latents in one folder for one VAE and one resolution."""
+
+    def __init__(
+        self, folder: str | Path, encode: Encode, fingerprint: str, size: int, batch: int = 16
+    ) -> None:
+        self.folder = Path(folder)
+        self.encode = encode
+        self.fingerprint = fingerprint
+        self.size = size
+        self.batch = batch
+
+    def ready(self, item: Item) -> CachedClip | None:
+        """The clip if its latents are on disk, else None."""
+        file = self._file(item)
+        if not file.exists():
+            return None
+        try:
+            with safe_open(file, framework="pt") as opened:
+                length = opened.get_slice("latents").get_shape()[0]
+                return CachedClip(item, file, length, float(opened.metadata()["fps"]))
+        except SafetensorError:
+            file.unlink()  # not ours or broken by the disk: it is computed again
+            return None
+
+    def build(
+        self, items: Sequence[Item], report: Report, on_clip: Callable[[int], None] | None = None
+    ) -> int:
+        """Encodes what is missing; unreadable clips go to the report. Returns how many clips were encoded."""
+        encoded = 0
+        for number, item in enumerate(items, 1):
+            try:
+                if self.ready(item) is None:
+                    self._encode(item)
+                    encoded += 1
+            except (StillmotionError, OSError, ValueError, EOFError) as error:
+                report.skip(item.path, reason(error, item.path))
+            if on_clip is not None:
+                on_clip(number)
+        return encoded
+
+    def _file(self, item: Item) -> Path:
+        settings = f"{self.fingerprint} {self.size}".encode()
+        name = hashlib.blake2b(content_key(item.path) + settings, digest_size=12).hexdigest()
+        return self.folder / name[:2] / f"{name}.safetensors"
+
+    def _encode(self, item: Item) -> None:
+        source = open_frames(item.path)
+        portion = max(self.batch, HELD // (source.height * source.width * 3))
+        parts = []
+        for first in range(0, len(source), portion):
+            frames = source.frames(range(first, min(first + portion, len(source))))
+            for start in range(0, len(frames), self.batch):
+                parts.append(self.encode(pixels(frames[start : start + self.batch], self.size)).half().cpu())
+        with durable(self._file(item)) as partial:
+            save_file({"latents": torch.cat(parts).contiguous()}, partial, metadata={"fps": str(source.fps)})
+
+
+def pixels(frames: np.ndarray, size: int) -> Tensor:
+    """uint8 frames (n, H, W, 3) -> (n, 3, size, size) in [-1, 1]: shorter side to `size`, then the centre."""
+    stack = torch.from_numpy(frames).permute(0, 3, 1, 2).float() / 127.5 - 1
+    height, width = stack.shape[-2:]
+    if (height, width) != (size, size):
+        scale = size / min(height, width)
+        shape = (max(size, round(height * scale)), max(size, round(width * scale)))
+        stack = F.interpolate(stack, shape, mode="bicubic", antialias=True, align_corners=False).clamp(-1, 1)
+        top, left = (shape[0] - size) // 2, (shape[1] - size) // 2
+        stack = stack[..., top : top + size, left : left + size]
+    return stack.contiguous()
+
+
+def content_key(path: Path) -> bytes:
+    """Names a file by its size and the bytes at both ends: cheap for long videos, and true after a move."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        head = file.read(SAMPLED)
+        file.seek(max(0, size - SAMPLED))
+        tail = file.read(SAMPLED)
+    return hashlib.blake2b(size.to_bytes(8, "big") + head + tail).digest()
+
+
+def reason(error: Exception, path: Path) -> str:
+    """The error as a short reason without the name of the file, so that equal reasons are counted together."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    for name in (str(path), path.name):
+        text = text.replace(name, "the file")
+    return text[:200]

@@ -1,0 +1,25 @@
+"""Training: one loop over a target. `train_motion(MotionTrainConfig(...))` is the entry; torch is imported by it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from .config import MotionTrainConfig, TrainConfig, load_config
+
+if TYPE_CHECKING:
+    from .journal import Step
+    from .loop import Outcome
+
+__all__ = ["MotionTrainConfig", "TrainConfig", "load_config", "train_motion"]
+
+
+def train_motion(config: MotionTrainConfig, on_step: Callable[[Step], None] | None = None) -> Outcome:
+    """Trains a motion module, or goes on with the run that is in `config.output`; its weights end in `output/motion`.
+
+    Raises DataError (no usable clip), TrainingError (a run that has gone wrong), WeightsError (base or motion).
+    """
+    from .loop import run
+    from .targets.motion import MotionTarget
+
+    return run(config, MotionTarget, on_step)

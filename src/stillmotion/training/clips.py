@@ -1,0 +1,115 @@
+"""From a source of clips to latents on disk, on every process a part: what can be used, what cannot and why."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from torch import Tensor
+
+from ..data.latents import CachedClip, Encode, LatentCache
+from ..data.report import Report
+from ..data.sampling import fits, needed
+from ..data.sources import Item, find_items
+from ..errors import DataError
+from .config import MotionTrainConfig
+from .journal import duration
+
+TELL = 10.0
+"""seconds between two lines about the progress of encoding"""
+
+
+def prepare_clips(
+    config: MotionTrainConfig, vae: Any, accelerator: Accelerator, say: Callable[[str], None]
+) -> list[CachedClip]:
+    """The usable clips, in the same order on every process; DataError when there is none."""
+    report = Report()
+    items = find_items(config.videos, report, config.video_folder)
+    folder = config.cache or config.output / "latents"
+    cache = LatentCache(folder, encoder(vae), fingerprint(vae), config.resolution)
+    _encode(cache, items, report, accelerator, say)
+    clips = [clip for clip in map(cache.ready, _readable(items, report)) if clip is not None]
+    usable = [clip for clip in clips if _long_enough(clip, config, report)]
+    if report.skipped:
+        listing = config.output / "skipped.jsonl"
+        if accelerator.is_main_process:
+            report.save(listing)
+        say(f"{report.sentence()} All are listed in {listing}.")
+    if not usable:
+        raise DataError(f"None of the {len(items)} clips of {config.videos} can be used. {report.sentence()}")
+    return usable
+
+
+def _encode(
+    cache: LatentCache,
+    items: Sequence[Item],
+    report: Report,
+    accelerator: Accelerator,
+    say: Callable[[str], None],
+) -> None:
+    """Each process encodes its part; afterwards all know all failures."""
+    mine = items[accelerator.process_index :: accelerator.num_processes]
+    began = told = time.monotonic()
+
+    def progress(done: int) -> None:
+        nonlocal told
+        now = time.monotonic()
+        if now - told > TELL:
+            left = duration((now - began) / done * (len(mine) - done))
+            say(f"latents: {done} of {len(mine)} clips, {left} left")
+            told = now
+
+    encoded = cache.build(mine, report, progress)
+    if accelerator.num_processes > 1:
+        for path, why in gather_object(list(report.skipped.items())):
+            report.skip(path, why)
+        accelerator.wait_for_everyone()
+    if encoded:
+        say(
+            f"Latents of {encoded} clips computed in {duration(time.monotonic() - began)} and kept in {cache.folder}."
+        )
+
+
+def _readable(items: Sequence[Item], report: Report) -> list[Item]:
+    return [item for item in items if str(item.path) not in report.skipped]
+
+
+def _long_enough(clip: CachedClip, config: MotionTrainConfig, report: Report) -> bool:
+    if fits(clip.length, config.frames, config.stride, config.loop, config.span):
+        return True
+    least = (
+        2
+        if config.loop
+        else config.frames
+        if config.span == "whole"
+        else needed(config.frames, config.stride)
+    )
+    report.skip(clip.item.path, f"too short: {clip.length} frames, {least} needed")
+    return False
+
+
+def encoder(vae: Any) -> Encode:
+    """Pixels to scaled latents: means of the VAE's distribution, in the VAE's own precision."""
+    scale, shift = vae.config.scaling_factor, vae.config.get("shift_factor") or 0.0
+
+    @torch.no_grad()
+    def encode(pixels: Tensor) -> Tensor:
+        latents = vae.encode(pixels.to(vae.device, vae.dtype)).latent_dist.mean
+        return (latents.float() - shift) * scale
+
+    return encode
+
+
+def fingerprint(vae: Any) -> str:
+    """Names a VAE by its weights and scale, so that latents of another one are never taken for its own."""
+    digest = hashlib.blake2b(
+        f"{vae.config.scaling_factor} {vae.config.get('shift_factor')}".encode(), digest_size=12
+    )
+    for name, tensor in sorted(vae.state_dict().items()):
+        digest.update(name.encode() + tensor.float().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()

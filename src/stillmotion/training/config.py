@@ -1,0 +1,192 @@
+"""Settings of a training run, validated at birth. Every field is a key of the YAML file and a flag of the CLI.
+
+Knows no torch: `stillmotion train motion --help` is written from these fields.
+"""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from ..data.sampling import Span
+from ..errors import RequestError
+
+Config = TypeVar("Config", bound="TrainConfig")
+
+
+class TrainConfig(BaseModel):
+    """What every target shares: where, how long, how fast, how precisely."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    output: Path = Field(description="folder of the run; the same command goes on with a run that is there")
+    base: str = Field(
+        description="text-to-image model: a diffusers folder, a hub name or a single file; it stays frozen"
+    )
+    seed: int = Field(0, ge=0, description="decides every random choice of the run")
+
+    max_train_steps: int = Field(
+        10_000, ge=1, description="optimizer steps of the whole run; the cosine ends here"
+    )
+    max_minutes: float | None = Field(
+        None, gt=0, description="stop cleanly after this many minutes; go on by the same command"
+    )
+    batch_size: int = Field(1, ge=1, description="clips per process and pass")
+    gradient_accumulation_steps: int = Field(
+        1, ge=1, description="passes whose gradients are averaged in one step"
+    )
+
+    learning_rate: float = Field(1e-4, gt=0, description="of AdamW, after the warm-up")
+    lr_schedule: Literal["constant", "cosine"] = Field("constant", description="after the warm-up")
+    lr_warmup_steps: int = Field(0, ge=0, description="steps over which the learning rate rises from zero")
+    lr_end: float = Field(0.05, ge=0, le=1, description="the cosine ends at this part of the learning rate")
+    weight_decay: float = Field(0.01, ge=0, description="of AdamW")
+    adam_beta1: float = Field(0.9, ge=0, lt=1, description="of AdamW")
+    adam_beta2: float = Field(0.999, ge=0, lt=1, description="of AdamW")
+    max_grad_norm: float = Field(
+        1.0, ge=0, description="gradients longer than this are shortened to it; 0 = never"
+    )
+    ema_decay: float = Field(
+        0.999, ge=0, lt=1, description="running mean of the weights, which is what is saved; 0 = none"
+    )
+
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        "auto", description="of the computation; the trained weights and their optimizer are always fp32"
+    )
+    gradient_checkpointing: bool = Field(
+        False, description="compute activations twice instead of keeping them (less memory)"
+    )
+    device: str | None = Field(None, description="cpu, cuda, mps...; default: what accelerate finds")
+
+    checkpoint_steps: int = Field(500, ge=1, description="a checkpoint every so many steps")
+    checkpoint_minutes: float = Field(10, gt=0, description="and whenever so many minutes have passed")
+    keep_checkpoints: int = Field(3, ge=1, description="older ones are removed")
+    log_steps: int = Field(10, ge=1, description="a line of the log every so many steps")
+    tensorboard: bool = Field(False, description="log to TensorBoard too (pip install stillmotion[train])")
+
+    @classmethod
+    def parse(cls: type[Config], **fields: Any) -> Config:
+        """A config from plain values; RequestError in one sentence per wrong field."""
+        try:
+            return cls(**fields)
+        except ValidationError as error:
+            raise RequestError(" ".join(_sentence(cls, detail) for detail in error.errors())) from None
+
+
+class MotionTrainConfig(TrainConfig):
+    """Training a motion module on clips with captions: the defaults are the paper's recipe."""
+
+    videos: Path = Field(
+        description="folder of clips with captions in .txt files beside them, a WebVid CSV, or JSONL"
+    )
+    video_folder: Path | None = Field(
+        None, description="where the files of a CSV or JSONL are; default: beside it"
+    )
+    cache: Path | None = Field(
+        None, description="folder for latents; may be shared by runs; default: OUTPUT/latents"
+    )
+    resolution: int = Field(256, ge=8, description="clips are resized and cut to a square of so many pixels")
+    frames: int = Field(16, ge=2, description="frames of a training clip")
+    stride: float = Field(4, gt=0, description="step between its frames, in frames of the video")
+    span: Span = Field(
+        "stride", description="stride: frames STRIDE apart; whole: evenly over the whole video"
+    )
+    loop: bool = Field(
+        False, description="the videos are closed loops: samples may run over the end into the start"
+    )
+    text_dropout: float = Field(
+        0.1, ge=0, le=1, description="part of the samples trained without text, for guidance"
+    )
+
+    motion: str | None = Field(
+        None, description="motion weights to start from; default: fresh ones that fit the base"
+    )
+    positions: int = Field(
+        32, ge=2, description="fresh weights: the longest clip that they can animate in one pass"
+    )
+    mid_block: bool | None = Field(
+        None,
+        description="fresh weights: a motion module in the mid block too (as v2); default: if the base has a place for it",
+    )
+    motion_norm: Literal["frame", "clip"] = Field(
+        "frame",
+        description="fresh weights: statistics of the motion norms, per frame or pooled over the clip",
+    )
+
+    beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2"] = Field(
+        "linear", description="noise schedule of the motion training, whatever the base had"
+    )
+    beta_start: float = Field(0.00085, gt=0, lt=1, description="first beta")
+    beta_end: float = Field(0.012, gt=0, lt=1, description="last beta")
+    zero_terminal_snr: bool | None = Field(
+        None, description="last step is pure noise; default: as the base's scheduler"
+    )
+    prediction_type: Literal["epsilon", "v_prediction"] | None = Field(
+        None, description="what the base predicts; default: as its scheduler says"
+    )
+    snr_gamma: float | None = Field(
+        None, gt=0, description="min-SNR weighting of the loss (5 is usual); default: none"
+    )
+    noise_offset: float = Field(
+        0.0, ge=0, description="adds so much of one value per frame and channel to the noise"
+    )
+
+    validation_steps: int = Field(1000, ge=0, description="sample clips every so many steps; 0 = never")
+    validation_prompts: list[str] = Field(
+        [], description="prompts of the sample clips; default: captions of the data"
+    )
+    validation_inference_steps: int = Field(25, ge=1, description="denoising steps of the sample clips")
+    validation_guidance: float = Field(7.5, ge=0, description="guidance scale of the sample clips")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> MotionTrainConfig:
+        if self.frames > self.positions and self.motion is None:
+            raise ValueError(
+                f"frames is {self.frames}, but positions ({self.positions}) must be at least that"
+            )
+        if self.prediction_type == "epsilon" and self.zero_terminal_snr:
+            raise ValueError(
+                "zero_terminal_snr needs prediction_type v_prediction (epsilon says nothing at pure noise)"
+            )
+        return self
+
+
+def load_config(kind: type[Config], path: str | Path | None = None, **overrides: Any) -> Config:
+    """A config from a YAML file and values that win over it; paths are relative to the current folder."""
+    fields: dict[str, Any] = {}
+    if path is not None:
+        try:
+            text = Path(path).read_text("utf-8")
+        except OSError as error:
+            raise RequestError(
+                f"{path} cannot be read: {error.strerror}; --config takes a YAML file."
+            ) from None
+        try:
+            fields = yaml.safe_load(text) or {}
+        except yaml.YAMLError as error:
+            raise RequestError(f"{path} is not valid YAML: {' '.join(str(error).split())}.") from None
+        if not isinstance(fields, dict):
+            raise RequestError(
+                f"{path} holds {type(fields).__name__}; expected lines such as 'learning_rate: 0.0001'."
+            )
+    try:
+        return kind.parse(**(fields | overrides))
+    except RequestError as error:
+        raise RequestError(f"{path}: {error}" if path is not None else str(error)) from None
+
+
+def _sentence(kind: type[BaseModel], detail: Any) -> str:
+    """One pydantic error in words; YAML reads 1e-4 as text, but pydantic makes a number of it."""
+    name = ".".join(str(part) for part in detail["loc"]) or "the config"
+    if detail["type"] == "missing":
+        return f"{name} is missing: {kind.model_fields[name].description}."
+    if detail["type"] == "extra_forbidden":
+        near = get_close_matches(name, kind.model_fields, n=1)
+        return f"{name} is not a field of this training" + (f"; did you mean {near[0]}?" if near else ".")
+    if not detail["loc"]:
+        return detail["msg"].removeprefix("Value error, ") + "."
+    return f"{name} is {detail['input']!r}, but: {detail['msg'][0].lower()}{detail['msg'][1:]}."

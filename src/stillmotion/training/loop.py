@@ -1,0 +1,264 @@
+"""The one training loop. Knows weights, steps, checkpoints and processes; what a step computes is the target's.
+
+    loss per pass -> fp32 gradients, summed over passes and processes -> clip -> AdamW -> EMA -> checkpoint
+
+Everything that a step does is a function of the checkpoint before it and of the settings: a run that was killed
+at any moment ends with the same bits as one that was not.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import InitProcessGroupKwargs
+from PIL import Image
+from torch import Tensor
+
+from . import checkpoint
+from .config import TrainConfig
+from .draws import draws, seed_model
+from .flat import FlatWeights
+from .journal import Journal, Step, duration
+from .objectives import learning_rate
+from .precision import working_dtype
+from .stop import Stop
+from .targets import Target
+from .watch import Watch, rate_notice, refuse_nonfinite
+
+FREE = {
+    "output",
+    "max_minutes",
+    "checkpoint_steps",
+    "checkpoint_minutes",
+    "keep_checkpoints",
+    "log_steps",
+    "tensorboard",
+}
+"""settings that may change between two starts without changing what is learnt"""
+LOOK = 10
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended; `finished` is false when it was stopped before its last step."""
+
+    output: Path
+    step: int
+    loss: float | None
+    finished: bool
+
+
+def run(
+    config: TrainConfig,
+    make: Callable[[Any, Accelerator, Callable[[str], None]], Target],
+    on_step: Callable[[Step], None] | None = None,
+) -> Outcome:
+    """Trains what `make` gives until the last step, the time limit or a signal; goes on where `output` left off."""
+    accelerator = Accelerator(
+        cpu=config.device == "cpu",
+        log_with="tensorboard" if config.tensorboard else None,
+        project_dir=config.output,
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(hours=12))],  # the others wait for samples
+    )
+    config.output.mkdir(parents=True, exist_ok=True)
+    every, tensorboard = config.log_steps, config.tensorboard
+    with (
+        Stop(config.max_minutes) as stop,
+        Journal(config.output, accelerator, config.max_train_steps, every, tensorboard) as journal,
+    ):
+        notice = rate_notice(config.learning_rate)
+        if notice is not None:
+            journal.say(notice)
+        target = make(config, accelerator, journal.say)
+        return Run(config, accelerator, target, journal, stop, on_step).go()
+
+
+class Run:
+    """State of a run: `flat` weights, `ema`, optimizer and the number of steps done."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        accelerator: Accelerator,
+        target: Target,
+        journal: Journal,
+        stop: Stop,
+        on_step: Callable[[Step], None] | None,
+    ) -> None:
+        self.config, self.accelerator, self.target = config, accelerator, target
+        self.journal, self.stop, self.on_step = journal, stop, on_step
+        self.settings = config.model_dump(mode="json")
+        self.flat = FlatWeights(target.parameters(), working_dtype(config.precision, accelerator.device))
+        self.ema = self.flat.weights.clone() if config.ema_decay else None
+        self.optimizer = torch.optim.AdamW(
+            [self.flat.weights],
+            betas=(config.adam_beta1, config.adam_beta2),
+            weight_decay=config.weight_decay,
+            foreach=False,
+        )
+        self.watch = Watch()
+        self.done = 0
+        self.saved_at = time.monotonic()
+        self.last: Path | None = None
+        self.loss: float | None = None
+
+    def go(self) -> Outcome:
+        """The loop itself."""
+        config = self.config
+        self._restore()
+        self.journal.begin(self.done, self.settings)
+        stopping = False
+        while self.done < config.max_train_steps and not stopping:
+            row, stopping = self._step()
+            self.journal.step(row)
+            if self.on_step is not None:
+                self.on_step(row)
+            due = self.done % config.checkpoint_steps == 0 or self.done == config.max_train_steps
+            if due or stopping or time.monotonic() - self.saved_at > 60 * config.checkpoint_minutes:
+                self._save()
+            self._sample()
+        finished = self.done >= config.max_train_steps
+        self.accelerator.wait_for_everyone()
+        self._say_end(finished)
+        return Outcome(config.output, self.done, self.loss, finished)
+
+    def _step(self) -> tuple[Step, bool]:
+        config = self.config
+        rate = learning_rate(
+            self.done,
+            config.learning_rate,
+            config.lr_schedule,
+            config.lr_warmup_steps,
+            config.max_train_steps,
+            config.lr_end,
+        )
+        loss, spread, stopping = self._gradients()
+        norm = float(self.flat.grad.norm())
+        refuse_nonfinite(loss, norm, self.done + 1, str(self.last) if self.last else None)
+        if config.max_grad_norm and norm > config.max_grad_norm:
+            self.flat.grad.mul_(config.max_grad_norm / norm)
+        before = self.flat.weights.clone() if self.done % LOOK == 0 else None
+        self.optimizer.param_groups[0]["lr"] = rate
+        self.flat.weights.grad = self.flat.grad
+        self.optimizer.step()
+        self.flat.grad.zero_()
+        self.flat.publish()
+        if self.ema is not None:
+            decay = min(config.ema_decay, (1 + self.done) / (10 + self.done))
+            self.ema.lerp_(self.flat.weights, 1 - decay)
+        self.done += 1
+        self.loss = loss
+        if before is not None:
+            moved = float((self.flat.weights - before).norm() / before.norm().clamp(min=1e-12))
+            for sentence in self.watch.look(loss, spread, moved, rate):
+                self.journal.say(sentence)
+        return Step(self.done, loss, rate, norm), stopping
+
+    def _gradients(self) -> tuple[float, float, bool]:
+        """Fills `flat.grad` with the mean gradient of the global batch; gives mean loss, spread, and whether to stop."""
+        config, processes = self.config, self.accelerator.num_processes
+        passes = config.gradient_accumulation_steps
+        told = torch.zeros(3, device=self.flat.weights.device)
+        for index in range(passes):
+            part = index * processes + self.accelerator.process_index
+            seed_model(config.seed, self.done, part)
+            loss = self.target.loss(
+                draws(config.seed, self.done, part, config.batch_size, passes * processes)
+            )
+            loss.value.backward()
+            self.flat.collect(1 / passes)
+            told[:2] += torch.stack([loss.value.detach().float(), loss.spread.detach().float()]) / passes
+        told[2] = float(self.stop.wanted)
+        if processes > 1:
+            self.flat.grad = self.accelerator.reduce(self.flat.grad, "mean")
+            told = self.accelerator.reduce(told, "mean")
+        loss, spread, stopping = told.tolist()
+        return loss, spread, stopping > 0
+
+    def _sample(self) -> None:
+        """Sample clips with the weights that would be saved, on the main process."""
+        every = getattr(self.config, "validation_steps", 0)
+        if not every or self.done % every or not self.accelerator.is_main_process:
+            return
+        self.flat.publish(self.ema)
+        sheet = self.target.samples(self.config.output / "samples", self.done)
+        self.flat.publish()
+        if sheet is not None:
+            self.journal.say(f"step {self.done}: sample clips in {sheet}")
+            with Image.open(sheet) as picture:
+                self.journal.picture(
+                    "samples",
+                    torch.frombuffer(bytearray(picture.convert("RGB").tobytes()), dtype=torch.uint8)
+                    .view(picture.height, picture.width, 3)
+                    .numpy(),
+                    self.done,
+                )
+
+    def _save(self) -> None:
+        self.saved_at = time.monotonic()
+        if not self.accelerator.is_main_process:
+            return
+        state = self.optimizer.state[self.flat.weights]
+        tensors: dict[str, Tensor] = {
+            "weights": self.flat.weights.detach(),
+            **{f"adam.{k}": v for k, v in state.items()},
+        }
+        if self.ema is not None:
+            tensors["ema"] = self.ema
+        facts = {
+            "settings": {name: value for name, value in self.settings.items() if name not in FREE},
+            "processes": self.accelerator.num_processes,
+            "data": self.target.data_key(),
+            "shapes": self.flat.shapes,
+            "torch": torch.__version__,
+        }
+        self.last = checkpoint.write(
+            self.config.output, self.done, tensors, facts, self.config.keep_checkpoints
+        )
+        self.target.save(self.config.output, self.flat.named(self.ema))
+
+    def _restore(self) -> None:
+        saved = checkpoint.read_newest(self.config.output)
+        if saved is None:
+            return
+        checkpoint.check_shapes(saved, self.flat.shapes)
+        settings = {name: value for name, value in self.settings.items() if name not in FREE}
+        for sentence in checkpoint.changes(saved, settings):
+            self.journal.say(f"Note: {sentence}.")
+        if saved.facts["data"] != self.target.data_key():
+            self.journal.say(
+                "Note: the clips are not those of the last start, so their order differs from here on."
+            )
+        if saved.facts["processes"] != self.accelerator.num_processes:
+            self.journal.say(
+                f"Note: {self.accelerator.num_processes} processes, {saved.facts['processes']} before."
+            )
+        self.flat.weights.copy_(saved.tensors["weights"])
+        state = {
+            name.removeprefix("adam."): tensor
+            for name, tensor in saved.tensors.items()
+            if name.startswith("adam.")
+        }
+        device = self.flat.weights.device
+        self.optimizer.state[self.flat.weights] = {
+            k: v if k == "step" else v.to(device) for k, v in state.items()
+        }
+        if self.ema is not None:
+            self.ema.copy_(saved.tensors.get("ema", saved.tensors["weights"]))
+        self.flat.publish()
+        self.done, self.last = saved.step, saved.folder
+        self.journal.say(f"Going on after step {self.done} of {saved.folder}.")
+
+    def _say_end(self, finished: bool) -> None:
+        end = "Finished" if finished else "Stopped; the same command goes on. Now"
+        self.journal.say(
+            f"{end} at step {self.done} of {self.config.max_train_steps} "
+            f"({duration(time.monotonic() - self.journal.began)}); weights: {self.config.output / self.target.product}"
+        )

@@ -1,0 +1,67 @@
+"""The mathematics of denoising training: schedules, noisy latents, targets, weights. Pure functions on tensors.
+
+Notation of DDPM (Ho et al. 2020): abar_t is the product of (1 - beta), x_t = sqrt(abar) x_0 + sqrt(1 - abar) eps.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Prediction = Literal["epsilon", "v_prediction"]
+
+
+def alphas_cumprod(
+    schedule: str, start: float, end: float, steps: int = 1000, zero_terminal_snr: bool = False
+) -> Tensor:
+    """abar (steps,) float32, in diffusers' names: "linear" is linear in beta, "scaled_linear" in its root.
+
+    "squaredcos_cap_v2" is Nichol & Dhariwal 2021 and ignores the ends; zero terminal SNR as Lin et al. 2023, algorithm 1.
+    """
+    if schedule == "linear":
+        betas = torch.linspace(start, end, steps, dtype=torch.float64)
+    elif schedule == "scaled_linear":
+        betas = torch.linspace(start**0.5, end**0.5, steps, dtype=torch.float64) ** 2
+    elif schedule == "squaredcos_cap_v2":
+        time = torch.arange(steps + 1, dtype=torch.float64) / steps
+        abar = torch.cos((time + 0.008) / 1.008 * math.pi / 2) ** 2
+        betas = (1 - abar[1:] / abar[:-1]).clamp(max=0.999)
+    else:
+        raise ValueError(f"unknown beta schedule {schedule!r}")
+    abar = torch.cumprod(1 - betas, 0)
+    if zero_terminal_snr:
+        root = abar.sqrt()
+        abar = ((root - root[-1]) * root[0] / (root[0] - root[-1])) ** 2
+    return abar.float()
+
+
+def noisy(latents: Tensor, noise: Tensor, abar: Tensor) -> Tensor:
+    """x_t; `abar` must broadcast with the latents."""
+    return abar.sqrt() * latents + (1 - abar).sqrt() * noise
+
+
+def target(latents: Tensor, noise: Tensor, abar: Tensor, prediction: Prediction) -> Tensor:
+    """What the network should say: the noise, or v = sqrt(abar) eps - sqrt(1 - abar) x_0 (Salimans & Ho 2022)."""
+    if prediction == "epsilon":
+        return noise
+    return abar.sqrt() * noise - (1 - abar).sqrt() * latents
+
+
+def min_snr_weight(abar: Tensor, gamma: float, prediction: Prediction) -> Tensor:
+    """min(SNR, gamma) / SNR for epsilon, / (SNR + 1) for v (Hang et al. 2023); finite at both ends."""
+    if prediction == "epsilon":
+        return torch.where(abar > 0, torch.clamp(gamma * (1 - abar) / abar.clamp(min=1e-12), max=1.0), 1.0)
+    return torch.minimum(abar, gamma * (1 - abar))
+
+
+def learning_rate(step: int, peak: float, schedule: str, warmup: int, steps: int, end: float) -> float:
+    """Rate of step `step` (0-based): a linear rise over `warmup`, then constant or a cosine down to `end` x `peak`."""
+    if step < warmup:
+        return peak * (step + 1) / warmup
+    if schedule == "constant":
+        return peak
+    part = min(1.0, (step - warmup) / max(1, steps - warmup))
+    return peak * (end + (1 - end) * (1 + math.cos(math.pi * part)) / 2)

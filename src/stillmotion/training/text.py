@@ -1,0 +1,57 @@
+"""Captions as what the UNet takes, each encoded once and kept. The pipeline's own `encode_prompt` does the work."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+KEPT = 20_000
+
+
+class Conditioner:
+    """Text to UNet arguments for a Stable Diffusion or SDXL pipeline.
+
+    Captions are encoded one at a time, so that the numbers do not depend on what else is in the batch.
+    """
+
+    def __init__(self, pipeline: Any, size: int, dtype: torch.dtype) -> None:
+        self.pipeline = pipeline
+        self.size = size
+        self.dtype = dtype
+        self.xl = hasattr(pipeline, "text_encoder_2")
+        self._known: OrderedDict[str, tuple[Tensor, ...]] = OrderedDict()
+
+    @torch.no_grad()
+    def encode(self, caption: str) -> tuple[Tensor, ...]:
+        """(1, tokens, width) embeddings, and for SDXL (1, width) pooled ones."""
+        if caption in self._known:
+            self._known.move_to_end(caption)
+            return self._known[caption]
+        encoded = self.pipeline.encode_prompt(
+            prompt=caption,
+            device=self.pipeline.unet.device,
+            num_images_per_prompt=1,
+            do_classifier_free_guidance=False,
+        )
+        kept = (encoded[0], encoded[2]) if self.xl else (encoded[0],)
+        self._known[caption] = tuple(part.to(self.dtype) for part in kept)
+        if len(self._known) > KEPT:
+            self._known.popitem(last=False)
+        return self._known[caption]
+
+    def unet_arguments(self, captions: Sequence[str], frames: int) -> dict[str, Any]:
+        """Keyword arguments of the UNet for clips with these captions: every frame has its clip's text."""
+        parts = [
+            torch.cat(rows).repeat_interleave(frames, 0)
+            for rows in zip(*map(self.encode, captions), strict=True)
+        ]
+        arguments: dict[str, Any] = {"encoder_hidden_states": parts[0]}
+        if self.xl:
+            times = torch.tensor([[self.size, self.size, 0, 0, self.size, self.size]], dtype=self.dtype)
+            times = times.to(parts[1].device).repeat(len(parts[1]), 1)
+            arguments["added_cond_kwargs"] = {"text_embeds": parts[1], "time_ids": times}
+        return arguments

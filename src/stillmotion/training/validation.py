@@ -1,0 +1,63 @@
+"""Sample clips during training: the stock pipeline of the base with motion attached, laid out as a contact sheet."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ..clip.clip import Clip, grid
+from ..clip.pixels import WHITE
+from ..clip.sheet import tile
+from ..data.atomic import durable
+from .text import Conditioner
+
+COLUMNS = 8
+SLICE = 4
+GAP = 2
+
+
+@torch.no_grad()
+def sample_clip(
+    pipeline: Any, conditioner: Conditioner, prompt: str, frames: int, seed: int, **options: Any
+) -> np.ndarray:
+    """One clip (frames, H, W, 3) uint8; `pipeline` needs no text encoder, `options` are those of its call."""
+    names = ("prompt_embeds", "pooled_prompt_embeds")
+    texts = zip(names, conditioner.encode(prompt), conditioner.encode(""), strict=False)
+    arguments = {}
+    for name, wanted, empty in texts:
+        arguments |= {name: wanted, f"negative_{name}": empty}
+    latents = pipeline(
+        **arguments,
+        **options,
+        num_images_per_prompt=frames,
+        generator=torch.Generator().manual_seed(seed),
+        output_type="latent",
+    ).images
+    return decode(pipeline.vae, latents)
+
+
+@torch.no_grad()
+def decode(vae: Any, latents: Tensor) -> np.ndarray:
+    """Scaled latents (n, c, h, w) -> uint8 (n, H, W, 3), a few at a time."""
+    shift = vae.config.get("shift_factor") or 0.0
+    parts = []
+    for part in (latents.to(vae.dtype) / vae.config.scaling_factor + shift).split(SLICE):
+        pictures = vae.decode(part).sample.float().clamp(-1, 1)
+        parts.append(((pictures + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy())
+    return np.concatenate(parts)
+
+
+def save_sheet(clips: Sequence[np.ndarray], path: Path, fps: float) -> None:
+    """Writes `path` (.png: a row per clip, up to 8 frames from left to right) and beside it the moving clips (.webp)."""
+    columns = np.linspace(0, len(clips[0]) - 1, min(COLUMNS, len(clips[0]))).round().astype(int)
+    still = tile([frame for clip in clips for frame in clip[columns]], len(columns), GAP, WHITE)
+    with durable(path) as unfinished:
+        Image.fromarray(still).save(unfinished, format="PNG")
+    moving = grid([Clip(frames, fps) for frames in clips], columns=len(clips), gap=GAP)
+    moving.save(path.with_suffix(".webp"), overwrite=True)

@@ -1,0 +1,84 @@
+"""Notices early what usually goes wrong and says it in words, once. Numbers only; prints nothing itself.
+
+Motion starts as the identity (zero proj_out), so the first losses are those of the base without motion: the
+yardstick for everything after.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+
+from ..errors import TrainingError
+
+WINDOW = 50
+COLLAPSED = 0.1
+WORSE = 1.5
+JUMP = 0.05
+CRAWL = 1e-7
+
+
+class Watch:
+    """Fed with every step; gives back sentences worth saying now."""
+
+    def __init__(self) -> None:
+        self.first: list[float] = []
+        self.recent: deque[float] = deque(maxlen=WINDOW)
+        self.flat = 0
+        self.slow = 0
+        self.said: set[str] = set()
+
+    def look(self, loss: float, spread: float, moved: float, rate: float) -> list[str]:
+        """`spread`: prediction's deviation over its target's; `moved`: |change of weights| / |weights| of the step."""
+        if len(self.first) < WINDOW:
+            self.first.append(loss)
+        self.recent.append(loss)
+        self.flat = self.flat + 1 if spread < COLLAPSED else 0
+        self.slow = self.slow + 1 if moved < CRAWL else 0
+        found = {
+            "collapsed": self.flat >= 20
+            and f"The prediction has hardly varied for {self.flat} steps ({spread:.1%} of what it should): it has "
+            "collapsed to a constant. Start again from an earlier checkpoint with a lower learning rate.",
+            "worse": self._worse()
+            and f"The loss of the last {WINDOW} steps ({mean(self.recent):.4f}) is far above that of the start "
+            f"({mean(self.first):.4f}): the learning rate {rate:g} is probably too high, try a tenth.",
+            "jump": moved > JUMP
+            and f"One step changed the weights by {moved:.1%}: the learning rate {rate:g} is probably too high "
+            "(0.0001 is usual), or the warm-up too short.",
+            "slow": self.slow >= 200
+            and f"The weights have hardly changed for {self.slow} steps: the learning rate {rate:g} is probably too "
+            "low (0.0001 is usual).",
+        }
+        new = [name for name, sentence in found.items() if sentence and name not in self.said]
+        self.said.update(new)
+        return [str(found[name]) for name in new]
+
+    def _worse(self) -> bool:
+        full = len(self.first) == WINDOW and len(self.recent) == WINDOW
+        return full and mean(self.recent) > WORSE * mean(self.first)
+
+
+def refuse_nonfinite(loss: float, grad_norm: float, step: int, checkpoint: str | None) -> None:
+    """TrainingError when the step cannot be taken; weights and checkpoints are still good then."""
+    if math.isfinite(loss) and math.isfinite(grad_norm):
+        return
+    what = f"the loss is {loss}" if not math.isfinite(loss) else f"the gradient's norm is {grad_norm}"
+    good = f"The last good checkpoint is {checkpoint}" if checkpoint else "There is no checkpoint yet"
+    raise TrainingError(
+        f"At step {step} {what}, so the run has stopped. {good}; start the same command with a lower learning_rate, "
+        "a longer lr_warmup_steps, or precision fp32."
+    )
+
+
+def rate_notice(rate: float) -> str | None:
+    """A sentence when a learning rate is far from what trains such networks with AdamW."""
+    if 1e-6 <= rate <= 2e-3:
+        return None
+    side = (
+        "high: the weights will probably run away" if rate > 2e-3 else "low: hardly anything will be learnt"
+    )
+    return f"learning_rate {rate:g} is very {side} (0.0001 is usual)."
+
+
+def mean(values: deque[float] | list[float]) -> float:
+    return sum(values) / len(values)
