@@ -1,0 +1,86 @@
+"""Where motion rides on a stock UNet. Knows the anatomy of diffusers' blocks, and nothing of motion itself.
+
+    down, up    resnet -> [attention] -> *    after attentions[j] where the block has one, else resnets[j]
+    mid         resnet -> attention -> * -> resnet
+
+The skip tensor of a down block is taken after the slot and ControlNet residuals are added later, both as in
+the original and in diffusers (compat.md 3.2).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from stillmotion.errors import AttachError
+from stillmotion.motion.spec import Widths
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A module of the UNet whose output motion is added to."""
+
+    module: nn.Module
+    channels: int
+
+
+def bare(unet: nn.Module) -> nn.Module:
+    """The stock UNet, out of DistributedDataParallel; AttachError for what cannot carry motion."""
+    if hasattr(unet, "_orig_mod") or getattr(unet, "_compiled_call_impl", None) is not None:
+        raise AttachError(
+            "The UNet is compiled already and would not see motion: attach to the plain UNet, then compile."
+        )
+    if isinstance(getattr(unet, "unet", None), nn.Module):
+        raise AttachError(
+            f"{type(unet).__name__} is a whole pipeline: give its UNet, attach(pipeline.unet, ...)."
+        )
+    if not hasattr(unet, "down_blocks") and isinstance(getattr(unet, "module", None), nn.Module):
+        return bare(unet.module)
+    if not hasattr(unet, "down_blocks") or not hasattr(unet, "conv_in"):
+        raise AttachError(
+            f"{type(unet).__name__} is not a UNet2DConditionModel: motion needs its down, mid and up blocks."
+        )
+    if any(
+        hasattr(block, "motion_modules") or hasattr(block, "temp_attentions") for block in unet.down_blocks
+    ):
+        raise AttachError(
+            f"{type(unet).__name__} has temporal layers of its own: load a plain UNet2DConditionModel."
+        )
+    return unet
+
+
+def slots(unet: nn.Module) -> dict[str, Slot]:
+    """Canonical prefix of the motion module that belongs there -> its place, in the order of the UNet."""
+    found = {}
+    for path in ("down_blocks", "up_blocks"):
+        for i, block in enumerate(getattr(unet, path, ())):
+            found |= {f"{path}.{i}.motion_modules.{j}": slot for j, slot in enumerate(_block_slots(block))}
+        if path == "down_blocks" and (mid := _mid_slot(getattr(unet, "mid_block", None))):
+            found["mid_block.motion_modules.0"] = mid
+    return found
+
+
+def widths(unet: nn.Module, path: str) -> Widths:
+    """Channels of the slots of `down_blocks` or `up_blocks`, block by block."""
+    return tuple(tuple(slot.channels for slot in _block_slots(block)) for block in getattr(unet, path, ()))
+
+
+def has_mid(unet: nn.Module) -> bool:
+    """Whether there is an attention in the middle of the UNet for a mid module to follow."""
+    return _mid_slot(getattr(unet, "mid_block", None)) is not None
+
+
+def _block_slots(block: nn.Module) -> list[Slot]:
+    resnets = list(getattr(block, "resnets", ()))
+    attentions = list(getattr(block, "attentions", None) or ())
+    if len(attentions) != len(resnets) or None in attentions:
+        attentions = resnets
+    return [Slot(a, r.out_channels) for a, r in zip(attentions, resnets, strict=True)]
+
+
+def _mid_slot(mid: nn.Module | None) -> Slot | None:
+    attentions = list(getattr(mid, "attentions", None) or ())
+    return (
+        Slot(attentions[0], mid.resnets[0].out_channels) if attentions and attentions[0] is not None else None
+    )
