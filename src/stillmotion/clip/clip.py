@@ -1,0 +1,112 @@
+"""Clip: pixels, a rate and the request they came from. Knows no models and no file formats."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from stillmotion.clip.palette import Dither
+from stillmotion.clip.pixels import WHITE, Colour
+from stillmotion.clip.readers import open_frames
+from stillmotion.clip.sheet import contact_sheet, tile
+from stillmotion.clip.writers import Options, save
+from stillmotion.request import Request
+
+
+@dataclass(frozen=True, eq=False)
+class Clip:
+    """Frames (F, H, W, 3) uint8 at `fps` frames per second."""
+
+    frames: np.ndarray
+    fps: float
+    request: Request | None = None
+
+    def __post_init__(self) -> None:
+        shape = self.frames.shape
+        if self.frames.dtype != np.uint8 or len(shape) != 4 or shape[3] != 3 or not all(shape):
+            raise ValueError(
+                f"A clip is uint8 of shape (frames, height, width, 3), not {self.frames.dtype} {shape}."
+            )
+        if not self.fps > 0:
+            raise ValueError(f"fps is {self.fps}, but must be above 0.")
+
+    @classmethod
+    def from_pil(cls, pictures: Sequence[Image.Image], fps: float, request: Request | None = None) -> Clip:
+        """A clip of pictures of one size, such as a diffusers pipeline returns."""
+        return cls(np.stack([np.asarray(picture.convert("RGB")) for picture in pictures]), fps, request)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], background: Colour = WHITE) -> Clip:
+        """Any GIF, WebP, APNG, video or folder of stills; with its request if it is one of ours.
+
+        Raises `DataError` that names the file and the reason. Transparent parts show `background`.
+        """
+        source = open_frames(path, background)
+        return cls(source.frames(), source.fps, source.request)
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    @property
+    def width(self) -> int:
+        return self.frames.shape[2]
+
+    @property
+    def height(self) -> int:
+        return self.frames.shape[1]
+
+    @property
+    def duration(self) -> float:
+        """Seconds."""
+        return len(self) / self.fps
+
+    def save(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        scale: int = 1,
+        dither: Dither | bool = "none",
+        quality: int = 90,
+        overwrite: bool = False,
+    ) -> Path:
+        """Writes .gif, .webp, .apng, .mp4, .webm, a still .png, or a folder of PNGs (no extension).
+
+        `scale` enlarges crisply; `dither` ("ordered", or "floyd-steinberg", which True means) is for GIF;
+        `quality` is for video and WebP, where 100 is lossless. The file carries the request, appears whole or
+        not at all, and replaces another only with `overwrite`. Returns its path. Raises `OutputError`.
+        """
+        if isinstance(dither, bool):
+            dither = "floyd-steinberg" if dither else "none"
+        return save(path, self.frames, self.fps, self.request, Options(scale, dither, quality), overwrite)
+
+    def to_pil(self) -> list[Image.Image]:
+        return [Image.fromarray(frame) for frame in self.frames]
+
+    def sheet(
+        self,
+        columns: int | None = None,
+        scale: float = 1.0,
+        numbers: bool = False,
+        caption: str = "",
+        gap: int = 4,
+        background: Colour = WHITE,
+    ) -> Image.Image:
+        """All frames on one picture, nearly square without `columns`; enlarged crisply, reduced smoothly."""
+        return contact_sheet(self.frames, columns, scale, numbers, caption, gap, background)
+
+
+def grid(clips: Sequence[Clip], columns: int | None = None, gap: int = 4, background: Colour = WHITE) -> Clip:
+    """Clips of one size and rate side by side; shorter ones start again. Carries the first one's request."""
+    kinds = {(clip.width, clip.height, clip.fps) for clip in clips}
+    if len(kinds) != 1:
+        raise ValueError(f"A grid takes clips of one size and rate, not {sorted(kinds)}.")
+    frames = [
+        tile([clip.frames[number % len(clip)] for clip in clips], columns, gap, background)
+        for number in range(max(map(len, clips)))
+    ]
+    return Clip(np.stack(frames), clips[0].fps, clips[0].request)

@@ -1,0 +1,116 @@
+"""256 colours for a whole clip: one palette shared by all frames, chosen by measured error, with dither.
+
+Three cheap quantisers (median cut, maximum coverage, octree) each propose a palette; a few rounds of k-means
+on the clip's own colours improve every proposal, and the one with the smallest squared error wins. Colours
+are matched exactly (nearest in RGB), and a clip with at most 256 colours is kept as it is. One palette for
+all frames: still areas stay still, and the file stores it once. Knows nothing of GIF.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+from PIL import Image
+
+Dither = Literal["none", "floyd-steinberg", "ordered"]
+
+COLOURS = 256
+ROUNDS = 4
+SAMPLE = 1 << 20
+"""Pixels looked at when choosing, so that large clips do not take for ever."""
+BAYER = np.array(
+    [
+        [0, 32, 8, 40, 2, 34, 10, 42],
+        [48, 16, 56, 24, 50, 18, 58, 26],
+        [12, 44, 4, 36, 14, 46, 6, 38],
+        [60, 28, 52, 20, 62, 30, 54, 22],
+        [3, 35, 11, 43, 1, 33, 9, 41],
+        [51, 19, 59, 27, 49, 17, 57, 25],
+        [15, 47, 7, 39, 13, 45, 5, 37],
+        [63, 31, 55, 23, 61, 29, 53, 21],
+    ]
+)
+"""Order in which the pixels of an 8x8 tile light up (Bayer 1973)."""
+
+
+def to_palette(frames: np.ndarray, dither: Dither = "none") -> tuple[np.ndarray, np.ndarray]:
+    """Indices (F, H, W) uint8 and the palette (n <= 256, 3) uint8 of frames (F, H, W, 3) uint8.
+
+    "ordered" dither is a fixed pattern that stands still on still areas; "floyd-steinberg" is finer in one
+    picture but crawls between frames and makes larger files.
+    """
+    colours, where, _ = _distinct(frames)
+    if len(colours) <= COLOURS:
+        return where.astype(np.uint8), colours
+    palette, error = _best_palette(frames)
+    if dither == "floyd-steinberg":
+        return np.stack([_diffused(frame, palette) for frame in frames]), palette
+    if dither == "ordered":
+        step = np.sqrt(12 * error)  # a uniform quantiser with this mean squared error has this step
+        height, width = frames.shape[1:3]
+        pattern = np.tile((BAYER + 0.5) / BAYER.size - 0.5, (-(-height // 8), -(-width // 8)))[
+            :height, :width
+        ]
+        lifted = frames + np.rint(pattern * step).astype(np.int16)[None, :, :, None]
+        colours, where, _ = _distinct(np.clip(lifted, 0, 255).astype(np.uint8))
+    return _nearest(colours, palette)[where], palette
+
+
+def _best_palette(frames: np.ndarray) -> tuple[np.ndarray, float]:
+    """The palette and its mean squared error per channel, both on a regular sample of the pixels."""
+    pixels = frames.reshape(-1, 3)
+    pixels = pixels[:: max(1, len(pixels) // SAMPLE)]
+    colours, _, counts = _distinct(pixels)
+    picture = Image.fromarray(pixels[None])
+    best, least = None, np.inf
+    for method in (Image.Quantize.MEDIANCUT, Image.Quantize.MAXCOVERAGE, Image.Quantize.FASTOCTREE):
+        proposal = picture.quantize(COLOURS, method=method, dither=Image.Dither.NONE).getpalette()
+        palette = _k_means(colours, counts, np.array(proposal, np.float32).reshape(-1, 3)[:COLOURS])
+        error = _squared_error(colours, counts, palette)
+        if error < least:
+            best, least = palette, error
+    return best, least
+
+
+def _k_means(colours: np.ndarray, counts: np.ndarray, centres: np.ndarray) -> np.ndarray:
+    for _ in range(ROUNDS):
+        group = _nearest(colours, centres)
+        size = np.bincount(group, counts, len(centres))
+        sums = [np.bincount(group, counts * colours[:, c], len(centres)) for c in range(3)]
+        used = size > 0
+        centres = (np.stack(sums, 1)[used] / size[used, None]).astype(np.float32)
+    return np.unique(np.rint(centres).astype(np.uint8), axis=0)
+
+
+def _nearest(colours: np.ndarray, palette: np.ndarray) -> np.ndarray:
+    """Index (n,) uint8 of the nearest palette entry for colours (n, 3)."""
+    entries = palette.astype(np.float32)
+    squares = (entries * entries).sum(1)
+    index = np.empty(len(colours), np.uint8)
+    for start in range(0, len(colours), 1 << 16):
+        part = colours[start : start + (1 << 16)].astype(np.float32)
+        index[start : start + (1 << 16)] = (squares - 2 * part @ entries.T).argmin(1)
+    return index
+
+
+def _squared_error(colours: np.ndarray, counts: np.ndarray, palette: np.ndarray) -> float:
+    difference = colours.astype(np.float32) - palette[_nearest(colours, palette)]
+    return float((difference**2).mean(1) @ counts / counts.sum())
+
+
+def _distinct(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Distinct colours (n, 3), which one each pixel has (shape of pixels[..., 0]), and their counts."""
+    red, green, blue = (pixels[..., c].astype(np.uint32) for c in range(3))
+    codes, where, counts = np.unique(
+        (red << 16) | (green << 8) | blue, return_inverse=True, return_counts=True
+    )
+    colours = np.stack([codes >> 16, (codes >> 8) & 255, codes & 255], 1).astype(np.uint8)
+    return colours, where.reshape(pixels.shape[:-1]), counts
+
+
+def _diffused(frame: np.ndarray, palette: np.ndarray) -> np.ndarray:
+    holder = Image.new("P", (1, 1))
+    holder.putpalette(np.concatenate([palette, np.repeat(palette[-1:], COLOURS - len(palette), 0)]).tobytes())
+    picture = Image.fromarray(frame).quantize(palette=holder, dither=Image.Dither.FLOYDSTEINBERG)
+    return np.minimum(np.asarray(picture), len(palette) - 1)

@@ -1,0 +1,177 @@
+"""Animated pictures and folders of stills through Pillow: GIF, WebP, APNG, PNG. Knows no video and no Clip.
+
+Pillow and libwebp merge equal neighbouring frames into one that stands longer; the tag's frame count and
+`timing` bring them back.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, PngImagePlugin
+
+from stillmotion.clip.contents import Contents
+from stillmotion.clip.metadata import KEY
+from stillmotion.clip.palette import Dither, to_palette
+from stillmotion.clip.pixels import Colour, enlarged, opaque
+from stillmotion.clip.timing import delays
+from stillmotion.errors import DataError, OutputError
+
+FORMATS = ("GIF", "WEBP", "PNG", "JPEG", "BMP", "TIFF")
+STILLS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+TICKS = {"GIF": 10.0}
+IMAGE_DESCRIPTION = 0x010E
+FOLDER_TAG = "clip.json"
+
+
+def write_gif(path: Path, frames: np.ndarray, fps: float, comment: str, scale: int, dither: Dither) -> None:
+    """One palette for all frames, looping for ever; times are rounded to 10 ms without adding up."""
+    if fps > 50:
+        raise OutputError(
+            f"GIF shows at most 50 frames per second, not {fps:g}: save as .webp or .mp4, or slow down."
+        )
+    indices, palette = to_palette(frames, dither)
+    pictures = []
+    for index in enlarged(indices, scale):
+        pictures.append(Image.fromarray(index, "L"))
+        pictures[-1].putpalette(palette.tobytes())
+    _save_all(
+        path,
+        "GIF",
+        pictures,
+        delays(len(frames), fps, 10),
+        comment=comment.encode("ascii"),
+        palette=palette.tobytes(),
+        optimize=False,
+        interlace=0,
+    )
+
+
+def write_webp(path: Path, frames: np.ndarray, fps: float, comment: str, scale: int, quality: int) -> None:
+    """Quality 100 is lossless; below, lossy. The tag is the EXIF image description."""
+    exif = Image.Exif()
+    exif[IMAGE_DESCRIPTION] = comment
+    lossless = quality == 100
+    effort = 75 if lossless else quality  # what `quality` means to libwebp depends on the mode
+    pictures = [Image.fromarray(frame) for frame in enlarged(frames, scale)]
+    stands = delays(len(frames), fps, 1)
+    _save_all(
+        path, "WEBP", pictures, stands, exif=exif.tobytes(), lossless=lossless, quality=effort, method=4
+    )
+
+
+def write_apng(path: Path, frames: np.ndarray, fps: float, comment: str, scale: int) -> None:
+    """Lossless; programs that know only PNG show the first frame."""
+    pictures = [Image.fromarray(frame) for frame in enlarged(frames, scale)]
+    _save_all(path, "PNG", pictures, delays(len(frames), fps, 1), pnginfo=_png_text(comment))
+
+
+def write_folder(path: Path, frames: np.ndarray, fps: float, comment: str, scale: int) -> None:
+    """0000.png, 0001.png, ..., each tagged as a still of its own, and clip.json with the tag of all."""
+    path.mkdir()
+    still = json.dumps({**json.loads(comment), "frames": 1})
+    for number, frame in enumerate(enlarged(frames, scale)):
+        Image.fromarray(frame).save(path / f"{number:04d}.png", pnginfo=_png_text(still))
+    (path / FOLDER_TAG).write_text(json.dumps(json.loads(comment), indent=2) + "\n", encoding="ascii")
+
+
+def _save_all(
+    path: Path, format: str, pictures: list[Image.Image], stands: list[int], **options: object
+) -> None:
+    pictures[0].save(
+        path, format, save_all=True, append_images=pictures[1:], duration=stands, loop=0, **options
+    )
+
+
+def _png_text(comment: str) -> PngImagePlugin.PngInfo:
+    info = PngImagePlugin.PngInfo()
+    info.add_text(KEY, comment)
+    return info
+
+
+def scan_picture(path: Path) -> Contents:
+    """Decodes a picture once, keeping nothing: what it holds, and whether all of it is readable."""
+    with Image.open(path, formats=FORMATS) as picture:
+        stands = []
+        for _ in _walk(picture):
+            picture.load()  # WebP and GIF know their times only now
+            stands.append(float(picture.info.get("duration") or 0))
+        if picture.format == "GIF" and len(stands) > 1:
+            stands = [100.0 if stand <= 10 else stand for stand in stands]  # as every browser does
+        width, height = _upright(picture).size
+        return Contents(width, height, tuple(stands), TICKS.get(picture.format, 1.0), _comment(picture))
+
+
+def decode_picture(
+    path: Path, contents: Contents, wanted: Sequence[int], background: Colour
+) -> Iterator[tuple[int, np.ndarray]]:
+    """The `wanted` stored pictures, which must be ascending."""
+    with Image.open(path, formats=FORMATS) as picture:
+        offset = _first(picture)
+        for number in wanted:
+            picture.seek(number + offset)
+            yield number, opaque(_upright(picture), background)
+
+
+def scan_folder(path: Path) -> Contents:
+    """A folder of stills in natural order of their names, all of one size (which decoding verifies)."""
+    stills = _stills(path)
+    if not stills:
+        raise DataError(f"{path} has no pictures in it: expected {', '.join(STILLS)}.")
+    with Image.open(stills[0], formats=FORMATS) as picture:
+        width, height = _upright(picture).size
+    tag = path / FOLDER_TAG
+    comment = tag.read_text(encoding="utf-8") if tag.is_file() else None
+    return Contents(width, height, (0.0,) * len(stills), 1.0, comment)
+
+
+def decode_folder(
+    path: Path, contents: Contents, wanted: Sequence[int], background: Colour
+) -> Iterator[tuple[int, np.ndarray]]:
+    """The `wanted` stills."""
+    stills = _stills(path)
+    for number in wanted:
+        with Image.open(stills[number], formats=FORMATS) as picture:
+            pixels = opaque(_upright(picture), background)
+        if pixels.shape[:2] != (contents.height, contents.width):
+            raise DataError(
+                f"{stills[number]} is {pixels.shape[1]}x{pixels.shape[0]}, but the first picture there is "
+                f"{contents.width}x{contents.height}: frames of one clip have one size."
+            )
+        yield number, pixels
+
+
+def _stills(folder: Path) -> list[Path]:
+    """frame2.png before frame10.png."""
+    stills = [file for file in folder.iterdir() if file.suffix.lower() in STILLS and file.name[0] != "."]
+    return sorted(stills, key=lambda file: [int(part) if part.isdigit() else part for part in _parts(file)])
+
+
+def _parts(file: Path) -> list[str]:
+    return re.split(r"(\d+)", file.name)
+
+
+def _walk(picture: Image.Image) -> Iterator[None]:
+    for number in range(_first(picture), getattr(picture, "n_frames", 1)):
+        picture.seek(number)
+        yield
+
+
+def _first(picture: Image.Image) -> int:
+    """1 for an APNG whose first picture is only for programs that cannot animate."""
+    return int(bool(getattr(picture, "default_image", False)) and getattr(picture, "n_frames", 1) > 1)
+
+
+def _upright(picture: Image.Image) -> Image.Image:
+    """Photos as they were held; only JPEG, because an animation's EXIF is about its description."""
+    return ImageOps.exif_transpose(picture) if picture.format == "JPEG" else picture
+
+
+def _comment(picture: Image.Image) -> str | bytes | None:
+    if picture.format == "WEBP":
+        return picture.getexif().get(IMAGE_DESCRIPTION)
+    return picture.info.get("comment") or picture.info.get(KEY)

@@ -1,0 +1,36 @@
+"""Small operations on pixels that writers and readers share: enlarging, padding, laying on a background."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from PIL import Image
+
+Colour = tuple[int, int, int]
+WHITE: Colour = (255, 255, 255)
+
+
+def enlarged(frames: np.ndarray, scale: int) -> Iterator[np.ndarray]:
+    """Each frame (H, W, ...) as crisp blocks of scale x scale, one at a time."""
+    for frame in frames:
+        yield np.ascontiguousarray(frame.repeat(scale, 0).repeat(scale, 1))
+
+
+def even(frame: np.ndarray) -> np.ndarray:
+    """The frame with its last row and column repeated where its size is odd."""
+    height, width = frame.shape[:2]
+    return np.pad(frame, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+
+
+def opaque(picture: Image.Image, background: Colour) -> np.ndarray:
+    """RGB pixels (H, W, 3) uint8 of a picture of any mode; whatever is transparent shows `background`."""
+    if picture.mode.startswith("I;16"):  # Pillow would clip 16 bits instead of scaling them
+        grey = (np.asarray(picture) >> 8).astype(np.uint8)
+        return np.repeat(grey[..., None], 3, axis=2)
+    if "A" not in picture.getbands() and "transparency" not in picture.info:
+        return np.array(picture.convert("RGB"))
+    picture = picture.convert("RGBA")
+    below = Image.new("RGBA", picture.size, (*background, 255))
+    below.alpha_composite(picture)
+    return np.array(below.convert("RGB"))

@@ -1,0 +1,135 @@
+"""Frames from any file of moving pictures, ours or not: GIF, WebP, APNG, video, a folder of stills.
+
+`open_frames` looks at a file once and keeps no pixels and no open file: the result is small, can be sent to
+another process, and decodes only what is asked for. What a file is, its content says, not its name.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from stillmotion.clip import pictures
+from stillmotion.clip.contents import Contents
+from stillmotion.clip.metadata import Tag, read_tag
+from stillmotion.clip.pixels import WHITE, Colour
+from stillmotion.clip.timing import at_rate, steady
+from stillmotion.errors import DataError
+from stillmotion.request import Request
+
+Decode = Callable[[Path, Contents, Sequence[int], Colour], Iterator[tuple[int, np.ndarray]]]
+UNREADABLE = (OSError, SyntaxError, EOFError, ValueError, struct.error, Image.DecompressionBombError)
+"""What Pillow raises for broken files, depending on where they broke."""
+FOLDER_FPS = 8.0
+"""A folder of stills does not know its rate; this is AnimateDiff's."""
+
+
+@dataclass(frozen=True)
+class FrameSource:
+    """The frames of a file at a steady rate, decoded when asked for."""
+
+    path: Path
+    fps: float
+    width: int
+    height: int
+    request: Request | None
+    contents: Contents
+    shown: np.ndarray
+    """index (frames,) of the stored picture that each frame shows"""
+    background: Colour
+    decode: Decode
+
+    def __len__(self) -> int:
+        return len(self.shown)
+
+    @property
+    def duration(self) -> float:
+        """Seconds."""
+        return len(self) / self.fps
+
+    def frames(self, indices: Sequence[int] | np.ndarray | None = None) -> np.ndarray:
+        """The frames at `indices` (n, in any order, repeats allowed; all if None) as (n, H, W, 3) uint8.
+
+        Raises `DataError` if the file is damaged there, IndexError for an index outside the clip.
+        """
+        stored = self.shown if indices is None else self.shown[np.asarray(indices, dtype=int)]
+        result = np.empty((len(stored), self.height, self.width, 3), np.uint8)
+        wanted = np.unique(stored).tolist()
+        with _named(self.path):
+            for number, pixels in (
+                self.decode(self.path, self.contents, wanted, self.background) if wanted else ()
+            ):
+                result[stored == number] = pixels[: self.height, : self.width]
+        return result
+
+
+def open_frames(path: str | os.PathLike[str], background: Colour = WHITE) -> FrameSource:
+    """Looks at a file or a folder of stills; transparent parts will show `background`.
+
+    Raises `DataError` that names the file and the reason if it cannot be read.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise DataError(f"{path} does not exist.")
+    contents, decode = _scan(path)
+    width, height, request = contents.width, contents.height, None
+    fps, shown = steady(contents.stands, contents.tick)
+    if path.is_dir():
+        fps = FOLDER_FPS
+    if tag := read_tag(contents.comment):
+        request = tag.request
+        width -= width - tag.width == 1  # padded for the codec
+        height -= height - tag.height == 1
+        if (tagged := _as_tagged(contents, tag)) is not None:
+            fps, shown = tag.fps, tagged
+    return FrameSource(path, fps, width, height, request, contents, shown, background, decode)
+
+
+def read_frames(path: str | os.PathLike[str], background: Colour = WHITE) -> tuple[np.ndarray, float]:
+    """All frames (F, H, W, 3) uint8 of a file or folder, and their rate. Raises `DataError`."""
+    source = open_frames(path, background)
+    return source.frames(), source.fps
+
+
+def _as_tagged(contents: Contents, tag: Tag) -> np.ndarray | None:
+    """Which stored picture each frame shows, or None if the file no longer is what its tag says."""
+    if any(contents.stands):
+        return at_rate(contents.stands, tag.fps, tag.frames)
+    if len(contents.stands) == 1:  # all frames were equal, and merged into a still
+        return np.zeros(tag.frames, dtype=int)
+    return np.arange(tag.frames) if len(contents.stands) == tag.frames else None
+
+
+def _scan(path: Path) -> tuple[Contents, Decode]:
+    with _named(path):
+        if path.is_dir():
+            return pictures.scan_folder(path), pictures.decode_folder
+        if path.stat().st_size == 0:
+            raise DataError(f"{path} is empty.")
+        try:
+            return pictures.scan_picture(path), pictures.decode_picture
+        except UnidentifiedImageError:
+            from stillmotion.clip import video  # brings FFmpeg along: only when needed
+
+            return video.scan_video(path), video.decode_video
+
+
+class _named:
+    """Turns what the libraries raise for broken files into a `DataError` that names the file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, UNREADABLE):
+            reason = str(error).strip().rstrip(".") or type(error).__name__
+            raise DataError(f"{self.path} cannot be read: {reason}.") from error

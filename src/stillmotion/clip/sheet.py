@@ -1,0 +1,64 @@
+"""Clips side by side: frames on a contact sheet, and several clips as one. Knows no files."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from textwrap import wrap
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from stillmotion.clip.pixels import WHITE, Colour
+
+BLACK: Colour = (0, 0, 0)
+
+
+def tile(pictures: Sequence[np.ndarray], columns: int | None, gap: int, background: Colour) -> np.ndarray:
+    """Pictures (H, W, 3) of one size in rows, nearly square without `columns`; the rest is background."""
+    height, width = pictures[0].shape[:2]
+    columns = min(columns or math.ceil(math.sqrt(len(pictures))), len(pictures))
+    rows = math.ceil(len(pictures) / columns)
+    canvas = np.empty((rows * (height + gap) - gap, columns * (width + gap) - gap, 3), np.uint8)
+    canvas[:] = background
+    for place, picture in enumerate(pictures):
+        top, left = place // columns * (height + gap), place % columns * (width + gap)
+        canvas[top : top + height, left : left + width] = picture
+    return canvas
+
+
+def contact_sheet(
+    frames: np.ndarray,
+    columns: int | None = None,
+    scale: float = 1.0,
+    numbers: bool = False,
+    caption: str = "",
+    gap: int = 4,
+    background: Colour = WHITE,
+) -> Image.Image:
+    """Frames (F, H, W, 3) on one picture, optionally numbered from 0, with a caption above."""
+    size = (max(1, round(frames.shape[2] * scale)), max(1, round(frames.shape[1] * scale)))
+    filter = Image.Resampling.NEAREST if scale >= 1 else Image.Resampling.BOX
+    cells = [Image.fromarray(frame).resize(size, filter) for frame in frames]
+    if numbers:
+        for number, cell in enumerate(cells):
+            _write(cell, (2, 1), str(number), max(8, min(14, size[1] // 8)))
+    sheet = Image.fromarray(tile([np.asarray(cell) for cell in cells], columns, gap, background))
+    return _captioned(sheet, caption, background) if caption else sheet
+
+
+def _write(picture: Image.Image, place: tuple[int, int], text: str, size: int) -> None:
+    font = ImageFont.load_default(size)
+    ImageDraw.Draw(picture).text(place, text, fill=WHITE, font=font, stroke_width=1, stroke_fill=BLACK)
+
+
+def _captioned(sheet: Image.Image, caption: str, background: Colour) -> Image.Image:
+    font = ImageFont.load_default(13)
+    per_letter = max(1.0, font.getlength(caption) / len(caption))
+    lines = wrap(caption, max(8, int((sheet.width - 8) / per_letter)))
+    above = 18 * len(lines) + 6
+    whole = Image.new("RGB", (sheet.width, sheet.height + above), background)
+    whole.paste(sheet, (0, above))
+    ink = BLACK if sum(background) > 382 else WHITE
+    ImageDraw.Draw(whole).multiline_text((4, 3), "\n".join(lines), fill=ink, font=font, spacing=4)
+    return whole

@@ -1,0 +1,156 @@
+"""Video files through PyAV, whose wheel brings FFmpeg along: writes H.264 and VP9, reads what FFmpeg reads.
+
+Nothing needs to be on the PATH. Colours are BT.709 and say so, since players guess differently when nothing
+is said. Knows no Clip.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from fractions import Fraction
+from itertools import pairwise
+from pathlib import Path
+
+import av
+import numpy as np
+from av.error import FFmpegError
+
+from stillmotion.clip.contents import Contents
+from stillmotion.clip.pixels import Colour, enlarged, even
+from stillmotion.errors import DataError, OutputError
+
+BT709, LIMITED_RANGE = 1, 1  # numbers of ITU-T H.273
+TEXT_FORMATS = ("tty", "srt", "webvtt", "ass")
+"""FFmpeg 'plays' text files; a caption beside a video is not a video."""
+
+
+def write_mp4(path: Path, frames: np.ndarray, fps: float, comment: str, scale: int, quality: int) -> None:
+    """H.264 in the flavour that all players and browsers know; `quality` becomes x264's crf (90 is 18)."""
+    options = {"crf": str(min(51, round(18 + (90 - quality) * 0.6)))}
+    _write(path, "mp4", "libx264", enlarged(frames, scale), fps, comment, options)
+
+
+def write_webm(path: Path, frames: np.ndarray, fps: float, comment: str, scale: int, quality: int) -> None:
+    """VP9 at constant quality; `quality` becomes its crf (90 is 24)."""
+    crf = min(63, round(24 + (90 - quality) * 0.6))
+    options = {"crf": str(crf), "b": "0", "deadline": "good", "cpu-used": "4", "row-mt": "1"}
+    _write(path, "webm", "libvpx-vp9", enlarged(frames, scale), fps, comment, options)
+
+
+def _write(
+    path: Path,
+    format: str,
+    codec: str,
+    frames: Iterator[np.ndarray],
+    fps: float,
+    comment: str,
+    options: dict[str, str],
+) -> None:
+    if codec not in av.codecs_available:
+        raise OutputError(
+            f"This installation of PyAV has no {codec}: save as .webp or .gif, or `pip install av`."
+        )
+    rate = Fraction(fps).limit_denominator(1001)  # 23.976 is 24000/1001
+    flags = {"movflags": "+faststart"} if format == "mp4" else {}
+    try:
+        with av.open(str(path), "w", format=format, options=flags) as container:
+            container.metadata["comment"] = comment
+            stream = None
+            for number, pixels in enumerate(map(even, frames)):
+                stream = stream or _stream(container, codec, rate, pixels.shape, options)
+                frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+                frame = frame.reformat(format="yuv420p", dst_colorspace="ITU709")
+                frame.pts, frame.time_base = number, 1 / rate
+                container.mux(stream.encode(frame))
+            container.mux(stream.encode())
+    except FFmpegError as error:
+        raise OutputError(f"The video could not be encoded: {error.strerror or error}.") from error
+
+
+def _stream(
+    container: av.container.OutputContainer, codec: str, rate: Fraction, shape: tuple, options: dict[str, str]
+) -> av.VideoStream:
+    stream = container.add_stream(codec, rate=rate, options=options)
+    stream.height, stream.width = shape[:2]
+    stream.pix_fmt = "yuv420p"
+    stream.bit_rate = 0  # quality decides
+    context = stream.codec_context
+    context.colorspace = context.color_primaries = context.color_trc = BT709
+    context.color_range = LIMITED_RANGE
+    return stream
+
+
+def scan_video(path: Path) -> Contents:
+    """Counts a video's frames by its packets (headers may lie or say nothing) and decodes only the first."""
+    with _opened(path) as (container, stream):
+        packets = [packet for packet in container.demux(stream) if packet.size and not packet.is_discard]
+        if not packets:
+            raise DataError(f"{path} has no frames in it.")
+        tail = packets[-1].duration or 0
+        times = sorted(packet.pts for packet in packets if packet.pts is not None)
+        comment = next((text for key, text in container.metadata.items() if key.lower() == "comment"), None)
+        rate = stream.average_rate or stream.guessed_rate
+        unit = float(stream.time_base * 1000)
+    width, height = _first_size(path)
+    if len(set(times)) < len(packets):  # raw streams and some AVI have no usable times
+        stand = float(1000 / rate) if rate else 0.0
+        return Contents(width, height, (stand,) * len(packets), 1.5, comment)
+    stands = [(later - earlier) * unit for earlier, later in pairwise(times)]
+    last = tail * unit or (float(np.median(stands)) if stands else 0.0)
+    return Contents(width, height, (*stands, last), 1.5, comment, tuple(times))
+
+
+def decode_video(
+    path: Path, contents: Contents, wanted: Sequence[int], background: Colour
+) -> Iterator[tuple[int, np.ndarray]]:
+    """The `wanted` frames, ascending, decoding from the last key frame before the first of them."""
+    marks = contents.marks or range(len(contents.stands))
+    numbers = {marks[number]: number for number in wanted}
+    with _opened(path) as (container, stream):
+        if contents.marks:
+            container.seek(marks[wanted[0]], stream=stream)
+        for count, frame in enumerate(container.decode(stream)):
+            number = numbers.pop(frame.pts if contents.marks else count, None)
+            if number is not None:
+                yield number, _upright(frame)
+            if not numbers:
+                return
+    raise DataError(f"{path} is damaged: frame {min(numbers.values())} of {len(marks)} cannot be decoded.")
+
+
+class _opened:
+    """A container and its first video stream; FFmpeg's errors become `DataError`s that name the file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __enter__(self) -> tuple[av.container.InputContainer, av.VideoStream]:
+        try:  # a playlist must not fetch anything from a network
+            self.container = av.open(f"file:{self.path}", options={"protocol_whitelist": "file"})
+        except FFmpegError as error:
+            raise DataError(f"{self.path} is neither a picture nor a video: {error.strerror}.") from error
+        if not self.container.streams.video or self.container.format.name in TEXT_FORMATS:
+            self.container.close()
+            raise DataError(f"{self.path} has no video in it.")
+        stream = self.container.streams.video[0]
+        stream.thread_type = "AUTO"
+        return self.container, stream
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
+        self.container.close()
+        if isinstance(error, FFmpegError):
+            raise DataError(f"{self.path} is damaged: {error.strerror}.") from error
+
+
+def _first_size(path: Path) -> tuple[int, int]:
+    with _opened(path) as (container, stream):
+        for frame in container.decode(stream):
+            height, width = _upright(frame).shape[:2]
+            return width, height
+    raise DataError(f"{path} is damaged: its first frame cannot be decoded.")
+
+
+def _upright(frame: av.VideoFrame) -> np.ndarray:
+    """RGB pixels, turned as the phone was held."""
+    turns = round(getattr(frame, "rotation", 0) / 90) % 4
+    return np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), turns))

@@ -1,0 +1,111 @@
+"""Which writer a path gets, and everything that must hold before and after it writes. Knows no pixels.
+
+A name with a known extension is a file; a name without one, or ending in a slash, is a folder of PNGs.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+
+from stillmotion.clip import pictures
+from stillmotion.clip.atomic import check_free, replacing
+from stillmotion.clip.metadata import Tag
+from stillmotion.clip.palette import Dither
+from stillmotion.errors import OutputError
+from stillmotion.request import Request
+
+EXTENSIONS = (".gif", ".webp", ".apng", ".mp4", ".webm", ".png")
+
+
+@dataclass(frozen=True)
+class Options:
+    """`scale` enlarges crisply, `dither` is for GIF, `quality` for WebP (100 is lossless) and video."""
+
+    scale: int = 1
+    dither: Dither = "none"
+    quality: int = 90
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.scale, int) or self.scale < 1:
+            raise OutputError(
+                f"scale is {self.scale}, but a clip is enlarged by a whole number: 1, 2, 3, ..."
+            )
+        if not 0 <= self.quality <= 100:
+            raise OutputError(f"quality is {self.quality}, but must be between 0 and 100.")
+        if self.dither not in get_args(Dither):
+            raise OutputError(f"dither is {self.dither!r}, but must be one of {', '.join(get_args(Dither))}.")
+
+
+def check_output(path: str | os.PathLike[str], overwrite: bool = False, frames: int | None = None) -> Path:
+    """Raises the `OutputError` that saving would, to be asked before the long work; returns the path."""
+    kind, target = _kind(path), Path(path)
+    if kind not in (*EXTENSIONS, "folder"):
+        close = get_close_matches(kind, EXTENSIONS, 1)
+        hint = f"did you mean {close[0]}?" if close else "choose one of them."
+        raise OutputError(
+            f"{target} has the unknown extension {kind}: known are {', '.join(EXTENSIONS)} and a folder "
+            f"(a name without extension); {hint}"
+        )
+    if kind == ".png" and frames is not None and frames > 1:
+        raise OutputError(
+            f"{target} is a still, but the clip has {frames} frames: use .apng, or a folder ({target.stem}/)."
+        )
+    if target.is_dir() and kind != "folder":
+        raise OutputError(f"{target} is a folder: choose another name.")
+    check_free(target, overwrite)
+    if target.is_dir() and any(
+        file.suffix != ".png" and file.name != "clip.json" for file in target.iterdir()
+    ):
+        raise OutputError(
+            f"{target} holds other things than a clip and is not replaced: choose another name."
+        )
+    return target
+
+
+def save(
+    path: str | os.PathLike[str],
+    frames: np.ndarray,
+    fps: float,
+    request: Request | None,
+    options: Options,
+    overwrite: bool = False,
+) -> Path:
+    """Writes frames (F, H, W, 3) uint8 whole or not at all; returns the path. Raises `OutputError`."""
+    target = check_output(path, overwrite, len(frames))
+    count, height, width = frames.shape[:3]
+    tag = Tag(count, fps, width * options.scale, height * options.scale, request)
+    try:
+        with replacing(target, overwrite) as unfinished:
+            _write(_kind(path), unfinished, frames, fps, tag.to_json(), options)
+    except (OSError, ValueError, struct.error) as error:
+        raise OutputError(f"{target} could not be written: {error}.") from error
+    return target
+
+
+def _write(kind: str, path: Path, frames: np.ndarray, fps: float, comment: str, options: Options) -> None:
+    common = (path, frames, fps, comment, options.scale)
+    if kind == ".gif":
+        pictures.write_gif(*common, options.dither)
+    elif kind == ".webp":
+        pictures.write_webp(*common, options.quality)
+    elif kind in (".apng", ".png"):
+        pictures.write_apng(*common)
+    elif kind == "folder":
+        pictures.write_folder(*common)
+    else:
+        from stillmotion.clip import video  # brings FFmpeg along: only when needed
+
+        (video.write_mp4 if kind == ".mp4" else video.write_webm)(*common, options.quality)
+
+
+def _kind(path: str | os.PathLike[str]) -> str:
+    """A lower-case extension, or "folder"."""
+    name = os.fspath(path)
+    return "folder" if name.endswith(("/", os.sep)) or not Path(name).suffix else Path(name).suffix.lower()

@@ -1,0 +1,373 @@
+"""Request: one validated description of a clip, of which flags, JSON, forms and the tags in files are made.
+
+Knows no model: a field that is None means "the default of the model in use", which `Request.filled` puts in.
+Every field carries its own help, flag names, rule and example, so a new option is one field and nothing else.
+Whatever is wrong with a field, one sentence explains it: what was given, the rule, an example that works.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from stillmotion.errors import RequestError
+
+REQUEST_VERSION = 1
+"""Stands in the JSON; goes up by one with every new field: older installations then know what they miss."""
+
+SCHEDULERS = (
+    "ddim",
+    "ddpm",
+    "dpmpp_2m",
+    "dpmpp_2m_karras",
+    "dpmpp_2m_sde",
+    "dpmpp_2m_sde_karras",
+    "dpmpp_sde",
+    "euler",
+    "euler_a",
+    "heun",
+    "lcm",
+    "lms",
+    "pndm",
+    "unipc",
+)
+"""Names of the samplers; `stillmotion.schedulers` knows what stands behind them."""
+
+DTYPES = {"fp32": "float32", "fp16": "float16", "half": "float16", "bf16": "bfloat16"}
+Parity = Literal["original", "diffusers"]
+
+OTHER_NAMES = {
+    "steps": "num_inference_steps",
+    "sampler": "scheduler",
+    "cfg": "guidance_scale",
+    "cfg_scale": "guidance_scale",
+    "num_frames": "frames",
+    "length": "frames",
+    "video_length": "frames",
+    "n_prompt": "negative_prompt",
+    "negative": "negative_prompt",
+    "strength": "motion_strength",
+    "motion_scale": "motion_strength",
+    "lora": "loras",
+    "motion_module": "motion",
+    "motion_adapter": "motion",
+    "model": "base",
+    "generator": "seed",
+}
+"""What other programs call our fields; used for hints only, never accepted silently."""
+
+FILLED_BY_MODEL = (
+    "frames",
+    "width",
+    "height",
+    "num_inference_steps",
+    "guidance_scale",
+    "scheduler",
+    "fps",
+)
+
+
+def _field(
+    default: Any,
+    help: str,
+    rule: str,
+    example: str,
+    *flags: str,
+    choices: tuple[str, ...] = (),
+    **limits: Any,
+) -> Any:
+    """A field with its limits; `rule` and `example` complete "frames is 0, but RULE: give FLAG EXAMPLE"."""
+    extra = {"flags": list(flags), "rule": rule, "example": example}
+    if choices:
+        extra["choices"] = list(choices)
+    return Field(default, description=help, json_schema_extra=extra, **limits)
+
+
+@dataclass(frozen=True)
+class Flag:
+    """One field as a command line option; `names` is empty for the prompt, `type` is int, float or str."""
+
+    field: str
+    names: tuple[str, ...]
+    type: type
+    help: str
+    default: Any
+    choices: tuple[str, ...]
+    repeated: bool
+    """may be given several times; the values are passed to `Request` as a list"""
+
+
+class Request(BaseModel):
+    """What to animate and how. Immutable; wrong values raise `RequestError` with one sentence for each."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    prompt: str = _field(..., "what should be seen", "it must be text", '"a rocket, 3d render style"')
+    negative_prompt: str = _field(
+        "", "what should not be seen", "it must be text", '"blurry"', "--negative-prompt"
+    )
+    frames: int | None = _field(
+        None, "length of the clip in frames", "a clip needs at least 1 whole frame", "16", "--frames", ge=1
+    )
+    width: int | None = _field(
+        None,
+        "width in pixels, a multiple of 8",
+        "sizes are multiples of 8",
+        "512",
+        "--width",
+        ge=8,
+        multiple_of=8,
+    )
+    height: int | None = _field(
+        None,
+        "height in pixels, a multiple of 8",
+        "sizes are multiples of 8",
+        "512",
+        "--height",
+        ge=8,
+        multiple_of=8,
+    )
+    num_inference_steps: int | None = _field(
+        None,
+        "denoising steps: more is slower and often better",
+        "it takes between 1 and 1000 steps",
+        "25",
+        "--num-inference-steps",
+        "--steps",
+        ge=1,
+        le=1000,
+    )
+    guidance_scale: float | None = _field(
+        None,
+        "how strictly to follow the prompt; 1 switches guidance off and is twice as fast",
+        "it must be a number of at least 0",
+        "7.5",
+        "--guidance-scale",
+        "--guidance",
+        ge=0,
+        allow_inf_nan=False,
+    )
+    scheduler: str | None = _field(
+        None, "sampler", "it must be one of", "ddim", "--scheduler", choices=SCHEDULERS
+    )
+    seed: int | None = _field(
+        None,
+        "the same seed gives the same clip; without one a random seed is drawn and recorded",
+        "a seed is a whole number of at least 0",
+        "7",
+        "--seed",
+        ge=0,
+        lt=2**64,
+    )
+    fps: float | None = _field(
+        None,
+        "frames per second of the clip",
+        "it must be a number between 0.1 and 240",
+        "8",
+        "--fps",
+        ge=0.1,
+        le=240,
+        allow_inf_nan=False,
+    )
+    motion_strength: float = _field(
+        1.0,
+        "scales the motion: 0 holds still, above 1 exaggerates",
+        "it must be a number of at least 0",
+        "1",
+        "--motion-strength",
+        ge=0,
+        allow_inf_nan=False,
+    )
+    clip_skip: int | None = _field(
+        None,
+        "how many of the text encoder's last layers to leave out (1 here is 2 in the WebUI)",
+        "it must be a whole number of at least 1",
+        "1",
+        "--clip-skip",
+        ge=1,
+    )
+    motion: str | None = _field(
+        None,
+        "motion module: a file, folder or hub name",
+        "it must be a name or path",
+        "v3_sd15_mm.ckpt",
+        "--motion",
+    )
+    base: str | None = _field(
+        None,
+        "text-to-image model: a file, folder or hub name",
+        "it must be a name or path",
+        "model/",
+        "--base",
+    )
+    loras: dict[str, float] = _field(
+        {},
+        "LoRA file to apply, as FILE or FILE=WEIGHT; may be given several times",
+        "each is a file and its weight",
+        "style.safetensors=0.8",
+        "--lora",
+    )
+    dtype: str | None = _field(
+        None,
+        "precision of the computation; without it whatever this machine does best",
+        "it must be one of",
+        "float32",
+        "--dtype",
+        choices=tuple(dict.fromkeys(DTYPES.values())),
+    )
+    parity: Parity = _field(
+        "original",
+        "whose group norms to reproduce: those of the original AnimateDiff code or of diffusers",
+        "it must be one of",
+        "original",
+        "--parity",
+        choices=get_args(Parity),
+    )
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _in_our_words(cls, fields: Any, handler: Any) -> Any:
+        try:
+            return handler(fields)
+        except ValidationError as error:
+            raise RequestError(" ".join(_sentence(cls, problem) for problem in error.errors())) from None
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_booleans(cls, value: Any) -> Any:
+        if isinstance(value, bool):  # pydantic would read True as 1 frame
+            raise ValueError("a yes or no")
+        return value
+
+    @field_validator("scheduler", "dtype", "parity", mode="before")
+    @classmethod
+    def _one_of(cls, value: Any, info: Any) -> Any:
+        if value is None or not isinstance(value, str):
+            return value
+        value = value.strip().lower().replace("-", "_").replace(" ", "_").removeprefix("torch.")
+        value = DTYPES.get(value, value) if info.field_name == "dtype" else value
+        if value not in cls.model_fields[info.field_name].json_schema_extra["choices"]:
+            raise ValueError("not a choice")
+        return value
+
+    @field_validator("loras", mode="before")
+    @classmethod
+    def _pairs(cls, value: Any) -> Any:
+        """FILE and FILE=WEIGHT, one or several, as the command line gives them."""
+        if value is None or isinstance(value, Mapping):
+            return value or {}
+        pairs = [item.rpartition("=") for item in ([value] if isinstance(value, str) else value)]
+        return {name or weight: weight if name else 1.0 for name, _, weight in pairs}
+
+    @classmethod
+    def parse(cls, **fields: Any) -> Request:
+        """`Request(**fields)`, for fields whose names come from elsewhere. Raises `RequestError`."""
+        return cls.model_validate(fields)
+
+    def replace(self, **fields: Any) -> Request:
+        """The same request with other values, validated again."""
+        return self.parse(**{**self.model_dump(exclude_unset=True), **fields})
+
+    def filled(self, defaults: Mapping[str, Any]) -> Request:
+        """The complete request: what was not given comes from the model's `defaults`, and a seed is drawn.
+
+        The result says everything needed to make the same clip again. Raises `RequestError` if the model has
+        no default for something that was left open.
+        """
+        given = {name: value for name in self.model_fields_set if (value := getattr(self, name)) is not None}
+        fields = {**self.model_dump(), **defaults, **given}
+        missing = [name for name in FILLED_BY_MODEL if fields[name] is None]
+        if missing:
+            flags = " and ".join(f"{_extra(type(self), name)['flags'][0]}" for name in missing)
+            raise RequestError(f"The model has no default for {' and '.join(missing)}: give {flags}.")
+        if fields["seed"] is None:
+            fields["seed"] = secrets.randbelow(2**32)
+        return self.parse(**fields)
+
+    def to_json(self) -> str:
+        """One line of ASCII; fields left to the model are left out. `Request.from_json` reads it back."""
+        return json.dumps(
+            {"version": REQUEST_VERSION, **self.model_dump(exclude_unset=True, exclude_none=True)}
+        )
+
+    @classmethod
+    def from_json(cls, source: str | Mapping[str, Any]) -> Request:
+        """The request of a JSON text or object.
+
+        Fields that only a newer stillmotion knows are left out with a warning that names them; anything else
+        that is unknown or wrong raises `RequestError`.
+        """
+        try:
+            fields = dict(json.loads(source) if isinstance(source, str) else source)
+        except (ValueError, TypeError) as error:
+            raise RequestError(f"This is not a request in JSON: {error}.") from None
+        version = fields.pop("version", REQUEST_VERSION)
+        unknown = [name for name in fields if name not in cls.model_fields]
+        if unknown and isinstance(version, int) and version > REQUEST_VERSION:
+            warnings.warn(
+                f"This request was written by a newer stillmotion; left out, because unknown here: "
+                f"{', '.join(unknown)}. Update stillmotion to use everything.",
+                stacklevel=2,
+            )
+            fields = {name: value for name, value in fields.items() if name not in unknown}
+        return cls.parse(**fields)
+
+    @classmethod
+    def flags(cls) -> tuple[Flag, ...]:
+        """Every field as a command line option, in order; the prompt comes first and has no flag."""
+        return tuple(_flag(cls, name) for name in cls.model_fields)
+
+
+def _extra(cls: type[Request], name: str) -> dict[str, Any]:
+    return cls.model_fields[name].json_schema_extra
+
+
+def _flag(cls: type[Request], name: str) -> Flag:
+    field, extra = cls.model_fields[name], _extra(cls, name)
+    kinds = {field.annotation, *get_args(field.annotation)}
+    repeated = name == "loras"
+    kind = next((kind for kind in (int, float) if kind in kinds and not repeated), str)
+    default = None if field.is_required() or repeated else field.default
+    choices = tuple(extra.get("choices", ()))
+    return Flag(name, tuple(extra["flags"]), kind, field.description, default, choices, repeated)
+
+
+def _sentence(cls: type[Request], problem: Mapping[str, Any]) -> str:
+    """A pydantic error in words for the user."""
+    if not problem["loc"]:
+        return f"A request is made of named fields such as prompt, not of {_shown(problem['input'])}."
+    name, value = problem["loc"][0], problem["input"]
+    if problem["type"] == "extra_forbidden":
+        return _unknown(cls, str(name))
+    extra = _extra(cls, name)
+    example = extra["example"]
+    if problem["type"] == "missing":
+        return f"{name} is missing: give {example}."
+    if problem["type"] == "multiple_of":
+        example = str(max(8, round(int(value) / 8) * 8))
+    rule = extra["rule"]
+    if choices := extra.get("choices"):
+        rule = f"{rule} {', '.join(choices)}"
+        example = (get_close_matches(str(value).lower(), choices, 1, 0.4) or [example])[0]
+    given = " ".join([*extra["flags"][:1], example])
+    return f"{name} is {_shown(value)}, but {rule}: give {given}."
+
+
+def _unknown(cls: type[Request], name: str) -> str:
+    known = list(cls.model_fields)
+    meant = OTHER_NAMES.get(name) or next(iter(get_close_matches(name, known, 1)), None)
+    hint = f"did you mean {meant}?" if meant else f"known are {', '.join(known)}."
+    return f"A request has no field {name}: {hint}"
+
+
+def _shown(value: Any) -> str:
+    """As it was typed; in quotes only where it would vanish in the sentence."""
+    text = value if isinstance(value, str) and value and not any(map(str.isspace, value)) else repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
