@@ -1,0 +1,131 @@
+"""Motion models in files: `MotionNet` that can be loaded from anything and saved. Knows files and modules.
+
+    MotionModel.load("mm_sd_v15_v2.ckpt")      any family, any layout; a folder; a hub name; "emoji"
+    model.save("motion/")                      a diffusers MotionAdapter folder
+    model.save("motion.safetensors")           one file in the original layout
+
+The whole spec (family, norms, schedule) travels in the safetensors header, so a round trip loses nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+from typing_extensions import Self
+
+from stillmotion.errors import OutputError, WrongKind
+from stillmotion.motion.module import MotionNet
+from stillmotion.motion.spec import MotionSpec
+from stillmotion.weights.convert import from_canonical, to_canonical
+from stillmotion.weights.families import METADATA_KEY, adapter_config, spec_to_json
+from stillmotion.weights.files import read_header, read_state
+from stillmotion.weights.fit import expect
+from stillmotion.weights.hub import locate
+from stillmotion.weights.identify import identify
+from stillmotion.weights.names import EXTRAS, Layout
+
+INSIDE = ("motion", "motion_adapter")
+"""Where a pipeline folder keeps its motion: ours, and the one of diffusers' AnimateDiffPipeline."""
+
+
+class MotionModel(MotionNet):
+    """All motion modules of one model, with what came beside them.
+
+    `name` is what the user called it, `extra` holds tensors that are no motion modules (PIA's first
+    convolution), `notes` what could not be told for certain when it was loaded.
+    """
+
+    def __init__(self, spec: MotionSpec) -> None:
+        super().__init__(spec)
+        self.name = spec.name
+        self.extra: dict[str, Tensor] = {}
+        self.notes: tuple[str, ...] = ()
+
+    @classmethod
+    def load(cls, source: str | Path, *, dtype: torch.dtype | None = None) -> Self:
+        """The motion in a file, a folder, a bundled model or a hub name; in the file's dtype if none is given.
+
+        Raises `WrongKind` for files that hold something else, `UnknownFile`, `Damaged` or `Unsafe`.
+        """
+        path = _motion_folder(locate(source))
+        header = read_header(path)
+        found = identify(header, name=str(source) if path == Path(source) else f"{source}/{path.name}")
+        expect(found, "motion")
+        canonical = to_canonical(read_state(path), found.layout)  # type: ignore[arg-type]
+        extra = {name: canonical.pop(name) for name in EXTRAS if name in canonical}
+        model = cls.from_state(found.spec, canonical)  # type: ignore[arg-type]
+        model.name, model.extra, model.notes = str(source), extra, found.notes
+        return model if dtype is None else model.to(dtype)
+
+    def save(
+        self,
+        path: str | Path,
+        layout: Layout | None = None,
+        dtype: torch.dtype | None = None,
+        variant: str | None = None,
+    ) -> Path:
+        """Writes the model and returns where: a MotionAdapter folder, or one file if it ends in .safetensors.
+
+        `layout` is that of a single file ("original" by default), `variant` a part of the name in a folder
+        ("fp16"). Files are replaced whole: an interrupted save leaves the old ones.
+        """
+        path = Path(path)
+        single = path.suffix == ".safetensors"
+        if not single and path.suffix in (".ckpt", ".pt", ".pth", ".bin"):
+            raise OutputError(
+                f"Motion is saved as .safetensors or as a folder, not as {path.suffix} ({path.name})."
+            )
+        layout = layout or ("original" if single else "diffusers")
+        if not single and layout != "diffusers":
+            raise OutputError(
+                f"A folder is a diffusers MotionAdapter; for the {layout} layout name a .safetensors file."
+            )
+        tensors = from_canonical(self._canonical(dtype), self.spec, layout)
+        if single:
+            self._write_weights(path, tensors)
+            return path
+        config = json.dumps(adapter_config(self.spec), indent=2) + "\n"
+        name = f"diffusion_pytorch_model{f'.{variant}' if variant else ''}.safetensors"
+        self._write_weights(path / name, tensors)
+        _replace(path / "config.json", lambda file: file.write_text(config, encoding="utf-8"))
+        return path
+
+    def _canonical(self, dtype: torch.dtype | None) -> dict[str, Tensor]:
+        state = {**self.state_dict(), **self.extra}
+        return {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in state.items()}
+
+    def _write_weights(self, file: Path, tensors: dict[str, Tensor]) -> None:
+        metadata = {"format": "pt", METADATA_KEY: spec_to_json(self.spec)}
+        _replace(file, lambda new: save_file(tensors, new, metadata=metadata))
+
+
+def _motion_folder(path: Path) -> Path:
+    """The folder itself, or its motion part if it is a whole pipeline."""
+    if not (path / "model_index.json").is_file():
+        return path
+    for part in INSIDE:
+        if (path / part).is_dir():
+            return path / part
+    raise WrongKind(
+        f"{path.name} is a text-to-image model without motion inside (looked for {' and '.join(INSIDE)}). "
+        "Give it as the base, and a motion module beside it."
+    )
+
+
+def _replace(file: Path, write: Callable[[Path], object]) -> None:
+    """Writes a file beside its place and moves it there when it is complete."""
+    new = file.with_name(f".{file.name}.{os.getpid()}.tmp")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write(new)
+        os.replace(new, file)
+    except OSError as error:
+        raise OutputError(f"{file} cannot be written ({error.strerror or error}).") from error
+    finally:
+        new.unlink(missing_ok=True)

@@ -1,0 +1,158 @@
+"""Files and folders of weights: their headers (names and shapes, nothing read) and their tensors.
+
+Knows formats and wrappings, not what the names mean (that is identify.py), and asks no hub (that is hub.py).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from stillmotion.errors import Damaged, WeightsError
+from stillmotion.weights.formats import load_safetensors, safetensors_header, sniff
+from stillmotion.weights.unwrap import unwrap
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Shape = tuple[int, ...]
+
+SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
+STEMS = ("diffusion_pytorch_model", "pytorch_lora_weights", "model", "pytorch_model", "learned_embeds")
+"""Names that diffusers and transformers give to the weights in a folder, in order of preference."""
+
+
+class Header(dict[str, Shape]):
+    """Names and shapes of the tensors of a file, with what else the file says about itself.
+
+    `metadata` are the strings of a safetensors header, `extras` what a pickle held beside the tensors,
+    `config` the config.json of the folder, `unwrapped` the wrappers and prefixes taken off, `name` the file's name.
+    """
+
+    def __init__(self, shapes: Mapping[str, Shape], *, name: str = "", **about: Any) -> None:
+        super().__init__(shapes)
+        self.name = name
+        self.metadata: dict[str, str] = about.get("metadata", {})
+        self.extras: dict[str, Any] = about.get("extras", {})
+        self.config: dict[str, Any] = about.get("config", {})
+        self.unwrapped: tuple[str, ...] = about.get("unwrapped", ())
+        self.dtypes: frozenset[str] = about.get("dtypes", frozenset())
+
+    @property
+    def parameters(self) -> int:
+        """Numbers in all tensors together."""
+        return sum(math.prod(shape) for shape in self.values())
+
+
+def read_header(path: str | Path) -> Header:
+    """Names and shapes of the tensors in a file or folder, unwrapped; no tensor is read if it need not be.
+
+    Raises `WeightsError` (no such file), `Damaged` (truncated, a web page) or `Unsafe` (code in a pickle).
+    """
+    path = Path(path)
+    parts = [_file_header(file) for file in weight_files(path)]
+    merged = {name: shape for part in parts for name, shape in part.items()}
+    first = parts[0]
+    return Header(
+        merged,
+        name=path.name,
+        metadata=first.metadata,
+        extras=first.extras,
+        config=read_config(path),
+        unwrapped=first.unwrapped,
+        dtypes=frozenset().union(*(part.dtypes for part in parts)),
+    )
+
+
+def read_state(path: str | Path) -> dict[str, Tensor]:
+    """All tensors of a file or folder by their unwrapped names; errors as in `read_header`."""
+    import torch
+
+    state: dict[str, Tensor] = {}
+    for file in weight_files(Path(path)):
+        tree = load_safetensors(file) if sniff(file) == "safetensors" else _load_tree(file, shapes_only=False)
+        state.update(unwrap(tree, torch.is_tensor).tensors)
+    return state
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The config.json of a folder; empty for files and for folders without one."""
+    file = folder / "config.json"
+    if not file.is_file():
+        return {}
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise Damaged(f"{file} cannot be read as JSON ({error}).") from error
+    if not isinstance(config, dict):
+        raise Damaged(f"{file} holds a {type(config).__name__}, not the settings of a model.")
+    return config
+
+
+def weight_files(path: Path) -> list[Path]:
+    """The file itself, or the files in a folder that together hold one model (several when it is sharded)."""
+    if not path.is_dir():
+        return [path]
+    for stem in STEMS:
+        for middle in ("", ".fp16", ".bf16"):
+            for suffix in (".safetensors", ".bin"):
+                if (file := path / f"{stem}{middle}{suffix}").is_file():
+                    return [file]
+                if (index := path / f"{stem}{suffix}.index{middle}.json").is_file():
+                    return _shards(index)
+    found = sorted(file for file in path.iterdir() if file.suffix in SUFFIXES)
+    if len(found) == 1:
+        return found
+    if not found:
+        raise WeightsError(f"The folder {path} has no weights in it (looked for {', '.join(SUFFIXES)}).")
+    names = ", ".join(file.name for file in found[:6])
+    raise WeightsError(
+        f"The folder {path} has {len(found)} files of weights ({names}): name the one you want."
+    )
+
+
+def _shards(index: Path) -> list[Path]:
+    names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    missing = [name for name in names if not (index.parent / name).is_file()]
+    if missing:
+        raise Damaged(
+            f"{index.name} announces {len(names)} files, but {missing[0]} is missing. Download it again."
+        )
+    return [index.parent / name for name in names]
+
+
+def _file_header(file: Path) -> Header:
+    if sniff(file) == "safetensors":
+        entries = safetensors_header(file)
+        metadata = entries.pop("__metadata__", {})
+        shapes = unwrap({name: tuple(entry["shape"]) for name, entry in entries.items()}, _is_shape)
+        dtypes = frozenset(entry["dtype"].lower() for entry in entries.values())
+        return Header(
+            shapes.tensors, name=file.name, metadata=metadata, unwrapped=shapes.steps, dtypes=dtypes
+        )
+    import torch
+
+    found = unwrap(_load_tree(file, shapes_only=True), torch.is_tensor)
+    return Header(
+        {name: tuple(tensor.shape) for name, tensor in found.tensors.items()},
+        name=file.name,
+        extras=found.extras,
+        unwrapped=found.steps,
+        dtypes=frozenset(str(tensor.dtype).removeprefix("torch.") for tensor in found.tensors.values()),
+    )
+
+
+def _is_shape(value: Any) -> bool:
+    return isinstance(value, tuple)
+
+
+def _load_tree(file: Path, *, shapes_only: bool) -> Mapping[str, Any]:
+    from stillmotion.weights.pickles import load_torch
+
+    tree = load_torch(file, shapes_only=shapes_only)
+    if not isinstance(tree, Mapping):
+        raise Damaged(f"{file.name} holds a {type(tree).__name__}, not named tensors.")
+    return tree

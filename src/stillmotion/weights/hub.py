@@ -1,0 +1,70 @@
+"""Where a model is: a path, the name of a bundled model, or a name on the hub. Knows nothing of its content."""
+
+from __future__ import annotations
+
+import re
+from difflib import get_close_matches
+from pathlib import Path
+
+from stillmotion.errors import WeightsError
+from stillmotion.weights.files import SUFFIXES
+
+BUNDLED = Path(__file__).parents[1] / "bundled"
+"""Models that come with the package, one folder each."""
+
+WEIGHTS = ("*.json", "*.txt", "*.safetensors")
+"""What is fetched of a hub model: no pickles, no pictures."""
+
+_HUB = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(?:/(?P<file>[\w./-]+))?")
+
+
+def locate(source: str | Path) -> Path:
+    """The file or folder that `source` means: a path, "emoji", or on the hub "owner/model[/file.ckpt]".
+
+    Raises `WeightsError` in one sentence if there is none, or if the hub cannot be reached.
+    """
+    path = Path(source).expanduser()
+    if path.exists():
+        return path
+    name = str(source)
+    if name in bundled_names():
+        return BUNDLED / name
+    found = _HUB.fullmatch(name) if isinstance(source, str) else None
+    if not found or (Path(name).suffix in SUFFIXES and not found["file"]):
+        raise WeightsError(f"There is no file or folder {source}.{_similar(path)}")
+    return _fetch(name, found["repo"], found["file"])
+
+
+def bundled_names() -> list[str]:
+    """Names of the models that come with the package."""
+    return sorted(folder.name for folder in BUNDLED.iterdir() if folder.is_dir()) if BUNDLED.is_dir() else []
+
+
+def _fetch(name: str, repo: str, file: str | None) -> Path:
+    from huggingface_hub import hf_hub_download, snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        if file and Path(file).suffix in SUFFIXES:
+            return Path(hf_hub_download(repo, file))
+        patterns = [f"{file}/{pattern}" for pattern in WEIGHTS] if file else list(WEIGHTS)
+        return Path(snapshot_download(repo, allow_patterns=patterns), file or "")
+    except LocalEntryNotFoundError as error:
+        raise WeightsError(
+            f"{name} is no file or folder here, and it is not in the local cache of the hub, which cannot "
+            "be reached. "
+            "Check the name and the connection, or download it and give its path."
+        ) from error
+    except HfHubHTTPError as error:
+        raise WeightsError(
+            f"{name} is no file or folder here, and the hub does not give it out ({type(error).__name__}). "
+            "Check the name, or log in with `hf auth login` if it is a gated model."
+        ) from error
+
+
+def _similar(path: Path) -> str:
+    """A hint at files with nearly the same name in the same folder."""
+    folder = path.parent
+    names = [entry.name for entry in folder.iterdir()] if folder.is_dir() else []
+    close = get_close_matches(path.name, names, n=2, cutoff=0.7)
+    return f" Did you mean {' or '.join(str(folder / name) for name in close)}?" if close else ""

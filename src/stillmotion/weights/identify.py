@@ -1,0 +1,277 @@
+"""What a file of weights is, from names and shapes alone: a table of rules, the first that fits wins.
+
+Order matters: a SparseCtrl has motion modules and a ControlNet's embedding, a motion LoRA has motion modules
+in its names, and everything of diffusers has down_blocks. Reads headers only; no tensor is looked at.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from stillmotion.errors import Damaged
+from stillmotion.motion.spec import MotionSpec
+from stillmotion.weights import lora_kinds
+from stillmotion.weights.convert import holds_whole_unet, rename
+from stillmotion.weights.families import family_of, measure
+from stillmotion.weights.files import Header, read_header
+from stillmotion.weights.kinds import BASES, FileKind
+from stillmotion.weights.names import layout_of
+
+_IMAGE_ENCODER = "img_encoder."
+_TEXT_WIDTHS = {768: "sd15", 1024: "sd2", 2048: "sdxl", 1280: "sdxl-refiner"}
+"""Width of the text that a UNet's cross-attention takes in."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A row of the table: which kind, when, and what more can be told of it."""
+
+    kind: str
+    when: Callable[[Header], bool]
+    describe: Callable[[Header, str], FileKind]
+
+
+def identify(file: str | Path | Header, name: str | None = None) -> FileKind:
+    """What a file, a folder or a header is; kind "unknown" if no rule fits.
+
+    `name` is what the user calls it (it may hint at Lightning or AnimateLCM); by default file and folder.
+    Raises `WeightsError` or one of its kin if the file cannot be read at all.
+    """
+    if isinstance(file, Header):
+        header, name = file, name or file.name
+    else:
+        path = Path(file)
+        name = name or f"{path.absolute().parent.name}/{path.name}"
+        if (path / "model_index.json").is_file():
+            return _pipeline(path)
+        header = read_header(path)
+    rule = next((rule for rule in RULES if rule.when(header)), None)
+    return rule.describe(header, name) if rule else _unknown(header)
+
+
+def _has(header: Header, *parts: str) -> bool:
+    return any(part in key for key in header for part in parts)
+
+
+def _starts(header: Header, *prefixes: str) -> bool:
+    return any(key.startswith(prefixes) for key in header)
+
+
+def _match(header: Header, pattern: re.Pattern[str]) -> bool:
+    return any(pattern.search(key) for key in header)
+
+
+def _motion(header: Header, name: str) -> FileKind:
+    layout = layout_of(header) or "original"
+    shapes = {key: shape for key, shape in header.items() if not key.startswith(_IMAGE_ENCODER)}
+    whole = holds_whole_unet(shapes)
+    found = measure(rename(shapes, layout), layout, whole_unet=whole, hint=name)
+    spec, notes = family_of(found, header.config, header.metadata)
+    if whole:
+        notes.append(
+            "It holds a whole UNet (as the original train.py saves it); only its motion modules are used."
+        )
+    if len(shapes) < len(header):
+        return FileKind("motion-i2v", header.name, "animatelcm-i2v", layout, spec.base, facts=_size(header))
+    return FileKind(
+        "motion",
+        header.name,
+        spec.name,
+        layout,
+        spec.base,
+        spec,
+        {"title": f"a motion module, family {spec.name} ({layout} layout)", **_motion_facts(spec, header)},
+        tuple(notes),
+    )
+
+
+def _motion_facts(spec: MotionSpec, header: Header) -> dict[str, str]:
+    return {
+        "modules": f"{len(spec.modules())} ({spec.shape}), positions for {spec.positions} frames",
+        **_size(header),
+        "settings": (
+            f"{spec.frames} frames at {spec.fps:g} fps, {spec.width}x{spec.height}; {spec.scheduler}, "
+            f"{spec.num_inference_steps} steps, guidance {spec.guidance_scale:g}; "
+            f"{spec.beta_schedule} betas {spec.beta_start:g} to {spec.beta_end:g}"
+        ),
+    }
+
+
+def _size(header: Header) -> dict[str, str]:
+    kinds = ", ".join(sorted(header.dtypes))
+    return {"size": f"{header.parameters / 1e6:,.1f} million numbers ({kinds})"}
+
+
+def _lora_facts(header: Header) -> dict[str, str]:
+    found = lora_kinds.rank(header)
+    return {"rank": str(found)} if found else {}
+
+
+def _motion_lora(header: Header, name: str) -> FileKind:
+    director = "motion_director" in header.metadata.get("model_type", "")
+    made_by = " made by MotionDirector" if director or _has(header, "ff.net") else ""
+    title = f"a motion LoRA{made_by} (it changes a motion module)"
+    facts = {"title": title, "goes on": "mm_sd_v15_v2 (the v2 motion module)", **_lora_facts(header)}
+    return FileKind("motion-lora", header.name, "sd15-v2", lora_kinds.layout(header), "sd15", facts=facts)
+
+
+def _is_domain_adapter(header: Header) -> bool:
+    """Attention-processor LoRA of bare UNet names: the its rank, name or config tell it from an old LoRA."""
+    if not _match(header, lora_kinds.ATTENTION_PROCESSOR) or _starts(header, "unet.", "text_encoder"):
+        return False
+    named = "adapter" in header.name.lower() or "animatediff_config" in header.extras
+    return lora_kinds.base(header) in ("sd15", None) and (named or lora_kinds.rank(header) == 128)
+
+
+def _domain_adapter(header: Header, name: str) -> FileKind:
+    return FileKind(
+        "domain-adapter", header.name, "sd15-v3", "attention-processor", "sd15", facts=_lora_facts(header)
+    )
+
+
+def _lora(header: Header, name: str) -> FileKind:
+    algorithm, layout, base = lora_kinds.algorithm(header), lora_kinds.layout(header), lora_kinds.base(header)
+    facts = {
+        "title": f"a {algorithm} for the image model ({layout} layout)",
+        "changes": lora_kinds.parts(header),
+        **_lora_facts(header),
+    }
+    for key, label in (("ss_base_model_version", "made for"), ("modelspec.title", "title inside")):
+        if header.metadata.get(key):
+            facts[label] = header.metadata[key]
+    notes = () if base else ("Its keys do not tell which base model it belongs to.",)
+    return FileKind("lora", header.name, algorithm, layout, base, facts=facts, notes=notes)
+
+
+def _sparsectrl(header: Header, name: str) -> FileKind:
+    rgb = "controlnet_cond_embedding.weight" in header
+    family = "rgb" if rgb else "scribble"
+    title = f"a SparseCtrl encoder, {family} (it conditions a clip on a few given frames)"
+    return FileKind(
+        "sparsectrl", header.name, family, layout_of(header), "sd15", facts={"title": title, **_size(header)}
+    )
+
+
+def _checkpoint(header: Header, name: str) -> FileKind:
+    prefix = "model.diffusion_model."
+    base = _text_base(header, prefix)
+    channels = header.get(f"{prefix}input_blocks.0.0.weight", (0, 0))[1]
+    special = {9: "inpainting", 8: "instruct-pix2pix"}.get(channels)
+    title = f"a text-to-image checkpoint in one file: {BASES[base]}{f', {special}' if special else ''}"
+    missing = missing_parts(header)
+    notes = tuple(f"It has no {part}." for part in missing)
+    return FileKind(
+        "checkpoint", header.name, special, "ldm", base, facts={"title": title, **_size(header)}, notes=notes
+    )
+
+
+def missing_parts(header: Header) -> list[str]:
+    """Which of UNet, VAE and text encoder a single-file checkpoint lacks, in words."""
+    return [words for words, prefixes in CHECKPOINT_PARTS.items() if not _starts(header, *prefixes)]
+
+
+CHECKPOINT_PARTS = {
+    "UNet": ("model.diffusion_model.",),
+    "VAE": ("first_stage_model.", "vae."),
+    "text encoder": ("cond_stage_model.", "conditioner.embedders."),
+}
+"""Parts of a single-file checkpoint and how their tensors begin."""
+
+
+def _text_base(header: Header, prefix: str = "") -> str:
+    """The base family by the width of the text its UNet takes in."""
+    for key, shape in header.items():
+        if key.startswith(prefix) and key.endswith("attn2.to_k.weight"):
+            return _TEXT_WIDTHS.get(shape[-1], "custom")
+    return "custom"
+
+
+def _unet(header: Header, name: str) -> FileKind:
+    layout = "ldm" if _starts(header, "input_blocks.") else "diffusers"
+    return FileKind("unet", header.name, None, layout, _text_base(header), facts=_size(header))
+
+
+def _controlnet(header: Header, name: str) -> FileKind:
+    layout = "ldm" if _starts(header, "control_model.") else "diffusers"
+    return FileKind("controlnet", header.name, None, layout, _text_base(header), facts=_size(header))
+
+
+def _embedding(header: Header, name: str) -> FileKind:
+    widths = {shape[-1] for shape in header.values() if shape}
+    base = (
+        "sdxl" if {"clip_g", "clip_l"} & header.keys() else _TEXT_WIDTHS.get(max(widths, default=0), "custom")
+    )
+    return FileKind("embedding", header.name, None, None, base)
+
+
+def _plain(kind: str) -> Callable[[Header, str], FileKind]:
+    return lambda header, name: FileKind(kind, header.name, facts=_size(header))
+
+
+def _is_embedding(header: Header) -> bool:
+    if {"emb_params", "string_to_param.*", "clip_g", "clip_l"} & header.keys():
+        return True
+    sizes = [shape for shape in header.values() if len(shape) in (1, 2) and shape[-1] in _TEXT_WIDTHS]
+    return len(header) == 1 and len(sizes) == 1 and "." not in next(iter(header))
+
+
+_LDM_UNET = re.compile(r"^input_blocks\.\d+\.")
+_DIFFUSERS_UNET = re.compile(r"^down_blocks\.\d+\.resnets\.")
+
+RULES = (
+    Rule(
+        "sparsectrl",
+        lambda h: (
+            layout_of(h) is not None and _starts(h, "controlnet_cond_embedding.", "controlnet_down_blocks.")
+        ),
+        _sparsectrl,
+    ),
+    Rule("cameractrl", lambda h: _has(h, "qkv_merge") and _has(h, "motion_modules."), _plain("cameractrl")),
+    Rule("motion-lora", lambda h: _match(h, lora_kinds.MOTION), _motion_lora),
+    Rule("domain-adapter", _is_domain_adapter, _domain_adapter),
+    Rule("lora", lambda h: _match(h, lora_kinds.MARKS), _lora),
+    Rule("motion", lambda h: layout_of(h) is not None, _motion),
+    Rule("checkpoint", lambda h: _has(h, "model.diffusion_model.input_blocks."), _checkpoint),
+    Rule(
+        "controlnet",
+        lambda h: _starts(h, "control_model.", "controlnet_cond_embedding.", "controlnet_down_blocks."),
+        _controlnet,
+    ),
+    Rule(
+        "ip-adapter", lambda h: _starts(h, "image_proj.") and _starts(h, "ip_adapter."), _plain("ip-adapter")
+    ),
+    Rule("unet", lambda h: _match(h, _DIFFUSERS_UNET) or _match(h, _LDM_UNET), _unet),
+    Rule(
+        "vae",
+        lambda h: _has(h, "encoder.conv_in.weight") and _has(h, "decoder.conv_in.weight"),
+        _plain("vae"),
+    ),
+    Rule("embedding", _is_embedding, _embedding),
+    Rule("text-encoder", lambda h: _has(h, "token_embedding.weight", "text_model."), _plain("text-encoder")),
+)
+
+
+def _pipeline(folder: Path) -> FileKind:
+    try:
+        index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise Damaged(f"{folder / 'model_index.json'} cannot be read as JSON ({error}).") from error
+    facts = {"title": f"a model in a diffusers folder ({index.get('_class_name', 'of no named class')})"}
+    base = None
+    if (folder / "unet" / "config.json").is_file():
+        config = json.loads((folder / "unet" / "config.json").read_text(encoding="utf-8"))
+        base = _TEXT_WIDTHS.get(config.get("cross_attention_dim", 0), "custom")
+    inside = [part for part in ("motion", "motion_adapter") if (folder / part).is_dir()]
+    if inside:
+        facts["motion"] = f"inside, in {inside[0]}/"
+    return FileKind("pipeline", folder.name, index.get("_class_name"), "diffusers", base, facts=facts)
+
+
+def _unknown(header: Header) -> FileKind:
+    names = ", ".join(sorted(header)[:3]) or "nothing"
+    facts = {"tensors": f"{len(header)} ({names}{', ...' if len(header) > 3 else ''})", **_size(header)}
+    return FileKind("unknown", header.name, facts=facts)

@@ -1,0 +1,136 @@
+"""The kinds of files people have, in words: what each is called and how it is used. Knows no keys."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from stillmotion.motion.spec import MotionSpec
+
+BASES = {
+    "sd15": "Stable Diffusion 1.x",
+    "sd2": "Stable Diffusion 2.x",
+    "sdxl": "Stable Diffusion XL",
+    "sdxl-refiner": "the Stable Diffusion XL refiner",
+    "emoji": "the bundled emoji model",
+    "custom": "a model of its own shape",
+}
+"""Families of text-to-image models in words."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a kind of file is called and how it is used; `{name}` stands for the file."""
+
+    title: str
+    usage: str
+
+
+KINDS: dict[str, Kind] = {
+    "motion": Kind(
+        "a motion module",
+        'stillmotion animate "PROMPT" --base CHECKPOINT --motion {name}',
+    ),
+    "motion-i2v": Kind(
+        "the AnimateLCM image-to-video module (a motion module with an image encoder)",
+        "it needs a first picture, which stillmotion cannot give it yet; for text use AnimateLCM t2v",
+    ),
+    "motion-lora": Kind(
+        "a motion LoRA (it changes a motion module)",
+        "it goes on top of its motion module; this version of stillmotion does not apply motion LoRAs yet",
+    ),
+    "domain-adapter": Kind(
+        "the v3 domain adapter (a LoRA of the image layers)",
+        "give it as a LoRA beside the v3 motion module: --motion v3_sd15_mm.ckpt --lora {name}:1.0",
+    ),
+    "lora": Kind("a LoRA for the image model", 'stillmotion animate "PROMPT" --lora {name}:0.8'),
+    "sparsectrl": Kind(
+        "a SparseCtrl encoder (it conditions a clip on a few given frames)",
+        "it needs condition pictures; this version of stillmotion does not apply SparseCtrl yet",
+    ),
+    "cameractrl": Kind(
+        "CameraCtrl (camera paths for a motion module)",
+        "this version of stillmotion does not apply CameraCtrl yet",
+    ),
+    "checkpoint": Kind(
+        "a text-to-image checkpoint in one file",
+        'stillmotion animate "PROMPT" --base {name} --motion MOTION',
+    ),
+    "pipeline": Kind(
+        "a text-to-image model in a diffusers folder",
+        'stillmotion animate "PROMPT" --base {name} --motion MOTION',
+    ),
+    "unet": Kind(
+        "a UNet alone, without text encoder and VAE",
+        "it is a part of a model; give the whole checkpoint or the diffusers folder as --base",
+    ),
+    "controlnet": Kind(
+        "a ControlNet",
+        "load it into a diffusers ControlNet pipeline and attach: stillmotion.attach(pipe.unet, motion)",
+    ),
+    "ip-adapter": Kind(
+        "an IP-Adapter",
+        "load it with pipe.load_ip_adapter(...) and attach motion: stillmotion.attach(pipe.unet, motion)",
+    ),
+    "embedding": Kind(
+        "a textual inversion embedding (a word for prompts)",
+        "animator.pipeline.load_textual_inversion(FILE, token=WORD), then use WORD in the prompt",
+    ),
+    "vae": Kind("a VAE (it turns latents into pictures)", "load_base(CHECKPOINT, vae={name!r})"),
+    "text-encoder": Kind(
+        "a text encoder alone",
+        "it is a part of a model; give the whole checkpoint or the diffusers folder as --base",
+    ),
+    "unknown": Kind("not a file we know", ""),
+}
+
+LOOKED_FOR = (
+    "motion modules (motion_modules., temporal_attentions.)",
+    "LoRAs (lora_down, lora_up, lora_A, hada_w1, lokr_w1, processor.to_q_lora)",
+    "SparseCtrl, ControlNet (controlnet_cond_embedding., controlnet_down_blocks., control_model.)",
+    "text-to-image checkpoints (model.diffusion_model., first_stage_model., cond_stage_model., conditioner.)",
+    "diffusers parts (down_blocks.0.resnets., encoder.conv_in., text_model.)",
+    "IP-Adapters (image_proj., ip_adapter.) and textual inversion (emb_params, string_to_param, clip_l)",
+)
+"""What `identify` has looked for in a file that it does not know."""
+
+
+@dataclass(frozen=True)
+class FileKind:
+    """What a file is. `facts` are short (name, value) pairs; `notes` say what is not certain."""
+
+    kind: str
+    name: str = ""
+    family: str | None = None
+    layout: str | None = None
+    base: str | None = None
+    spec: MotionSpec | None = None
+    facts: dict[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    @property
+    def known(self) -> bool:
+        return self.kind != "unknown"
+
+    @property
+    def title(self) -> str:
+        """What it is, in words, with family and algorithm: "an AnimateDiff motion module (sd15-v2)"."""
+        return self.facts.get("title", KINDS[self.kind].title)
+
+    @property
+    def usage(self) -> str:
+        return KINDS[self.kind].usage.format(name=self.name)
+
+    def sentences(self) -> list[str]:
+        """What a person wants to know, a few lines: what it is, what it fits, its settings, how to use it."""
+        lines = [f"{self.name}: {self.title}"]
+        rows = dict(self.facts)
+        rows.pop("title", None)
+        if self.base:
+            rows = {"fits": BASES.get(self.base, self.base), **rows}
+        if self.usage:
+            rows["use"] = self.usage
+        lines += [f"  {label:<10} {text}" for label, text in rows.items()]
+        lines += [f"  {'note':<10} {note}" for note in self.notes]
+        if not self.known:
+            lines += ["  looked for:", *(f"    {thing}" for thing in LOOKED_FOR)]
+        return lines

@@ -1,0 +1,82 @@
+"""What trainers wrap around a state dict, taken off: nested dicts, counters beside it, prefixes on every key.
+
+    {"epoch": 3, "state_dict": {"module.unet.down_blocks...": tensor}}   ->   {"down_blocks...": tensor}
+
+Pure functions on mappings: a leaf is whatever the caller calls one (a tensor, a shape). Knows no files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+from stillmotion.errors import Damaged
+
+Leaf = TypeVar("Leaf")
+
+WRAPPERS = ("state_dict", "model_state_dict", "controlnet", "module", "model")
+"""Names under which loaders have met the state dict itself."""
+
+PREFIXES = ("module.", "_orig_mod.", "unet.")
+"""Prefixes of DataParallel, torch.compile and whole-UNet training; taken off when every key has them."""
+
+
+@dataclass
+class Unwrapped(Generic[Leaf]):
+    """A flat state dict, with what was beside it and what was taken off."""
+
+    tensors: dict[str, Leaf]
+    extras: dict[str, Any] = field(default_factory=dict)
+    steps: tuple[str, ...] = ()
+
+
+def unwrap(tree: Mapping[str, Any], is_leaf: Callable[[Any], bool]) -> Unwrapped[Any]:
+    """A flat dict of the leaves of `tree`; nested dicts that are no wrappers become dotted names."""
+    extras: dict[str, Any] = {}
+    steps: list[str] = []
+    while (wrapper := next((w for w in WRAPPERS if _holds_leaves(tree.get(w), is_leaf)), None)) is not None:
+        extras.update({key: value for key, value in tree.items() if key != wrapper and not is_leaf(value)})
+        steps.append(wrapper)
+        tree = tree[wrapper]
+    tensors = {}
+    for name, value in _flatten(tree):
+        (tensors if is_leaf(value) else extras)[name] = value
+    tensors, stripped = strip_prefixes(tensors)
+    return Unwrapped(tensors, extras, (*steps, *stripped))
+
+
+def strip_prefixes(tensors: Mapping[str, Leaf]) -> tuple[dict[str, Leaf], list[str]]:
+    """The same tensors without the prefixes every key has, and the prefixes that were taken off.
+
+    `unet.` stays on LoRA keys, where it tells the UNet's part from the text encoder's.
+    """
+    result, taken = dict(tensors), []
+    lora = any("lora" in name for name in result)
+    while prefix := next(
+        (p for p in PREFIXES if result and all(name.startswith(p) for name in result)), None
+    ):
+        if prefix == "unet." and lora:
+            break
+        result = {name.removeprefix(prefix): value for name, value in result.items()}
+        taken.append(prefix)
+    plain = {name.replace("._orig_mod.", "."): value for name, value in result.items()}
+    if len(plain) != len(result):
+        raise Damaged(
+            "Two tensors have the same name once `_orig_mod.` is taken off: the file mixes two models."
+        )
+    if plain.keys() != result.keys() and "_orig_mod." not in taken:
+        taken.append("_orig_mod.")
+    return plain, taken
+
+
+def _holds_leaves(value: Any, is_leaf: Callable[[Any], bool]) -> bool:
+    return isinstance(value, Mapping) and any(is_leaf(leaf) for _, leaf in _flatten(value))
+
+
+def _flatten(tree: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        if isinstance(value, Mapping) and value:
+            yield from _flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
