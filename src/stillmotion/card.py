@@ -4,7 +4,7 @@ Knows no tensors, so that questions about a model are answered without loading i
 
     {"name": "emoji", "family": "emoji", "concepts": "concepts.json",
      "defaults": {"width": 128, "frames": 16, "scheduler": "ddim", ...},      fields of a Request
-     "noise": {"beta_schedule": "scaled_linear", ...}}                      columns of the motion's family row
+     "schedule": {"beta_schedule": "scaled_linear", ...}}                   columns of the motion's family row
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from stillmotion.errors import Damaged, UnknownFile
 
 CARD = "stillmotion.json"
 BUNDLED = "emoji"
-NOISE = ("beta_schedule", "beta_start", "beta_end", "timestep_spacing")
+SCHEDULE = ("beta_schedule", "beta_start", "beta_end", "timestep_spacing")
 
 
 @dataclass(frozen=True)
 class ModelCard:
-    """Name, family, defaults for requests, noise and concepts; empty where the folder says nothing."""
+    """Name, family, defaults of requests, noise schedule, concepts; empty where the folder says nothing."""
 
     name: str = ""
     family: str | None = None
     defaults: dict[str, Any] = field(default_factory=dict)
-    noise: dict[str, Any] = field(default_factory=dict)
+    schedule: dict[str, Any] = field(default_factory=dict)
     concepts: Concepts | None = None
 
     @classmethod
@@ -41,26 +41,22 @@ class ModelCard:
             return cls()
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
-            defaults, noise = dict(content.get("defaults", {})), dict(content.get("noise", {}))
+            defaults, schedule = dict(content.get("defaults", {})), dict(content.get("schedule", {}))
         except (ValueError, TypeError, AttributeError) as error:
             raise Damaged(f"{path} is not a model card in JSON ({error}); correct or remove it.") from error
-        unknown = sorted(set(noise) - set(NOISE))
+        unknown = sorted(set(schedule) - set(SCHEDULE))
         if unknown:
-            raise Damaged(f"{path}: noise has {', '.join(unknown)}, but may only have {', '.join(NOISE)}.")
+            raise Damaged(
+                f"{path}: schedule has {', '.join(unknown)}, but may only have {', '.join(SCHEDULE)}."
+            )
         concepts = content.get("concepts")
         return cls(
             name=str(content.get("name", "")),
             family=content.get("family"),
             defaults=defaults,
-            noise=noise,
+            schedule=schedule,
             concepts=Concepts.read(path.parent / concepts) if concepts else None,
         )
-
-
-def bundled_names() -> list[str]:
-    """Names of the models that came with the package."""
-    home = Path(str(files("stillmotion"))) / "bundled"
-    return sorted(path.parent.name for path in home.glob(f"*/{CARD}"))
 
 
 def bundled_folder(name: str = BUNDLED) -> Path:

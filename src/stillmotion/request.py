@@ -25,10 +25,14 @@ REQUEST_VERSION = 1
 SCHEDULERS = (
     "ddim",
     "ddpm",
+    "deis",
+    "dpm2",
+    "dpm2_a",
     "dpmpp_2m",
     "dpmpp_2m_karras",
     "dpmpp_2m_sde",
     "dpmpp_2m_sde_karras",
+    "dpmpp_2s",
     "dpmpp_sde",
     "euler",
     "euler_a",
@@ -36,6 +40,7 @@ SCHEDULERS = (
     "lcm",
     "lms",
     "pndm",
+    "tcd",
     "unipc",
 )
 """Names of the samplers; `stillmotion.schedulers` knows what stands behind them."""

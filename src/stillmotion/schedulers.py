@@ -36,6 +36,10 @@ ROWS: dict[str, tuple[str, dict[str, Any]]] = {
         {"algorithm_type": "sde-dpmsolver++", "use_karras_sigmas": True},
     ),
     "dpmpp_2s": ("DPMSolverSinglestepScheduler", {"lower_order_final": True}),
+    "dpmpp_sde": (
+        "DPMSolverSinglestepScheduler",
+        {"algorithm_type": "sde-dpmsolver++", "lower_order_final": True},
+    ),
     "unipc": ("UniPCMultistepScheduler", {}),
     "deis": ("DEISMultistepScheduler", {}),
     "lcm": ("LCMScheduler", {"original_inference_steps": 100}),

@@ -1,0 +1,243 @@
+"""Animator: a text-to-image model, motion and adapters become a Clip. The only place where the rooms meet.
+
+    request -> noise by seed -> the stock diffusers pipeline, motion attached -> latents -> VAE -> Clip
+
+It holds no sampler and no pipeline of its own: a clip is `num_images_per_prompt=frames` pictures, and
+whichever diffusers pipeline belongs to the base draws them. Two Animators share nothing.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from stillmotion.card import ModelCard
+from stillmotion.clip import Clip
+from stillmotion.errors import RequestError
+from stillmotion.fast.precision import float32_outside
+from stillmotion.latents import Latents
+from stillmotion.loading import load_parts
+from stillmotion.motion.attach import attach
+from stillmotion.motion.spec import FAMILIES, MotionSpec
+from stillmotion.request import FILLED_BY_MODEL, Request
+from stillmotion.schedulers import make_scheduler
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+    from diffusers import DiffusionPipeline
+
+    from stillmotion.motion.module import MotionNet
+
+OnStep = Callable[[str, int, int], None]
+"""Called as (stage, steps done, steps in all), stage being "sampling" or "decoding"."""
+
+STILL = {"frames": 1, "fps": 8.0, "num_inference_steps": 25, "guidance_scale": 7.5, "scheduler": "ddim"}
+"""What a base without motion draws when nothing else is said."""
+
+SLICE_PIXELS = 512 * 512
+"""Decoded at once: one frame of 512x512, or sixteen of 128x128, so memory does not grow with the clip."""
+
+UNSAID_SIZE = (MotionSpec("").width, MotionSpec("").height)
+
+
+class Animator:
+    """A diffusers pipeline with motion that fits its UNet, ready for requests.
+
+    `Animator.load` makes one from names and files; the constructor takes what is loaded already: `card` gives
+    defaults and concepts, `models` what the request in a clip says about base, motion, loras and dtype.
+    """
+
+    def __init__(
+        self,
+        pipeline: DiffusionPipeline,
+        motion: MotionNet | None = None,
+        card: ModelCard | None = None,
+        models: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.pipeline = pipeline
+        self.motion = motion
+        self.card = card or ModelCard()
+        self.models = dict(models or {})
+        self.spec = replace(motion.spec, **self.card.schedule) if motion is not None else None
+        self.defaults = self._row() | self.card.defaults
+
+    @classmethod
+    def load(
+        cls,
+        base: str | None = None,
+        motion: str | None = None,
+        loras: Mapping[str, float] | None = None,
+        dtype: str | torch.dtype | None = None,
+        device: str | torch.device | None = None,
+    ) -> Animator:
+        """An Animator from names: files, folders, hub names or bundled models; without any, the bundled
+        model.
+
+        `motion="none"` gives a base for stills. `loras` maps files to weights. `dtype` and `device` default
+        to what this machine does well. WeightsError (one sentence) for files that are damaged or do not
+        fit.
+        """
+        parts = load_parts(base, motion, loras, dtype, device)
+        return cls(parts.pipeline, parts.motion, parts.card, parts.models)
+
+    def animate(self, prompt: str | Request, on_step: OnStep | None = None, **fields: Any) -> Clip:
+        """A clip of a prompt or Request; `fields` are those of Request and win over it.
+
+        The clip carries the complete request, its seed included: the same request gives the same frames on
+        the same machine. Warns when the model knows no word of the prompt, or when the prompt is too long.
+        """
+        request = self.request(prompt, **fields)
+        for hint in self.hints(request):
+            warnings.warn(hint, stacklevel=2)
+        return self.decode(self.sample(request, on_step), on_step)
+
+    def request(self, prompt: str | Request, **fields: Any) -> Request:
+        """The complete request: defaults of the models filled in, a seed drawn. RequestError if it is "
+        "wrong."""
+        if isinstance(prompt, Request):
+            request = prompt.replace(**fields)
+        else:
+            request = Request.parse(prompt=prompt, **fields)
+        for name, ours in self.models.items():
+            asked = getattr(request, name)
+            if asked not in (None, {}, ours):
+                raise RequestError(
+                    f"The request asks for the {name} {asked!r}, but this Animator holds {ours!r}: make "
+                    f"another one with Animator.load({name}={asked!r})."
+                )
+        request = request.replace(**self.models).filled(self.defaults)
+        if request.frames > 1 and self.motion is None:
+            raise RequestError(
+                f"{request.frames} frames need motion, but only a text-to-image model was loaded: load "
+                "motion that fits it (--motion FILE), or ask for 1 frame."
+            )
+        return request
+
+    def hints(self, request: Request) -> list[str]:
+        """What the user should know before waiting: unknown words, and words that will not be read."""
+        found = [self.card.concepts.hint(request.prompt)] if self.card.concepts else []
+        tokenizer = self.pipeline.tokenizer
+        tokens = tokenizer(request.prompt, truncation=False, verbose=False).input_ids
+        limit = tokenizer.model_max_length
+        if len(tokens) > limit:
+            lost = tokenizer.decode(tokens[limit - 1 : -1], skip_special_tokens=True)
+            found.append(
+                f"The text encoder reads {limit - 2} tokens; the end of the prompt is lost: {lost!r}."
+            )
+        return [hint for hint in found if hint]
+
+    def sample(self, request: Request, on_step: OnStep | None = None) -> Latents:
+        """Runs the pipeline with motion attached and gives undecoded latents, which can be kept in a file."""
+        request = self.request(request)
+        moving = self.spec if request.frames > 1 else None
+        generator = torch.Generator("cpu").manual_seed(request.seed)
+        noise = self._noise(request, generator)
+        scheduler = make_scheduler(request.scheduler, self.pipeline.scheduler.config, moving)
+        tell = on_step or _nothing
+        tell("sampling", 0, request.num_inference_steps)
+
+        def stepped(pipeline: Any, index: int, time: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+            tell("sampling", index + 1, pipeline.num_timesteps)
+            return tensors
+
+        with self._scheduler(scheduler), float32_outside(self.pipeline.unet), self._attached(request):
+            latents = self.pipeline(
+                prompt=request.prompt,
+                negative_prompt=request.negative_prompt or None,
+                width=request.width,
+                height=request.height,
+                num_inference_steps=request.num_inference_steps,
+                guidance_scale=request.guidance_scale,
+                clip_skip=request.clip_skip,
+                num_images_per_prompt=request.frames,
+                latents=noise,
+                generator=generator,
+                output_type="latent",
+                callback_on_step_end=stepped,
+            ).images
+        return Latents(latents.float().cpu(), request)
+
+    @torch.no_grad()
+    def decode(self, latents: Latents, on_step: OnStep | None = None) -> Clip:
+        """Pixels from latents, a few frames at a time, in the precision of the VAE (we load it in "
+        "float32)."""
+        vae, request = self.pipeline.vae, latents.request
+        tell = on_step or _nothing
+        frames, parts = len(latents.tensor), []
+        for part in self._unscaled(latents.tensor).split(self._slice(latents.tensor)):
+            tell("decoding", sum(map(len, parts)), frames)
+            pixels = vae.decode(part.to(vae.device, vae.dtype)).sample.float()
+            parts.append(_to_uint8(pixels))
+        tell("decoding", frames, frames)
+        return Clip(np.concatenate(parts), request.fps, request)
+
+    def _row(self) -> dict[str, Any]:
+        """Defaults of the motion family; where it says nothing of the size, that of the UNet."""
+        side = self.pipeline.unet.config.sample_size * self._pixels_per_latent
+        size = {"width": side, "height": side}
+        if self.spec is None:
+            return STILL | size
+        row = {name: getattr(self.spec, name) for name in FILLED_BY_MODEL}
+        row["frames"] = min(self.spec.frames, self.spec.positions)
+        unsaid = self.spec.name not in FAMILIES and (self.spec.width, self.spec.height) == UNSAID_SIZE
+        return row | size if unsaid else row
+
+    @property
+    def _pixels_per_latent(self) -> int:
+        return 2 ** (len(self.pipeline.vae.config.block_out_channels) - 1)
+
+    def _noise(self, request: Request, generator: torch.Generator) -> Tensor:
+        """Drawn on the CPU in float32 whatever the device, so that a seed means the same everywhere."""
+        factor = self._pixels_per_latent
+        if request.width % factor or request.height % factor:
+            raise RequestError(
+                f"{request.width}x{request.height} pixels cannot be drawn: both must be multiples of "
+                f"{factor}."
+            )
+        channels = self.pipeline.vae.config.latent_channels
+        size = (request.frames, channels, request.height // factor, request.width // factor)
+        return torch.randn(size, generator=generator)
+
+    def _attached(self, request: Request) -> AbstractContextManager[Any]:
+        if self.motion is None or request.frames == 1:
+            return nullcontext()
+        return attach(
+            self.pipeline.unet, self.motion, request.frames, request.motion_strength, request.parity
+        )
+
+    @contextmanager
+    def _scheduler(self, scheduler: Any) -> Iterator[None]:
+        before, self.pipeline.scheduler = self.pipeline.scheduler, scheduler
+        try:
+            yield
+        finally:
+            self.pipeline.scheduler = before
+
+    def _unscaled(self, latents: Tensor) -> Tensor:
+        """From the UNet's scale to the VAE's: what every diffusers pipeline does before decoding."""
+        config = self.pipeline.vae.config
+        if config.get("latents_mean") is not None and config.get("latents_std") is not None:
+            mean, std = (torch.tensor(config[f"latents_{x}"]).view(1, -1, 1, 1) for x in ("mean", "std"))
+            return latents * std / config.scaling_factor + mean
+        return latents / config.scaling_factor + (config.get("shift_factor") or 0.0)
+
+    def _slice(self, latents: Tensor) -> int:
+        pixels = latents.shape[2] * latents.shape[3] * self._pixels_per_latent**2
+        return max(1, SLICE_PIXELS // pixels)
+
+
+def _to_uint8(pixels: Tensor) -> np.ndarray:
+    """(f, 3, h, w) in -1..1 -> (f, h, w, 3) in 0..255."""
+    return ((pixels.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+
+
+def _nothing(stage: str, step: int, total: int) -> None:
+    """Nobody watches."""

@@ -1,0 +1,147 @@
+"""The command line: which commands there are, and what the user reads when one fails. Knows no model.
+
+Nothing heavy is imported before a command needs it: a command is a row with its help, its module comes
+when it is called. Errors meant for the user are one sentence and exit with 2, bad flags too; anything
+unexpected exits with 1, Ctrl-C with 130.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from importlib import import_module
+from time import monotonic
+
+import click
+
+import stillmotion
+from stillmotion.errors import StillmotionError
+
+COMMANDS = {
+    "animate": ("animate", "Make an animated clip of a prompt."),
+    "redo": ("redo", "Make a clip again, or with other settings: clips carry their request."),
+    "decode": ("decode", "Finish a clip whose sampling was done when something stopped it."),
+    "concepts": ("concepts", "List or search what a small model knows."),
+    "sheet": ("sheet", "All frames of a clip on one picture."),
+    "inspect": ("inspect", "What a file of weights is, what it fits and how to use it."),
+    "train": ("train", "Train motion on clips of your own."),
+}
+"""Name -> module in this package (which has a command of that name), and one line of help."""
+
+
+@dataclass
+class Settings:
+    """What every command can ask for with `click.pass_obj`."""
+
+    debug: bool = False
+    start: float = field(default_factory=monotonic)
+
+
+class LazyGroup(click.Group):
+    """A group that knows its commands by name and imports them when they are called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in COMMANDS:
+            return None
+        command = getattr(import_module(f"stillmotion.cli.{COMMANDS[name][0]}"), name)
+        _add_debug(command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and not args[0].startswith("-") and args[0] not in COMMANDS:
+            near = get_close_matches(args[0], COMMANDS, 1)
+            meant = near[0] if near else f'animate "{" ".join(args)}"'
+            raise click.UsageError(f"There is no command {args[0]!r}; did you mean: stillmotion {meant}", ctx)
+        return super().resolve_command(ctx, args)
+
+
+def _set_debug(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+    if value:
+        ctx.find_object(Settings).debug = True
+
+
+def _debug_option() -> click.Option:
+    return click.Option(
+        ["--debug"],
+        is_flag=True,
+        is_eager=True,
+        expose_value=False,
+        callback=_set_debug,
+        help="Show the traceback of errors, and what the libraries say.",
+    )
+
+
+def _add_debug(command: click.Command) -> None:
+    """--debug may stand anywhere in the line: `stillmotion animate ... --debug` too."""
+    if not any(param.name == "debug" for param in command.params):
+        command.params.append(_debug_option())
+    for inner in getattr(command, "commands", {}).values():
+        _add_debug(inner)
+
+
+@click.group(
+    cls=LazyGroup,
+    epilog='Try: stillmotion animate "a rocket, 3d render style" -o rocket.gif',
+    params=[_debug_option()],
+)
+@click.version_option(stillmotion.__version__, message="stillmotion %(version)s")
+def app() -> None:
+    """Turns still-image diffusion models into animators."""
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """The `stillmotion` command."""
+    sys.exit(run(args))
+
+
+def run(args: Sequence[str] | None = None) -> int:
+    """Runs one command line and returns its exit code; what went wrong goes to stderr."""
+    settings = Settings()
+    try:
+        with warnings.catch_warnings():
+            _hush_libraries(settings)
+            code = app.main(args, prog_name="stillmotion", standalone_mode=False, obj=settings)
+        return code if isinstance(code, int) else 0
+    except BrokenPipeError:  # `stillmotion concepts | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("Stopped.", err=True)
+        return 130
+    except Exception as error:
+        if settings.debug:
+            raise
+        click.echo(_sentence(error), err=True)
+        return error.exit_code if isinstance(error, StillmotionError) else 1
+
+
+def _hush_libraries(settings: Settings) -> None:
+    """Notes of the libraries to their developers are not for our users; for this process only."""
+    warnings.simplefilter("ignore")
+    for name in ("TRANSFORMERS_VERBOSITY", "DIFFUSERS_VERBOSITY"):
+        os.environ.setdefault(name, "error")
+
+
+def _sentence(error: Exception) -> str:
+    if isinstance(error, StillmotionError):
+        return f"Error: {error}"
+    text = " ".join(str(error).split()) or type(error).__name__
+    if "can't allocate memory" in text or type(error).__name__ in ("OutOfMemoryError", "MemoryError"):
+        return "Error: There is not enough memory: try fewer frames or a smaller width and height."
+    return f"Unexpected {type(error).__name__}: {text} (the same with --debug shows where)"

@@ -1,0 +1,39 @@
+"""`stillmotion decode FILE`: the last part of a clip whose sampling is done."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import click
+
+from stillmotion.cli import Settings
+from stillmotion.cli.options import device_option, output_options
+from stillmotion.cli.progress import report, waiting
+from stillmotion.cli.render import LATENTS, Target, load
+from stillmotion.errors import OutputError
+
+
+@click.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@output_options
+@device_option
+@click.pass_obj
+def decode(settings: Settings, file: Path, output: str | None, device: str | None, **options: Any) -> None:
+    """Finish a clip from what was sampled of it (a FILE.latents.safetensors).
+
+    Such files are left when something stops `stillmotion animate` after sampling. They are kept here too.
+    """
+    if output is None and not file.name.endswith(LATENTS):
+        raise OutputError(f"{file} does not tell the name of the clip: give it with --output.")
+    target = Target.of(output or str(file.with_name(file.name.removesuffix(LATENTS))), options)
+    target.check_files()
+    with waiting() as bars:
+        from stillmotion.latents import Latents
+
+        latents = Latents.load(file)
+        animator = load(bars, latents.request, device, motion="none")
+        clip = animator.decode(latents, bars.step)
+        target.write(clip)
+    report(f"{target.path}: {len(clip)} frames, decoded in {monotonic() - settings.start:.1f} s")

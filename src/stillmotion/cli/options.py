@@ -1,0 +1,101 @@
+"""Flags: those of a Request, written from its fields, and those for the files that come out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from stillmotion.clip.palette import Dither
+from stillmotion.request import Flag, Request
+
+METAVARS = {int: "NUMBER", float: "NUMBER", str: "TEXT"}
+
+
+def request_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds an option for every field of Request but the prompt; not given is None.
+
+    Values stay text: Request reads them, so a wrong one gets the same sentence everywhere.
+    """
+    for flag in reversed([flag for flag in Request.flags() if flag.names]):
+        command = click.option(
+            *flag.names,
+            flag.field,
+            metavar=METAVARS[flag.type],
+            multiple=flag.repeated,
+            help=_help(flag),
+        )(command)
+    return command
+
+
+def _help(flag: Flag) -> str:
+    text = flag.help[0].upper() + flag.help[1:]
+    if flag.choices:
+        text += f": {', '.join(flag.choices)}"
+    return f"{text}." if flag.default in (None, "") else f"{text} [default: {flag.default}]."
+
+
+def given(options: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a Request among the options that the user really gave."""
+    fields = {name: options[name] for name in Request.model_fields if options.get(name) not in (None, ())}
+    if "loras" in fields:
+        fields["loras"] = [_with_equals(lora) for lora in fields["loras"]]
+    return fields
+
+
+def _with_equals(lora: str) -> str:
+    """FILE:WEIGHT is FILE=WEIGHT; a colon that no number follows belongs to the name."""
+    path, _, weight = lora.rpartition(":")
+    try:
+        float(weight)
+    except ValueError:
+        return lora
+    return f"{path}={weight}" if path else lora
+
+
+def output_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds the options that say where and how clips are written; they arrive as `output`, `force`, ..."""
+    for option in reversed(_OUTPUT):
+        command = option(command)
+    return command
+
+
+_OUTPUT = (
+    click.option(
+        "-o",
+        "--output",
+        type=click.Path(path_type=str),
+        help="File to write: .gif, .webp, .apng, .mp4, .webm, .png for a still, or a folder for PNGs.",
+    ),
+    click.option("-f", "--force", is_flag=True, help="Overwrite files that exist."),
+    click.option(
+        "--scale", type=click.IntRange(1), default=1, help="Enlarge crisply, by a whole number [default: 1]."
+    ),
+    click.option(
+        "--dither",
+        type=click.Choice(Dither.__args__),
+        default="none",
+        help="For GIF: smoother gradients, larger files [default: none].",
+    ),
+    click.option(
+        "--quality",
+        type=click.IntRange(0, 100),
+        default=90,
+        help="For WebP (100 is lossless) and video [default: 90].",
+    ),
+    click.option(
+        "--sheet", type=click.Path(path_type=Path), help="Also write all frames on one picture (.png)."
+    ),
+)
+
+count_option = click.option(
+    "-n",
+    "--n",
+    "count",
+    type=click.IntRange(1, 100),
+    default=1,
+    help="So many seeds: a file for each, and all side by side in OUTPUT [default: 1].",
+)
+device_option = click.option("--device", help="cpu, cuda, mps, ... [default: what is there].")

@@ -1,0 +1,39 @@
+"""`stillmotion redo FILE`: a clip carries its request, so it can be made again, exactly or nearly."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from stillmotion.cli import Settings
+from stillmotion.cli.options import count_option, device_option, given, output_options, request_options
+from stillmotion.cli.render import Target, free_name, render
+from stillmotion.clip import open_frames
+from stillmotion.errors import DataError
+
+
+@click.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@output_options
+@count_option
+@device_option
+@click.option("--prompt", help="What should be seen instead.")
+@request_options
+@click.pass_obj
+def redo(
+    settings: Settings, file: Path, output: str | None, count: int, device: str | None, **options: Any
+) -> None:
+    """Make the clip in FILE again.
+
+    Without flags the same frames come out on the same machine; every flag changes one thing of the request.
+    """
+    request = open_frames(file).request
+    if request is None:
+        raise DataError(
+            f"{file} carries no request: only clips made by stillmotion do, and only if nothing has stripped "
+            "their metadata. Make one with `stillmotion animate`."
+        )
+    place = output or str(free_name(file.with_name(f"{file.stem}-redo{file.suffix}")))
+    render(request.replace(**given(options)), Target.of(place, options), count, device, settings.start)

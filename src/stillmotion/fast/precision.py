@@ -1,0 +1,84 @@
+"""Device and precision that this machine does well, and a UNet in low precision under a float32 sampler.
+
+Knows no pipeline. bf16 halves the time of a UNet on processors that compute it (AVX512-BF16, AMX) and is
+slower than float32 on those that emulate it, so it is chosen by asking the processor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+CPUINFO = Path("/proc/cpuinfo")
+BF16_FLAGS = {"avx512_bf16", "amx_bf16"}
+
+
+def best_device() -> torch.device:
+    """CUDA, else Apple's GPU, else the CPU."""
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def best_dtype(device: torch.device | str) -> torch.dtype:
+    """bf16 where it is computed and not emulated, fp16 on other GPUs, float32 on other processors."""
+    kind = torch.device(device).type
+    if kind == "cuda":
+        native = torch.cuda.get_device_capability(device) >= (8, 0)
+        return torch.bfloat16 if native else torch.float16
+    if kind == "mps":
+        return torch.float16
+    return torch.bfloat16 if cpu_computes_bf16() else torch.float32
+
+
+def cpu_computes_bf16() -> bool:
+    """Whether this processor has AVX512-BF16 or AMX; older torch cannot say, then the kernel is asked."""
+    checks = [
+        getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    ]
+    if any(checks):
+        return any(check() for check in checks if check)
+    flags = set(CPUINFO.read_text().split()) if CPUINFO.is_file() else set()
+    return bool(BF16_FLAGS & flags)
+
+
+@contextmanager
+def float32_outside(model: nn.Module) -> Iterator[None]:
+    """The model takes float32 and gives float32 for one block, whatever it computes in.
+
+    A sampler adds up dozens of small steps; latents kept in bf16 (8 bits) between them would lose what the
+    later steps add. The hooks come off again, also after an exception.
+    """
+    dtype = next(model.parameters()).dtype
+
+    def lower(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        return tuple(_cast(arg, dtype) for arg in args), _cast(kwargs, dtype)
+
+    def raise_(_: nn.Module, args: Any, output: Any) -> Any:
+        return _cast(output, torch.float32)
+
+    handles = [
+        model.register_forward_pre_hook(lower, with_kwargs=True),
+        model.register_forward_hook(raise_),
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _cast(value: Any, dtype: torch.dtype) -> Any:
+    """Floating tensors in nested tuples and dicts as `dtype`; timesteps and everything else as they are."""
+    if isinstance(value, Tensor):
+        return value.to(dtype) if value.is_floating_point() and value.ndim > 1 else value
+    if isinstance(value, tuple):
+        return tuple(_cast(item, dtype) for item in value)
+    if isinstance(value, dict):  # diffusers' outputs are dicts too
+        return type(value)(**{key: _cast(item, dtype) for key, item in value.items()})
+    return value

@@ -1,0 +1,157 @@
+"""Names, files and folders become the parts of an Animator: pipeline, motion, LoRAs, and what they say of
+themselves.
+
+Everything that can be refused without loading gigabytes is refused first. Knows no prompts and samples
+nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from stillmotion.card import BUNDLED, ModelCard, bundled_folder
+from stillmotion.errors import Mismatch, RequestError, WeightsError, WrongKind
+from stillmotion.fast.precision import best_device, best_dtype
+from stillmotion.motion_model import INSIDE, MotionModel
+from stillmotion.request import DTYPES
+from stillmotion.weights.base import load_base
+from stillmotion.weights.files import read_state
+from stillmotion.weights.fit import check_fits, expect
+from stillmotion.weights.hub import locate
+from stillmotion.weights.identify import identify
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+
+NO_MOTION = "none"
+"""`motion="none"`: the base alone, for stills."""
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What an Animator is made of; `models` are the fields of a Request that name it all again."""
+
+    pipeline: DiffusionPipeline
+    motion: MotionModel | None
+    card: ModelCard
+    models: dict[str, Any]
+
+
+def load_parts(
+    base: str | Path | None = None,
+    motion: str | Path | None = None,
+    loras: Mapping[str, float] | None = None,
+    dtype: str | torch.dtype | None = None,
+    device: str | torch.device | None = None,
+) -> Parts:
+    """Loads base, motion and LoRAs and checks that they fit; see `Animator.load`. Raises WeightsError."""
+    device = torch.device(device) if device is not None else best_device()
+    dtype = as_dtype(dtype) if dtype is not None else best_dtype(device)
+    place = locate(base) if base is not None else bundled_folder()
+    motion_place = _motion_place(motion, base or BUNDLED, place)
+    net = _load_motion(motion_place) if motion_place else None
+    for path in loras or {}:
+        _check_lora(path)
+    pipeline = load_base(place, dtype)
+    pipeline.set_progress_bar_config(disable=True)
+    if net is not None:
+        check_fits(net.spec, pipeline.unet.config, str(motion or motion_place), str(base or BUNDLED))
+        net.to(device, dtype)
+    pipeline.vae.to(torch.float32)
+    _apply_loras(pipeline, loras or {})
+    card = _merged(ModelCard.read(place), ModelCard.read(motion_place) if motion_place else ModelCard())
+    models = {
+        "base": str(base) if base is not None else BUNDLED,
+        "motion": str(motion) if motion is not None else None,
+        "loras": {str(path): float(weight) for path, weight in (loras or {}).items()},
+        "dtype": str(dtype).removeprefix("torch."),
+    }
+    return Parts(pipeline.to(device), net, card, models)
+
+
+def as_dtype(name: str | torch.dtype) -> torch.dtype:
+    """float32, bfloat16, float16 or their short names (fp32, bf16, fp16) as a torch dtype."""
+    if isinstance(name, torch.dtype):
+        return name
+    long = DTYPES.get(name, name)
+    if long not in DTYPES.values():
+        raise RequestError(
+            f"dtype is {name!r}, but should be one of {', '.join(dict.fromkeys(DTYPES.values()))}."
+        )
+    return getattr(torch, long)
+
+
+def _motion_place(motion: str | Path | None, base: str | Path, place: Path) -> Path | None:
+    """Where the motion is: named, or inside the folder of the base; None for stills."""
+    if motion is not None:
+        if str(motion) == NO_MOTION:
+            return None
+        place = locate(motion)
+    inside = next((place / part for part in INSIDE if (place / part).is_dir()), None)
+    if inside is None and motion is None:
+        raise WeightsError(
+            f"{base} is a text-to-image model and brings no motion of its own: name a motion module that "
+            "fits it with motion= (--motion FILE), such as v3_sd15_mm.ckpt for Stable Diffusion 1.5, or "
+            f"motion={NO_MOTION!r} for stills."
+        )
+    return inside or place
+
+
+def _load_motion(place: Path) -> MotionModel:
+    net = MotionModel.load(place)
+    if net.spec.conv_in is not None:
+        raise WrongKind(
+            f"{place.name} is PIA, which sets a given picture in motion; from text alone use another motion "
+            "module, such as v3_sd15_mm.ckpt."
+        )
+    return net.eval().requires_grad_(False)
+
+
+def _merged(base: ModelCard, motion: ModelCard) -> ModelCard:
+    """The motion's card wins over the base's."""
+    return ModelCard(
+        name=base.name or motion.name,
+        family=base.family or motion.family,
+        defaults=base.defaults | motion.defaults,
+        schedule=base.schedule | motion.schedule,
+        concepts=base.concepts or motion.concepts,
+    )
+
+
+def _check_lora(path: str | Path) -> None:
+    """WrongKind for files that are something else; names on the hub are left to the hub."""
+    if not Path(path).exists():
+        return
+    expect(identify(path), "lora", "domain-adapter")
+
+
+def _apply_loras(pipeline: DiffusionPipeline, loras: Mapping[str, float]) -> None:
+    names = [f"lora{number}" for number in range(len(loras))]
+    for name, path in zip(names, loras, strict=True):
+        source: Any = str(path)
+        if Path(path).exists():
+            source = read_state(path)
+            if identify(path).kind == "domain-adapter":
+                source = {f"unet.{key}": tensor for key, tensor in source.items()}
+        try:
+            pipeline.load_lora_weights(source, adapter_name=name)
+        except (ValueError, RuntimeError, KeyError, OSError) as error:
+            raise Mismatch(
+                f"{path} cannot be applied to this base as a LoRA: {_first_line(error)}"
+            ) from error
+        if not any(name in adapters for adapters in pipeline.get_list_adapters().values()):
+            raise Mismatch(
+                f"{path} has no layers that this base has: it is a LoRA for another kind of model."
+            )
+    if loras:
+        pipeline.set_adapters(names, list(loras.values()))
+
+
+def _first_line(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return text if len(text) < 200 else text[:197] + "..."

@@ -1,0 +1,145 @@
+"""The house order, walked through the imports: floors import only what is below them; files and functions
+stay small.
+
+To change the plan, change FLOORS here and docs/architecture.md in the same commit, and say why.
+"""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import stillmotion
+
+HOME = Path(stillmotion.__file__).parent
+FILES = sorted(HOME.rglob("*.py"))
+
+FLOORS = (
+    {"errors"},
+    {"request", "timeline", "motion", "concepts"},
+    {"clip", "schedulers", "card"},
+    {"weights", "control", "data", "latents"},
+    {"motion_model"},
+    {"fast", "quality"},
+    {"loading"},
+    {"animator"},
+    {"training"},
+    {"studio", "scale"},
+    {"cli"},
+)
+"""From the ground up. `clip` stands above `request`, which every clip carries; `loading` is animator's "
+"cellar."""
+
+FLOOR_OF = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
+MOST_LINES = 400
+MOST_FUNCTION_LINES = 60
+MOST_ARGUMENTS = 12
+
+
+def room_of(file: Path) -> str:
+    """First folder or file name inside the package; "" for the package itself."""
+    first = file.relative_to(HOME).parts[0].removesuffix(".py")
+    return "" if first == "__init__" else first
+
+
+def imported_rooms(file: Path) -> Iterator[tuple[str, int]]:
+    """Rooms that a file imports from, with the line; imports inside functions and for type checkers "
+    "count too."""
+    package = ["stillmotion", *file.relative_to(HOME).parts[:-1]]
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            start = package[: len(package) - node.level + 1] if node.level else []
+            module = ".".join([*start, *([node.module] if node.module else [])])
+            whole = module in ("stillmotion", "")
+            names = [f"{module}.{alias.name}" for alias in node.names] if whole else [module]
+        for name in names:
+            parts = name.split(".")
+            if parts[0] == "stillmotion" and len(parts) > 1:
+                yield parts[1], node.lineno
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(HOME)))
+def test_rooms_import_only_from_floors_below(file: Path) -> None:
+    room = room_of(file)
+    if not room:
+        return  # the package names everybody for its lazy attributes
+    assert room in FLOOR_OF, f"{room} has no floor yet: give it one in FLOORS"
+    for other, line in imported_rooms(file):
+        if other != room:
+            assert FLOOR_OF[other] < FLOOR_OF[room], f"{file.name}:{line}: {room} may not import {other}"
+
+
+def test_the_walk_sees_every_kind_of_import(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules[__name__], "HOME", tmp_path)
+    file = tmp_path / "clip" / "here.py"
+    file.parent.mkdir()
+    file.write_text(
+        "import stillmotion.cli\n"
+        "from stillmotion.animator import Animator\n"
+        "from stillmotion import training\n"
+        "from ..weights import files\n"
+        "from .. import data\n"
+        "def f():\n    from ..scale.ray import run\n"
+        "import torch\n"
+    )
+    assert [room for room, _ in imported_rooms(file)] == [
+        "cli",
+        "animator",
+        "training",
+        "weights",
+        "data",
+        "scale",
+    ]
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(HOME)))
+def test_files_and_functions_stay_small(file: Path) -> None:
+    text = file.read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= MOST_LINES
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            assert node.end_lineno - node.lineno < MOST_FUNCTION_LINES, f"{node.name} is too long"
+            arguments = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+            assert len(arguments) <= MOST_ARGUMENTS, f"{node.name} has too many arguments"
+
+
+HEAVY = "{'torch', 'diffusers', 'transformers', 'numpy', 'PIL', 'pydantic'}"
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import stillmotion",
+        "from stillmotion.cli import run; assert run(['--help']) == 0",
+        "from stillmotion.cli import run; assert run(['--version']) == 0",
+    ],
+)
+def test_nothing_heavy_is_imported(code: str) -> None:
+    check = f"import sys; heavy = {HEAVY} & set(sys.modules); assert not heavy, heavy"
+    subprocess.run([sys.executable, "-c", f"{code}\n{check}"], check=True, capture_output=True, timeout=60)
+
+
+def test_help_of_a_command_needs_no_torch() -> None:
+    code = "from stillmotion.cli import run; assert run(['{}', '--help']) == 0"
+    commands = "\n".join(
+        code.format(name) for name in ("animate", "redo", "decode", "concepts", "train", "sheet")
+    )
+    check = "import sys; assert 'torch' not in sys.modules"
+    subprocess.run(
+        [sys.executable, "-c", f"{commands}\n{check}"], check=True, capture_output=True, timeout=60
+    )
+
+
+def test_public_names_resolve() -> None:
+    for name in stillmotion.__all__:
+        assert getattr(stillmotion, name) is not None
+    with pytest.raises(AttributeError, match="nonsense"):
+        _ = stillmotion.nonsense
