@@ -76,11 +76,14 @@ def _block_slots(block: nn.Module) -> list[Slot]:
     attentions = list(getattr(block, "attentions", None) or ())
     if len(attentions) != len(resnets) or None in attentions:
         attentions = resnets
-    return [Slot(a, r.out_channels) for a, r in zip(attentions, resnets, strict=True)]
+    return [Slot(a, _channels(r)) for a, r in zip(attentions, resnets, strict=True)]
 
 
 def _mid_slot(mid: nn.Module | None) -> Slot | None:
-    attentions = list(getattr(mid, "attentions", None) or ())
-    return (
-        Slot(attentions[0], mid.resnets[0].out_channels) if attentions and attentions[0] is not None else None
-    )
+    first = next(iter(getattr(mid, "attentions", None) or ()), None)
+    return None if first is None else Slot(first, _channels(mid.resnets[0]))
+
+
+def _channels(resnet: nn.Module) -> int:
+    """Of the last convolution: the resnet's own `out_channels` is wrong in the last layer of a KUpBlock."""
+    return getattr(resnet.conv2, "out_channels", resnet.out_channels)
