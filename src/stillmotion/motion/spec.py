@@ -160,7 +160,7 @@ HOTSHOT = replace(
 )
 EMOJI = MotionSpec(
     "emoji",
-    channels=(128, 256, 384),
+    channels=(128, 256, 256),
     layers=(1, 1, 1),
     heads=(8, 8, 8),
     mid=True,

@@ -1,0 +1,189 @@
+"""Step 6: the base model, trained on stills from nothing: UNet and text encoder on the autoencoder's latents.
+
+v-prediction with zero terminal SNR (white backgrounds stay white), one batch of random stills a step, captions said
+anew each time and left out for a tenth of them. `--concepts` says how many of the order in stages.py take part; a
+later run with more goes on from the same state, which is written every few minutes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from concepts import BACKGROUNDS, STYLES, Concept, caption, held_out
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from diffusers.models.attention_processor import AttnProcessor
+from optim import Average, Muon2
+from places import RUNS
+from stages import ordered
+from stills import load, over
+from text import WIDTH, text_encoder
+from torch import Tensor, nn
+from transformers import CLIPTokenizer
+
+UNET = {
+    "sample_size": 16,
+    "in_channels": 8,
+    "out_channels": 8,
+    "block_out_channels": (128, 256, 256),
+    "layers_per_block": 1,
+    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+    "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+    "cross_attention_dim": WIDTH,
+    "attention_head_dim": 4,  # diffusers' old name for the number of heads
+}
+SCHEDULER = {
+    "beta_schedule": "scaled_linear",
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "prediction_type": "v_prediction",
+    "rescale_betas_zero_snr": True,
+    "timestep_spacing": "trailing",
+    "clip_sample": False,
+    "set_alpha_to_one": True,
+    "steps_offset": 1,
+}
+
+
+@dataclass(frozen=True)
+class Still:
+    """One training picture: which concept in which style over which background."""
+
+    concept: Concept
+    style: str
+    background: str | None
+
+
+@torch.no_grad()
+def latents() -> tuple[list[Still], Tensor]:
+    """Every training still over white and over two colours, as whitened latents (N, 8, 16, 16) fp16; cached."""
+    pixels, rows = load()
+    index = {(row["code"], row["style"]): i for i, row in enumerate(rows)}
+    found, colours = [], list(BACKGROUNDS)
+    for k, concept in enumerate(ordered()):
+        for j, style in enumerate(STYLES):
+            if (concept.code, style) in index and not held_out(concept.code, style):
+                first = (3 * k + 5 * j) % len(colours)
+                picked = (None, colours[first], colours[(first + 3) % len(colours)])
+                found += [Still(concept, style, background) for background in picked]
+    cache = RUNS / "base" / "latents.npy"
+    if not cache.exists():
+        vae = AutoencoderKL.from_pretrained(RUNS / "vae").to(torch.bfloat16)
+        parts = []
+        for start in range(0, len(found), 32):
+            chunk = found[start : start + 32]
+            white = (255, 255, 255)
+            pictures = [
+                over(pixels[index[s.concept.code, s.style]], BACKGROUNDS[s.background] if s.background else white)
+                for s in chunk
+            ]
+            x = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2) / 127.5 - 1
+            parts.append(vae.encode(x.bfloat16()).latent_dist.mean.half().numpy())
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        np.save(cache.with_name("part.npy"), np.concatenate(parts))
+        cache.with_name("part.npy").rename(cache)
+    return found, torch.from_numpy(np.load(cache))
+
+
+class Model(nn.Module):
+    """UNet and text encoder, side by side: what the optimizer sees."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.unet, self.text = UNet2DConditionModel(**UNET), text_encoder()
+        self.unet.set_attn_processor(AttnProcessor())  # the fused attention's backward pass is slow on CPUs
+
+    def forward(self, noisy: Tensor, steps: Tensor, tokens: Tensor) -> Tensor:
+        return self.unet(noisy, steps, self.text(tokens).last_hidden_state).sample
+
+
+class Batches:
+    """Random stills with captions, by step alone: the same step draws the same batch in every run."""
+
+    def __init__(self, concepts: int, batch: int):
+        stills, self.latents = latents()
+        names = {c.code for c in ordered()[:concepts]}
+        self.white = [i for i, s in enumerate(stills) if s.concept.code in names and s.background is None]
+        self.stills, self.batch = stills, batch
+        self.tokenizer = CLIPTokenizer.from_pretrained(RUNS / "text")
+
+    def __call__(self, step: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Latents (b, 8, 16, 16), noise of the same shape, timesteps (b,) spread evenly, tokens (b, 32)."""
+        per_epoch = len(self.white) // self.batch
+        order = np.random.default_rng((3, step // per_epoch)).permutation(self.white)
+        at = (step % per_epoch) * self.batch
+        rng = np.random.default_rng((5, step))
+        picked = [int(i) + (rng.integers(1, 3) if rng.random() < 0.2 else 0) for i in order[at : at + self.batch]]
+        said = []
+        for i in picked:
+            still = self.stills[i]
+            text = caption(still.concept, still.style, still.background, rng)
+            said.append("" if rng.random() < 0.1 else text)
+        tokens = self.tokenizer(said, padding="max_length", truncation=True, return_tensors="pt").input_ids
+        generator = torch.Generator().manual_seed(step)
+        z = self.latents[picked].float()
+        even = (torch.arange(self.batch) + torch.rand(self.batch, generator=generator)) / self.batch
+        return z, torch.randn(z.shape, generator=generator), (even * 1000).long(), tokens
+
+
+def loss_of(model: Model, scheduler: DDIMScheduler, z: Tensor, noise: Tensor, steps: Tensor, tokens: Tensor) -> Tensor:
+    noisy, target = scheduler.add_noise(z, noise, steps), scheduler.get_velocity(z, noise, steps)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = model(noisy, steps, tokens)
+    return (found.float() - target).pow(2).mean()
+
+
+def train(options: argparse.Namespace) -> None:
+    torch.manual_seed(0)
+    folder, clock = RUNS / "base", time.time()
+    batches, scheduler, model = Batches(options.concepts, options.batch), DDIMScheduler(**SCHEDULER), Model()
+    optimizer, average, step = Muon2(model.named_parameters(), options.peak), Average(model, options.decay), 0
+    state = folder / "state.pt"
+    if state.exists():
+        saved = torch.load(state, weights_only=True)
+        model.load_state_dict(saved["model"])
+        optimizer.load_state_dict(saved["optimizer"])
+        average.shadow, average.steps, step = saved["average"], saved["averaged"], saved["step"]
+    size = sum(p.numel() for p in model.unet.parameters()) / 1e6
+    print(f"{len(batches.white)} stills, UNet of {size:.1f} M parameters, from step {step}", flush=True)
+    losses, saved_at, first = [], time.time(), step
+    while (minutes := (time.time() - clock) / 60) < options.minutes:
+        loss = loss_of(model, scheduler, *batches(step))
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        warm = min(1.0, (step - first + 1) / 100)
+        left = (options.minutes - minutes) / (options.cooldown * options.minutes)
+        optimizer.step(options.peak * warm * min(1.0, max(0.02, left)))
+        average.update(model)
+        losses.append(loss.item())
+        step += 1
+        if step % 100 == 0:
+            rate = (step - first) * options.batch / (60 * minutes)
+            epochs = step * options.batch / len(batches.white)
+            print(f"{step} loss {np.mean(losses):.4f} {minutes:.1f} min {rate:.0f}/s {epochs:.0f} epochs", flush=True)
+            losses = []
+        if time.time() - saved_at > 300:
+            save(state, model, optimizer, average, step)
+            saved_at = time.time()
+    save(state, model, optimizer, average, step)
+
+
+def save(state, model: Model, optimizer: Muon2, average: Average, step: int) -> None:
+    parts = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "average": average.shadow}
+    torch.save({**parts, "averaged": average.steps, "step": step}, state.with_name("state.part"))
+    state.with_name("state.part").rename(state)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--concepts", type=int, default=1209)
+    parser.add_argument("--minutes", type=float, default=480, help="of this run; the rate falls in its last part")
+    parser.add_argument("--cooldown", type=float, default=0.25, help="that last part, as a share of the minutes")
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--peak", type=float, default=1e-3)
+    parser.add_argument("--decay", type=float, default=0.999, help="of the moving average")
+    train(parser.parse_args())
