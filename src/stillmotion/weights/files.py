@@ -28,8 +28,8 @@ STEMS = ("diffusion_pytorch_model", "pytorch_lora_weights", "model", "pytorch_mo
 class Header(dict[str, Shape]):
     """Names and shapes of the tensors of a file, with what else the file says about itself.
 
-    `metadata` are the strings of a safetensors header, `extras` what a pickle held beside the tensors,
-    `config` the config.json of the folder, `unwrapped` the wrappers and prefixes taken off, `name` the file's name.
+    `metadata` are the strings of a safetensors header, `extras` what a pickle held beside them, `config` the
+    config.json of the folder, `unwrapped` the wrappers and prefixes taken off, `name` the file's name.
     """
 
     def __init__(self, shapes: Mapping[str, Shape], *, name: str = "", **about: Any) -> None:
@@ -81,15 +81,18 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
 def read_config(folder: Path) -> dict[str, Any]:
     """The config.json of a folder; empty for files and for folders without one."""
     file = folder / "config.json"
-    if not file.is_file():
-        return {}
+    return read_json(file) if file.is_file() else {}
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """The settings in a JSON file; `Damaged` if it is missing, broken or not named settings."""
     try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
+        settings = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
         raise Damaged(f"{file} cannot be read as JSON ({error}).") from error
-    if not isinstance(config, dict):
-        raise Damaged(f"{file} holds a {type(config).__name__}, not the settings of a model.")
-    return config
+    if not isinstance(settings, dict):
+        raise Damaged(f"{file} holds a {type(settings).__name__}, not the settings of a model.")
+    return settings
 
 
 def weight_files(path: Path) -> list[Path]:
@@ -115,7 +118,7 @@ def weight_files(path: Path) -> list[Path]:
 
 
 def _shards(index: Path) -> list[Path]:
-    names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    names = sorted(set(read_json(index).get("weight_map", {}).values()))
     missing = [name for name in names if not (index.parent / name).is_file()]
     if missing:
         raise Damaged(

@@ -6,18 +6,16 @@ in its names, and everything of diffusers has down_blocks. Reads headers only; n
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from stillmotion.errors import Damaged
 from stillmotion.motion.spec import MotionSpec
 from stillmotion.weights import lora_kinds
 from stillmotion.weights.convert import holds_whole_unet, rename
 from stillmotion.weights.families import family_of, measure
-from stillmotion.weights.files import Header, read_header
+from stillmotion.weights.files import Header, read_header, read_json
 from stillmotion.weights.kinds import BASES, FileKind
 from stillmotion.weights.names import layout_of
 
@@ -256,14 +254,11 @@ RULES = (
 
 
 def _pipeline(folder: Path) -> FileKind:
-    try:
-        index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise Damaged(f"{folder / 'model_index.json'} cannot be read as JSON ({error}).") from error
+    index = read_json(folder / "model_index.json")
     facts = {"title": f"a model in a diffusers folder ({index.get('_class_name', 'of no named class')})"}
     base = None
     if (folder / "unet" / "config.json").is_file():
-        config = json.loads((folder / "unet" / "config.json").read_text(encoding="utf-8"))
+        config = read_json(folder / "unet" / "config.json")
         base = _TEXT_WIDTHS.get(config.get("cross_attention_dim", 0), "custom")
     inside = [part for part in ("motion", "motion_adapter") if (folder / part).is_dir()]
     if inside:

@@ -1,0 +1,94 @@
+"""Text-to-image models from wherever they are: a diffusers folder, a hub name, or one file (single_file.py).
+
+Gives a plain diffusers pipeline; diffusers' own loaders do the reading. Knows no motion.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from stillmotion.errors import Damaged, WrongKind
+from stillmotion.weights.files import read_json
+from stillmotion.weights.fit import expect
+from stillmotion.weights.hub import locate
+from stillmotion.weights.identify import identify
+from stillmotion.weights.prediction import Prediction
+from stillmotion.weights.single_file import load_single_file, load_vae
+
+if TYPE_CHECKING:
+    from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
+
+FOLDER_CLASSES = {
+    "StableDiffusionPipeline": "StableDiffusionPipeline",
+    "StableDiffusionImg2ImgPipeline": "StableDiffusionPipeline",
+    "StableDiffusionControlNetPipeline": "StableDiffusionPipeline",
+    "LatentConsistencyModelPipeline": "StableDiffusionPipeline",
+    "StableDiffusionXLPipeline": "StableDiffusionXLPipeline",
+    "StableDiffusionXLImg2ImgPipeline": "StableDiffusionXLPipeline",
+    "StableDiffusionXLControlNetPipeline": "StableDiffusionXLPipeline",
+}
+"""Class in a folder's model_index.json -> the pipeline it is loaded as (the same parts)."""
+
+
+def load_base(
+    source: str | Path,
+    dtype: torch.dtype | None = None,
+    *,
+    vae: str | Path | None = None,
+    config: str | Path | None = None,
+    prediction: Prediction | None = None,
+) -> StableDiffusionPipeline | StableDiffusionXLPipeline:
+    """The text-to-image pipeline in a folder, a hub name, a bundled name ("emoji") or one checkpoint file.
+
+    `dtype` is float32 if not given; `vae` is another VAE file to use. For single files only: `config` is a
+    folder of diffusers configs for unknown sizes, `prediction` overrules what the file tells of it.
+    Raises `WeightsError` or one of its kin in words: a wrong kind of file, a missing part, damage.
+    """
+    path, dtype = _located(source), dtype or torch.float32
+    if path.is_dir():
+        return _from_folder(path, str(source), dtype, vae)
+    return load_single_file(
+        path, dtype, vae=vae, config=Path(config) if config else None, prediction=prediction
+    )
+
+
+def _located(source: str | Path) -> Path:
+    path = locate(source)
+    if path.is_dir() and not (path / "model_index.json").is_file():
+        expect(identify(path), "pipeline", "checkpoint")
+    return path
+
+
+def _from_folder(path: Path, name: str, dtype: torch.dtype, vae: str | Path | None) -> Any:
+    import diffusers
+
+    stored = read_json(path / "model_index.json").get("_class_name", "")
+    if stored not in FOLDER_CLASSES:
+        known = ", ".join(sorted(set(FOLDER_CLASSES.values())))
+        raise WrongKind(f"{name} is a {stored or 'folder of no named class'}, not a base model ({known}).")
+    loaded = getattr(diffusers, FOLDER_CLASSES[stored])
+    options: dict[str, Any] = {"torch_dtype": dtype, "local_files_only": True, "variant": _variant(path)}
+    if loaded is diffusers.StableDiffusionPipeline:
+        options |= {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+    try:
+        pipeline = loaded.from_pretrained(path, **options)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise Damaged(f"The model folder {name} cannot be loaded: {str(error).splitlines()[0]}") from error
+    if vae is not None:
+        with TemporaryDirectory() as config:
+            pipeline.vae.save_config(Path(config) / "vae")
+            pipeline.register_modules(vae=load_vae(vae, Path(config), dtype))
+    return pipeline
+
+
+def _variant(path: Path) -> str | None:
+    """The variant ("fp16") of a folder that has its UNet in no other form."""
+    unet = path / "unet"
+    plain = any((unet / f"diffusion_pytorch_model.{end}").is_file() for end in ("safetensors", "bin"))
+    sharded = any(unet.glob("diffusion_pytorch_model.*.index.json"))
+    half = any(unet.glob("diffusion_pytorch_model.fp16.*"))
+    return "fp16" if half and not plain and not sharded else None

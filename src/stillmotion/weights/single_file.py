@@ -1,0 +1,198 @@
+"""Text-to-image checkpoints in one file of the LDM layout (.safetensors, .ckpt), loaded without a network.
+
+A single file has no configs and no vocabulary in it, and diffusers would ask the hub for them. The configs of
+each family are beside this module, the CLIP vocabulary is the bundled model's. The names are converted by
+diffusers' own tables.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from stillmotion.errors import Damaged, UnknownFile, WeightsError, WrongKind
+from stillmotion.weights.files import Header, read_header, read_json, read_state
+from stillmotion.weights.fit import expect
+from stillmotion.weights.hub import BUNDLED, locate
+from stillmotion.weights.identify import identify, missing_parts
+from stillmotion.weights.kinds import BASES, FileKind
+from stillmotion.weights.prediction import Prediction, prediction_of
+
+if TYPE_CHECKING:
+    from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
+    from torch import Tensor, nn
+    from transformers import CLIPTokenizer
+
+CONFIGS = Path(__file__).with_name("configs")
+VOCABULARY = BUNDLED / "emoji" / "tokenizer"
+"""The CLIP tokenizer of all families (49,408 tokens; they differ in their padding only)."""
+
+TEXT_PREFIXES = {
+    "text_encoder": (
+        "cond_stage_model.transformer.",
+        "cond_stage_model.model.",
+        "conditioner.embedders.0.transformer.",
+    ),
+    "text_encoder_2": ("conditioner.embedders.1.model.",),
+}
+"""Where text encoders are in a checkpoint; those that end in `model.` have the names of OpenCLIP."""
+
+_CLIP = "cond_stage_model.transformer."
+"""Prefix of the CLIP text encoder; old tools left out the `text_model.` that follows it."""
+
+
+def load_single_file(
+    path: Path,
+    dtype: torch.dtype,
+    *,
+    vae: str | Path | None = None,
+    config: Path | None = None,
+    prediction: Prediction | None = None,
+) -> StableDiffusionPipeline | StableDiffusionXLPipeline:
+    """The pipeline in a checkpoint of LDM layout (SD 1.x, 2.x, XL); arguments and errors of `load_base`."""
+    import diffusers
+
+    header = read_header(path)
+    found = identify(header)
+    _check_base(found, header, vae is not None)
+    told = prediction_of(header, path, found.base)
+    if config is None:
+        prediction = prediction or told.prediction
+        config = _config_of(found, prediction)
+    index = read_json(config / "model_index.json")
+    state = _with_text_model(read_state(path))
+    parts: dict[str, Any] = {}
+    for part, (library, kind) in ((key, value) for key, value in index.items() if isinstance(value, list)):
+        if library is None:
+            parts[part] = None
+        elif part == "scheduler":
+            parts[part] = _scheduler(kind, config, prediction, told.zero_snr)
+        elif part.startswith("tokenizer"):
+            parts[part] = clip_tokenizer(config / part)
+        elif part == "vae" and vae is not None:
+            parts[part] = load_vae(vae, config, dtype)
+        else:
+            parts[part] = _converted(kind, state, path.name, config, part, dtype)
+    options = {key: value for key, value in index.items() if key in ("requires_safety_checker",)}
+    return getattr(diffusers, index["_class_name"])(**parts, **options)
+
+
+def load_vae(source: str | Path, config: Path, dtype: torch.dtype) -> nn.Module:
+    """An AutoencoderKL from one file (LDM or diffusers names), built after `vae/config.json` in a folder."""
+    path = locate(source)
+    expect(identify(path), "vae")
+    return _converted("AutoencoderKL", read_state(path), path.name, config, "vae", dtype)
+
+
+def _check_base(found: FileKind, header: Header, other_vae: bool) -> None:
+    expect(found, "checkpoint")
+    if found.family:
+        raise WrongKind(
+            f"{found.name} is {found.title}: it takes a picture besides the noise. Use the plain checkpoint."
+        )
+    missing = [part for part in missing_parts(header) if not (part == "VAE" and other_vae)]
+    if missing:
+        way_out = (
+            "Give a VAE file beside it (vae=...)" if missing == ["VAE"] else "Use the complete checkpoint"
+        )
+        raise Damaged(f"{found.name} has no {' and no '.join(missing)}. {way_out}.")
+
+
+def _config_of(found: FileKind, prediction: Prediction) -> Path:
+    names = {"sd15": "sd15", "sd2": "sd21-v" if prediction == "v_prediction" else "sd21", "sdxl": "sdxl"}
+    if found.base not in names:
+        raise UnknownFile(
+            f"{found.name} is a checkpoint for {BASES[found.base or 'custom']}; known sizes are Stable "
+            "Diffusion 1.x, 2.x and XL. For others give a folder of diffusers configs (config=...)."
+        )
+    return CONFIGS / names[found.base]
+
+
+def _with_text_model(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Old merging tools saved `transformer.embeddings...` for `transformer.text_model.embeddings...`."""
+    short = tuple(_CLIP + part for part in ("embeddings.", "encoder.", "final_layer_norm."))
+    return {
+        f"{_CLIP}text_model.{name.removeprefix(_CLIP)}" if name.startswith(short) else name: tensor
+        for name, tensor in state.items()
+    }
+
+
+def _scheduler(kind: str, config: Path, prediction: Prediction | None, zero_snr: bool) -> Any:
+    import diffusers
+
+    settings = read_json(config / "scheduler" / "scheduler_config.json")
+    if prediction:
+        settings |= {"prediction_type": prediction}
+    if zero_snr:
+        settings |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+    return getattr(diffusers, kind).from_config(settings)
+
+
+def clip_tokenizer(folder: Path) -> CLIPTokenizer:
+    """The CLIP tokenizer with the settings (padding) of a folder, and its vocabulary or the bundled one."""
+    from transformers import CLIPTokenizer
+
+    own = any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json"))
+    vocabulary = folder if own else VOCABULARY
+    if not vocabulary.is_dir():
+        raise WeightsError(
+            "The CLIP vocabulary of the bundled emoji model is missing. Reinstall stillmotion."
+        )
+    settings = read_json(folder / "tokenizer_config.json")
+    known = {key: settings[key] for key in ("pad_token", "model_max_length") if key in settings}
+    return CLIPTokenizer.from_pretrained(vocabulary, local_files_only=True, **known)
+
+
+def _converted(
+    kind: str, state: Mapping[str, Tensor], name: str, config: Path, part: str, dtype: torch.dtype
+) -> nn.Module:
+    """One part of a single file as a module of the class `kind`; `Damaged` if a tensor is missing or off."""
+    from accelerate import init_empty_weights
+
+    with init_empty_weights():
+        module = _empty(kind, config, part)
+    weights = _renamed(module, state, part)
+    if not weights:
+        raise Damaged(f"{name} has no {part.replace('_', ' ')}. Use the complete checkpoint.")
+    expected = module.state_dict()
+    for key, value in expected.items():
+        if key not in weights:
+            raise Damaged(f"The {part} in {name} is not complete: {key} is missing.")
+        if weights[key].shape != value.shape:
+            shape = tuple(weights[key].shape)
+            raise Damaged(f"In the {part} of {name}, {key} is {shape}; expected {tuple(value.shape)}.")
+    module.load_state_dict({key: weights[key].to(dtype) for key in expected}, assign=True)
+    return module.eval()
+
+
+def _empty(kind: str, config: Path, part: str) -> nn.Module:
+    import diffusers
+    import transformers
+
+    if kind.startswith("CLIP"):
+        built = getattr(transformers, kind)
+        return built(built.config_class.from_pretrained(config / part, local_files_only=True))
+    return getattr(diffusers, kind).from_config(read_json(config / part / "config.json"))
+
+
+def _renamed(module: nn.Module, state: Mapping[str, Tensor], part: str) -> dict[str, Tensor]:
+    """The tensors of one part by the names of its module: diffusers' conversion tables."""
+    from diffusers.loaders import single_file_utils as tables
+
+    if module.state_dict().keys() <= state.keys():
+        return dict(state)
+    if part == "unet":
+        return tables.convert_ldm_unet_checkpoint(dict(state), module.config)
+    if part == "vae":
+        return tables.convert_ldm_vae_checkpoint(dict(state), module.config)
+    prefix = next((p for p in TEXT_PREFIXES[part] if any(key.startswith(p) for key in state)), "")
+    if prefix.endswith(".model."):
+        found = tables.convert_open_clip_checkpoint(module, state, prefix=prefix)
+    else:
+        found = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+    # transformers 5.6 took the `text_model.` out of CLIPTextModel, but not out of the one with a projection
+    wrapped = hasattr(module, "text_model")
+    return found if wrapped else {key.removeprefix("text_model."): value for key, value in found.items()}
