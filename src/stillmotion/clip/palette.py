@@ -17,6 +17,8 @@ Dither = Literal["none", "floyd-steinberg", "ordered"]
 
 COLOURS = 256
 ROUNDS = 4
+MIX = 8
+"""Palette entries that ordered dither mixes to one colour."""
 SAMPLE = 1 << 20
 """Pixels looked at when choosing, so that large clips do not take for ever."""
 BAYER = np.array(
@@ -40,37 +42,47 @@ def to_palette(frames: np.ndarray, dither: Dither = "none") -> tuple[np.ndarray,
     "ordered" dither is a fixed pattern that stands still on still areas; "floyd-steinberg" is finer in one
     picture but crawls between frames and makes larger files.
     """
-    colours, where, _ = _distinct(frames)
-    if len(colours) <= COLOURS:
-        return where.astype(np.uint8), colours
-    palette, error = _best_palette(frames)
+    palette = _few_colours(frames)
+    if palette is not None:
+        dither = "none"
+    else:
+        palette = _best_palette(frames)
+    return np.stack([_matched(frame, palette, dither) for frame in frames]), palette
+
+
+def _matched(frame: np.ndarray, palette: np.ndarray, dither: Dither) -> np.ndarray:
+    """Palette indices (H, W) uint8 of a frame (H, W, 3)."""
     if dither == "floyd-steinberg":
-        return np.stack([_diffused(frame, palette) for frame in frames]), palette
-    if dither == "ordered":
-        step = np.sqrt(12 * error)  # a uniform quantiser with this mean squared error has this step
-        height, width = frames.shape[1:3]
-        pattern = np.tile((BAYER + 0.5) / BAYER.size - 0.5, (-(-height // 8), -(-width // 8)))[
-            :height, :width
-        ]
-        lifted = frames + np.rint(pattern * step).astype(np.int16)[None, :, :, None]
-        colours, where, _ = _distinct(np.clip(lifted, 0, 255).astype(np.uint8))
-    return _nearest(colours, palette)[where], palette
+        return _diffused(frame, palette)
+    colours, where, _ = _distinct(frame)
+    if dither == "none":
+        return _nearest(colours, palette)[where]
+    height, width = where.shape
+    turn = np.tile(BAYER * MIX // BAYER.size, (-(-height // 8), -(-width // 8)))[:height, :width]
+    return _mixtures(colours, palette)[where, turn]
 
 
-def _best_palette(frames: np.ndarray) -> tuple[np.ndarray, float]:
-    """The palette and its mean squared error per channel, both on a regular sample of the pixels."""
+def _few_colours(frames: np.ndarray) -> np.ndarray | None:
+    """All colours (n, 3) uint8 of the frames, or None if they are more than fit."""
+    known = np.empty((0, 3), np.uint8)
+    for frame in frames:
+        known, _, _ = _distinct(np.concatenate([known, frame.reshape(-1, 3)]))
+        if len(known) > COLOURS:
+            return None
+    return known
+
+
+def _best_palette(frames: np.ndarray) -> np.ndarray:
+    """Up to 256 colours (n, 3) uint8 with the least squared error on a regular sample of the pixels."""
     pixels = frames.reshape(-1, 3)
-    pixels = pixels[:: max(1, len(pixels) // SAMPLE)]
+    pixels = pixels[:: len(pixels) // SAMPLE | 1]  # an odd step visits all columns
     colours, _, counts = _distinct(pixels)
     picture = Image.fromarray(pixels[None])
-    best, least = None, np.inf
+    palettes = []
     for method in (Image.Quantize.MEDIANCUT, Image.Quantize.MAXCOVERAGE, Image.Quantize.FASTOCTREE):
         proposal = picture.quantize(COLOURS, method=method, dither=Image.Dither.NONE).getpalette()
-        palette = _k_means(colours, counts, np.array(proposal, np.float32).reshape(-1, 3)[:COLOURS])
-        error = _squared_error(colours, counts, palette)
-        if error < least:
-            best, least = palette, error
-    return best, least
+        palettes.append(_k_means(colours, counts, np.array(proposal, np.float32).reshape(-1, 3)[:COLOURS]))
+    return min(palettes, key=lambda palette: _squared_error(colours, counts, palette))
 
 
 def _k_means(colours: np.ndarray, counts: np.ndarray, centres: np.ndarray) -> np.ndarray:
@@ -107,6 +119,21 @@ def _distinct(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     )
     colours = np.stack([codes >> 16, (codes >> 8) & 255, codes & 255], 1).astype(np.uint8)
     return colours, where.reshape(pixels.shape[:-1]), counts
+
+
+def _mixtures(colours: np.ndarray, palette: np.ndarray) -> np.ndarray:
+    """Palette indices (n, MIX), dark to light, whose average is close to each of colours (n, 3).
+
+    Pattern dithering (Knoll 1999): each next entry also makes up for what the ones before it missed, at half
+    strength, so that entries stay close to the colour.
+    """
+    missed = np.zeros(colours.shape, np.float32)
+    mix = np.empty((len(colours), MIX), np.uint8)
+    for turn in range(MIX):
+        mix[:, turn] = _nearest(colours + missed / 2, palette)
+        missed += colours.astype(np.float32) - palette[mix[:, turn]]
+    light = palette @ np.array([0.299, 0.587, 0.114])
+    return np.take_along_axis(mix, light[mix].argsort(axis=1, kind="stable"), axis=1)
 
 
 def _diffused(frame: np.ndarray, palette: np.ndarray) -> np.ndarray:

@@ -105,16 +105,19 @@ def decode_video(
 ) -> Iterator[tuple[int, np.ndarray]]:
     """The `wanted` frames, ascending, decoding from the last key frame before the first of them."""
     marks = contents.marks or range(len(contents.stands))
-    numbers = {marks[number]: number for number in wanted}
-    with _opened(path) as (container, stream):
-        if contents.marks:
-            container.seek(marks[wanted[0]], stream=stream)
-        for count, frame in enumerate(container.decode(stream)):
-            number = numbers.pop(frame.pts if contents.marks else count, None)
-            if number is not None:
-                yield number, _upright(frame)
-            if not numbers:
-                return
+    first, numbers = marks[wanted[0]], {marks[number]: number for number in wanted}
+    for seek in (True, False) if contents.marks and wanted[0] > 0 else (False,):
+        with _opened(path) as (container, stream):
+            if seek:
+                container.seek(first, stream=stream)
+            for count, frame in enumerate(container.decode(stream)):
+                if seek and count == 0 and frame.pts > first:
+                    break  # transport streams may land too late: once more from the start
+                number = numbers.pop(frame.pts if contents.marks else count, None)
+                if number is not None:
+                    yield number, _upright(frame)
+                if not numbers:
+                    return
     raise DataError(f"{path} is damaged: frame {min(numbers.values())} of {len(marks)} cannot be decoded.")
 
 

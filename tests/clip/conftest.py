@@ -1,0 +1,16 @@
+"""What the tests of this room share."""
+
+from __future__ import annotations
+
+import pytest
+from clip_scenes import moving_disc
+
+from stillmotion.clip import Clip
+from stillmotion.request import Request
+
+
+@pytest.fixture
+def clip() -> Clip:
+    return Clip(
+        moving_disc(), 8.0, Request(prompt='ein Bär 🐻, "größer" \\ <b>と</b>\nzwei', frames=12, seed=7)
+    )

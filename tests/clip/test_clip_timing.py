@@ -1,0 +1,57 @@
+"""Ticks and rates: rounding never adds up, and a steady rate comes back from what was stored."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stillmotion.clip.timing import at_rate, delays, steady
+
+counts = st.integers(1, 200)
+
+
+@given(counts, st.floats(1, 50), st.sampled_from([1, 10]))
+def test_delays_are_whole_ticks_whose_sum_is_the_duration(frames, fps, tick):
+    stands = delays(frames, fps, tick)
+    assert len(stands) == frames and all(stand > 0 and stand % tick == 0 for stand in stands)
+    assert abs(sum(stands) - frames * 1000 / fps) <= tick / 2 + 1e-6
+
+
+@given(counts, st.floats(1, 33), st.sampled_from([1, 10]))
+def test_a_steady_rate_is_found_again_from_its_delays(frames, fps, tick):
+    found, shown = steady(delays(frames, fps, tick), tick)
+    assert shown.tolist() == list(range(frames))
+    assert frames / found == pytest.approx(frames / fps, abs=tick / 2000 + 1e-9)
+
+
+@given(st.lists(st.integers(0, 3), min_size=1, max_size=60), st.floats(1, 50), st.sampled_from([1, 10]))
+def test_merged_neighbours_come_apart_again(values, fps, tick):
+    stands, merged = [], []
+    for value, stand in zip(values, delays(len(values), fps, tick), strict=True):
+        if merged and merged[-1] == value:
+            stands[-1] += stand
+        else:
+            merged.append(value)
+            stands.append(stand)
+    shown = at_rate(stands, fps, len(values))
+    assert [merged[index] for index in shown] == values
+
+
+def test_a_long_hold_becomes_repeats_and_a_glitch_stays_one_frame():
+    fps, shown = steady([40, 40, 1, 40, 400], 1)
+    assert shown.tolist() == [0, 1, 2, 3, *[4] * 10]
+    assert fps == pytest.approx(14 / 0.521)
+    fps, shown = steady([20, 30, 20, 30, 500], 10)  # 40 fps in hundredths, and a hold
+    assert shown.tolist() == [0, 1, 2, 3, *[4] * 20] and fps == pytest.approx(40)
+
+
+def test_stills_have_a_rate_too():
+    fps, shown = steady([0.0], 1)
+    assert fps == 1.0 and shown.tolist() == [0]
+
+
+def test_a_file_that_somebody_made_faster_is_not_read_at_its_old_rate():
+    assert at_rate([50] * 16, 8.0, 16) is None
+    assert np.array_equal(at_rate([125] * 16, 8.0, 16), np.arange(16))
