@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -31,4 +33,34 @@ def sdxl_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     folder = tmp_path_factory.mktemp("bases") / "tiny-sdxl"
     tiny_pipeline("sdxl", folder=folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def motion_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Motion that fits both tiny bases, as `MotionModel.save` writes it."""
+    from tiny import tiny_motion
+
+    from stillmotion.motion_model import MotionModel
+
+    net = tiny_motion()
+    folder = tmp_path_factory.mktemp("motions") / "tiny-motion"
+    MotionModel.from_state(net.spec, net.state_dict()).save(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def emoji_folder(tmp_path_factory: pytest.TempPathFactory, sd15_folder: Path, motion_folder: Path) -> Path:
+    """A model as the bundled one is laid out: base, motion/, stillmotion.json and concepts.json."""
+    folder = tmp_path_factory.mktemp("bundled") / "emoji"
+    shutil.copytree(sd15_folder, folder)
+    shutil.copytree(motion_folder, folder / "motion")
+    defaults = {"frames": 3, "num_inference_steps": 2}
+    card = {"name": "emoji", "family": "emoji", "defaults": defaults, "concepts": "concepts.json"}
+    (folder / "stillmotion.json").write_text(json.dumps(card))
+    concepts = [
+        {"name": "rocket", "keywords": ["space", "launch"], "group": "travel", "animated": True},
+        {"name": "red apple", "keywords": ["fruit"], "group": "food", "animated": False},
+    ]
+    (folder / "concepts.json").write_text(json.dumps({"styles": ["3d render"], "concepts": concepts}))
     return folder

@@ -57,7 +57,7 @@ def load_parts(
     net = _load_motion(motion_place) if motion_place else None
     for path in loras or {}:
         _check_lora(path)
-    pipeline = load_base(place, dtype)
+    pipeline = load_base(place, {"vae": torch.float32, "default": dtype} if place.is_dir() else dtype)
     pipeline.set_progress_bar_config(disable=True)
     if net is not None:
         check_fits(net.spec, pipeline.unet.config, str(motion or motion_place), str(base or BUNDLED))

@@ -1,0 +1,157 @@
+"""Names become parts: what is taken from where, what is refused, and in how many words."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from tiny import TINY_MOTION, tiny_motion, tiny_unet
+
+from stillmotion import loading
+from stillmotion.animator import Animator
+from stillmotion.errors import Mismatch, RequestError, UnknownFile, WeightsError, WrongKind
+from stillmotion.motion_model import MotionModel
+
+TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
+
+
+def save_lora(path: Path, kind: str = "sd15", scale: float = 0.5, scheme: str = "peft") -> Path:
+    """A random LoRA of rank 2 on every attention of a tiny UNet."""
+    generator = torch.Generator().manual_seed(0)
+    state = {}
+    for name, module in tiny_unet(kind).named_modules():
+        if not name.endswith(TARGETS) or "attn" not in name:
+            continue
+        down = torch.randn(2, module.in_features, generator=generator) * scale
+        up = torch.randn(module.out_features, 2, generator=generator) * scale
+        if scheme == "peft":
+            state |= {f"unet.{name}.lora_A.weight": down, f"unet.{name}.lora_B.weight": up}
+        else:
+            block, _, target = name.partition(".to_")
+            key = f"{block}.processor.to_{target.removesuffix('.0')}_lora"
+            state |= {f"{key}.down.weight": down, f"{key}.up.weight": up}
+    save_file(state, path)
+    return path
+
+
+def frames_of(animator: Animator) -> np.ndarray:
+    return animator.animate("a rocket", seed=1, frames=3, num_inference_steps=2).frames
+
+
+@pytest.mark.parametrize("kind", ["sd15", "sdxl"])
+def test_base_and_motion_from_folders(kind, request, motion_folder) -> None:
+    base = str(request.getfixturevalue(f"{kind}_folder"))
+    animator = Animator.load(base, motion=str(motion_folder), dtype="fp32", device="cpu")
+    clip = animator.animate("a rocket", seed=1, num_inference_steps=2)
+    assert len(clip) == TINY_MOTION.frames
+    assert (clip.request.base, clip.request.motion, clip.request.dtype) == (
+        base,
+        str(motion_folder),
+        "float32",
+    )
+    again = Animator.load(clip.request.base, clip.request.motion, clip.request.loras, clip.request.dtype)
+    assert np.array_equal(again.animate(clip.request).frames, clip.frames)
+
+
+def test_without_names_the_bundled_model_is_used(emoji_folder, monkeypatch) -> None:
+    monkeypatch.setattr(loading, "bundled_folder", lambda: emoji_folder)
+    animator = Animator.load()
+    assert (animator.card.name, animator.models["base"], animator.defaults["frames"]) == ("emoji", "emoji", 3)
+    clip = animator.animate("a rocket")
+    assert (len(clip), clip.request.base) == (3, "emoji")
+
+
+def test_an_installation_without_the_bundled_model_says_so(monkeypatch, tmp_path) -> None:
+    monkeypatch.setattr("stillmotion.card.files", lambda _: tmp_path)
+    with pytest.raises(UnknownFile, match="no bundled model 'emoji'.*--base"):
+        Animator.load()
+
+
+def test_a_base_without_motion_asks_for_it(sd15_folder) -> None:
+    with pytest.raises(WeightsError, match="brings no motion of its own.*--motion FILE.*motion='none'"):
+        Animator.load(str(sd15_folder))
+    still = Animator.load(str(sd15_folder), motion="none").animate("a cat", num_inference_steps=2)
+    assert (len(still), still.request.motion) == (1, "none")
+
+
+def test_the_cards_of_base_and_motion_are_merged(sd15_folder, motion_folder, tmp_path) -> None:
+    base, motion = tmp_path / "base", tmp_path / "motion"
+    shutil.copytree(sd15_folder, base)
+    shutil.copytree(motion_folder, motion)
+    (base / "stillmotion.json").write_text(json.dumps({"defaults": {"frames": 2, "width": 24}}))
+    facts = {"defaults": {"frames": 5}, "schedule": {"beta_schedule": "scaled_linear", "beta_end": 0.02}}
+    (motion / "stillmotion.json").write_text(json.dumps(facts))
+    animator = Animator.load(str(base), str(motion))
+    assert (animator.defaults["frames"], animator.defaults["width"]) == (5, 24)
+    assert (animator.spec.beta_schedule, animator.spec.beta_end) == ("scaled_linear", 0.02)
+
+
+def test_precision_is_that_of_the_machine_and_the_vae_stays_exact(
+    sd15_folder, motion_folder, monkeypatch
+) -> None:
+    monkeypatch.setattr(loading, "best_dtype", lambda device: torch.bfloat16)
+    animator = Animator.load(str(sd15_folder), str(motion_folder), device="cpu")
+    exact = Animator.load(str(sd15_folder), str(motion_folder), dtype="float32", device="cpu")
+    assert animator.pipeline.unet.dtype == animator.pipeline.text_encoder.dtype == torch.bfloat16
+    assert animator.models["dtype"] == "bfloat16"
+    weights = exact.pipeline.vae.state_dict()
+    assert all(torch.equal(t, weights[name]) for name, t in animator.pipeline.vae.state_dict().items())
+    difference = np.abs(frames_of(animator).astype(float) - frames_of(exact)).mean()
+    assert 0 < difference < 4
+    with pytest.raises(RequestError, match="dtype is 'int3'"):
+        Animator.load(str(sd15_folder), str(motion_folder), dtype="int3")
+
+
+@pytest.mark.parametrize(("scheme", "name"), [("peft", "style"), ("processor", "v3_sd15_adapter")])
+def test_loras_change_the_clip_by_their_weight(scheme, name, sd15_folder, motion_folder, tmp_path) -> None:
+    lora = save_lora(tmp_path / f"{name}.safetensors", scheme=scheme)
+    clips = [
+        frames_of(Animator.load(str(sd15_folder), str(motion_folder), loras=loras, dtype="float32"))
+        for loras in (None, {str(lora): 0.0}, {str(lora): 0.5}, {str(lora): 1.0})
+    ]
+    assert np.array_equal(clips[0], clips[1])
+    changes = [np.abs(clip.astype(float) - clips[0]).mean() for clip in clips[2:]]
+    assert 0.1 < changes[0] < changes[1]
+
+
+def test_files_in_the_wrong_place_are_refused(sd15_folder, motion_folder, tmp_path) -> None:
+    base, motion = str(sd15_folder), str(motion_folder)
+    lora = save_lora(tmp_path / "style.safetensors")
+    with pytest.raises(WrongKind, match=r"style\.safetensors is .*LoRA"):
+        Animator.load(base, motion=str(lora))
+    with pytest.raises(WrongKind, match="motion module"):
+        Animator.load(base, motion, loras={motion: 1.0})
+    with pytest.raises(WeightsError, match=r"no file or folder nothing\.safetensors"):
+        Animator.load(base, motion="nothing.safetensors")
+    with pytest.raises(Mismatch, match="LoRA"):
+        Animator.load(base, motion, loras={str(save_lora(tmp_path / "xl.safetensors", "sdxl")): 1.0})
+
+
+def test_motion_of_another_shape_does_not_fit(sd15_folder, tmp_path) -> None:
+    other = tiny_motion(channels=(32, 64, 64), layers=(1, 1, 1), heads=(4, 4, 4))
+    path = MotionModel.from_state(other.spec, other.state_dict()).save(tmp_path / "other.safetensors")
+    with pytest.raises(Mismatch, match=r"other\.safetensors"):
+        Animator.load(str(sd15_folder), str(path))
+
+
+def test_pia_needs_a_picture_and_says_so(sd15_folder, tmp_path) -> None:
+    net = tiny_motion(conv_in=9)
+    model = MotionModel.from_state(net.spec, net.state_dict())
+    model.extra = {"conv_in.weight": torch.zeros(32, 9, 3, 3), "conv_in.bias": torch.zeros(32)}
+    path = model.save(tmp_path / "pia.safetensors")
+    with pytest.raises(WrongKind, match=r"pia\.safetensors is PIA.*v3_sd15_mm"):
+        Animator.load(str(sd15_folder), str(path))
+
+
+def test_two_animators_share_nothing(sd15_folder, motion_folder, tmp_path) -> None:
+    plain = Animator.load(str(sd15_folder), str(motion_folder), dtype="float32")
+    before = frames_of(plain)
+    lora = save_lora(tmp_path / "style.safetensors")
+    styled = Animator.load(str(sd15_folder), str(motion_folder), {str(lora): 1.0}, dtype="float32")
+    assert not np.array_equal(frames_of(styled), before)
+    assert np.array_equal(frames_of(plain), before)
