@@ -347,3 +347,28 @@ def test_wrapped_motion(unet):
         expected = run(unet)
     with attach(unet, nn.DataParallel(tiny_motion()), FRAMES):
         assert torch.equal(run(unet), expected)
+
+
+# what sits above the attachment
+
+
+@pytest.mark.slow
+def test_export_carries_the_motion(unet):
+    x, text = torch.randn(8, 4, 8, 8), torch.randn(8, 7, 32)
+    with torch.no_grad(), attach(unet, tiny_motion(resnet_norm="clip"), FRAMES):
+        expected = unet(x, torch.tensor(321), text).sample
+        exported = torch.export.export(unet, (x, torch.tensor(321), text), strict=False)
+    with torch.no_grad():
+        torch.testing.assert_close(exported.module()(x, torch.tensor(321), text).sample, expected)
+
+
+@pytest.mark.slow
+def test_compiled_after_attaching(unet):
+    """Without a graph break; a change of frames is noticed."""
+    x, text = torch.randn(8, 4, 8, 8), torch.randn(8, 7, 32)
+    with torch.no_grad(), attach(unet, tiny_motion(resnet_norm="clip"), FRAMES) as attachment:
+        compiled = torch.compile(unet, backend="eager", fullgraph=True)
+        for frames in (FRAMES, 2):
+            attachment.frames = frames
+            expected = unet(x, torch.tensor(321), text).sample
+            torch.testing.assert_close(compiled(x, torch.tensor(321), text).sample, expected)

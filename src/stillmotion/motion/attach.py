@@ -7,8 +7,8 @@ attached, and once the hooks are off it is the same UNet bit for bit.
 Motions given together act in parallel on the same input, h + s1*d1(h) + s2*d2(h), so their order does not
 matter; a second `attach` on the same UNet rides on the output of the first.
 
-Attach first, then compile, convert or export; a compiled UNet must be compiled again after detaching. If the
-UNet checkpoints its resnets, finish the backward pass before detaching: they run again then, hooks included.
+Attach first, then compile, convert or export: what was exported keeps the motion it had. If the UNet checkpoints
+its resnets, finish the backward pass before detaching: they run again in it, hooks included.
 """
 
 from __future__ import annotations
@@ -213,10 +213,13 @@ def _follow(net: MotionNet, module: MotionModule, hidden: Tensor) -> None:
 
     Under autocast the dtypes are autocast's business, and weights in training are never cast.
     """
-    weight = module.temporal_transformer.norm.weight
-    dtype = weight.dtype if torch.is_autocast_enabled(hidden.device.type) else hidden.dtype
+    weight, dtype = module.temporal_transformer.norm.weight, hidden.dtype
     if (weight.device, weight.dtype) == (hidden.device, dtype):
         return
+    if torch.is_autocast_enabled(hidden.device.type):
+        if weight.device == hidden.device:
+            return
+        dtype = weight.dtype
     if weight.dtype != dtype and weight.requires_grad and torch.is_grad_enabled():
         raise AttachError(
             f"The motion in training is {weight.dtype}, the UNet runs in {dtype}: "

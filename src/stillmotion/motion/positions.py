@@ -57,7 +57,8 @@ class Positions(nn.Module):
         """The first `frames` rows (frames, channels) in the dtype and on the device of `like`."""
         if self.pe is not None:
             return self.pe[0, :frames].to(like)
-        make = sinusoid if torch.compiler.is_compiling() else _kept
+        plain = type(like) is Tensor and not torch.compiler.is_compiling()  # a fake tensor must not be kept
+        make = _kept if plain else sinusoid
         return make(frames, like.shape[-1], like.dtype, like.device)
 
     def forward(self, x: Tensor, frames: int) -> Tensor:
