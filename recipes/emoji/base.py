@@ -78,7 +78,10 @@ def latents() -> tuple[list[Still], Tensor]:
             chunk = found[start : start + 32]
             white = (255, 255, 255)
             pictures = [
-                over(pixels[index[s.concept.code, s.style]], BACKGROUNDS[s.background] if s.background else white)
+                over(
+                    pixels[index[s.concept.code, s.style]],
+                    BACKGROUNDS[s.background] if s.background else white,
+                )
                 for s in chunk
             ]
             x = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2) / 127.5 - 1
@@ -117,7 +120,9 @@ class Batches:
         order = np.random.default_rng((3, step // per_epoch)).permutation(self.white)
         at = (step % per_epoch) * self.batch
         rng = np.random.default_rng((5, step))
-        picked = [int(i) + (rng.integers(1, 3) if rng.random() < 0.2 else 0) for i in order[at : at + self.batch]]
+        picked = [
+            int(i) + (rng.integers(1, 3) if rng.random() < 0.2 else 0) for i in order[at : at + self.batch]
+        ]
         said = []
         for i in picked:
             still = self.stills[i]
@@ -130,7 +135,9 @@ class Batches:
         return z, torch.randn(z.shape, generator=generator), (even * 1000).long(), tokens
 
 
-def loss_of(model: Model, scheduler: DDIMScheduler, z: Tensor, noise: Tensor, steps: Tensor, tokens: Tensor) -> Tensor:
+def loss_of(
+    model: Model, scheduler: DDIMScheduler, z: Tensor, noise: Tensor, steps: Tensor, tokens: Tensor
+) -> Tensor:
     noisy, target = scheduler.add_noise(z, noise, steps), scheduler.get_velocity(z, noise, steps)
     with torch.autocast("cpu", torch.bfloat16):
         found = model(noisy, steps, tokens)
@@ -164,7 +171,10 @@ def train(options: argparse.Namespace) -> None:
         if step % 100 == 0:
             rate = (step - first) * options.batch / (60 * minutes)
             epochs = step * options.batch / len(batches.white)
-            print(f"{step} loss {np.mean(losses):.4f} {minutes:.1f} min {rate:.0f}/s {epochs:.0f} epochs", flush=True)
+            print(
+                f"{step} loss {np.mean(losses):.4f} {minutes:.1f} min {rate:.0f}/s {epochs:.0f} epochs",
+                flush=True,
+            )
             losses = []
         if time.time() - saved_at > 300:
             save(state, model, optimizer, average, step)
@@ -181,8 +191,12 @@ def save(state, model: Model, optimizer: Muon2, average: Average, step: int) -> 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--concepts", type=int, default=1209)
-    parser.add_argument("--minutes", type=float, default=480, help="of this run; the rate falls in its last part")
-    parser.add_argument("--cooldown", type=float, default=0.25, help="that last part, as a share of the minutes")
+    parser.add_argument(
+        "--minutes", type=float, default=480, help="of this run; the rate falls in its last part"
+    )
+    parser.add_argument(
+        "--cooldown", type=float, default=0.25, help="that last part, as a share of the minutes"
+    )
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--peak", type=float, default=1e-3)
     parser.add_argument("--decay", type=float, default=0.999, help="of the moving average")

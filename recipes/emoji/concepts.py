@@ -29,9 +29,19 @@ BACKGROUNDS = {
     "orange": (250, 160, 70),
     "black": (16, 16, 18),
 }
-GROUPS = {0: "smileys", 1: "people", 3: "animals", 4: "food", 5: "travel", 6: "activities", 7: "objects", 8: "symbols"}
+GROUPS = {
+    0: "smileys",
+    1: "people",
+    3: "animals",
+    4: "food",
+    5: "travel",
+    6: "activities",
+    7: "objects",
+    8: "symbols",
+}
 _NOT_DRAWN = re.compile(
-    r"o’clock|-thirty|facing right|skin tone|^regional|keycap|^family|couple with heart: |kiss: |holding hands: ")
+    r"o’clock|-thirty|facing right|skin tone|^regional|keycap|^family|couple with heart: |kiss: |holding hands: "
+)
 _COLOURED = re.compile(r"^(red|orange|yellow|green|blue|purple|brown|black|white) (circle|square)$")
 
 
@@ -69,7 +79,9 @@ def concepts() -> list[Concept]:
         sign = group == "symbols" and not _COLOURED.match(name)
         if group is None or sign or _NOT_DRAWN.search(name) or _is_gender_copy(name):
             continue
-        words = [word.replace("_", " ").lower() for word in [*row.get("tags", []), *more.get(row["emoji"], [])]]
+        words = [
+            word.replace("_", " ").lower() for word in [*row.get("tags", []), *more.get(row["emoji"], [])]
+        ]
         keywords = tuple(dict.fromkeys(word for word in words if word.isascii() and word != name))[:12]
         code = _code(row["hexcode"])
         found.append(Concept(code, name.replace("’", "'"), group, keywords, code in moving))

@@ -45,13 +45,19 @@ def fetch_npm(package: str, version: str) -> None:
         return
     PACKAGES.mkdir(parents=True, exist_ok=True)
     name = subprocess.run(
-        ["npm", "pack", "--silent", f"{package}@{version}"], cwd=PACKAGES, check=True, capture_output=True, text=True
+        ["npm", "pack", "--silent", f"{package}@{version}"],
+        cwd=PACKAGES,
+        check=True,
+        capture_output=True,
+        text=True,
     ).stdout.split()[-1]
     with tarfile.open(PACKAGES / name) as archive:
         members = [m for m in archive.getmembers() if m.isfile()]
         for member in members:
             member.name = member.name.split("/", 1)[1]
-        archive.extractall(target, members=sorted(members, key=lambda m: m.name == "package.json"), filter="data")
+        archive.extractall(
+            target, members=sorted(members, key=lambda m: m.name == "package.json"), filter="data"
+        )
     (PACKAGES / name).unlink()
 
 

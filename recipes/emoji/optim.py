@@ -18,9 +18,15 @@ class Muon2:
     `learning_rate` is AdamW's; Muon's updates are scaled to the same size (the rule of Moonlight: 0.2 sqrt(max(n, m))).
     """
 
-    def __init__(self, named: Iterable[tuple[str, nn.Parameter]], learning_rate: float, weight_decay: float = 0.01):
+    def __init__(
+        self, named: Iterable[tuple[str, nn.Parameter]], learning_rate: float, weight_decay: float = 0.01
+    ):
         named = [(name, p) for name, p in named if p.requires_grad]
-        mixing = [(n, p) for n, p in named if p.ndim >= 2 and not any(part in n for part in ("conv_in", "conv_out", "emb"))]
+        mixing = [
+            (n, p)
+            for n, p in named
+            if p.ndim >= 2 and not any(part in n for part in ("conv_in", "conv_out", "emb"))
+        ]
         names = {n for n, _ in mixing}
         self.pairs = [(p, nn.Parameter(p.data.view(p.shape[0], -1))) for _, p in mixing]
         self.muon = torch.optim.Muon(

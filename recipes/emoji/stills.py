@@ -39,7 +39,9 @@ _sets: dict[str, dict] = {}
 
 def _icons(package: str) -> dict:
     if package not in _sets:
-        _sets[package] = json.loads((folder(f"@iconify-json/{package}") / "icons.json").read_text(encoding="utf-8"))
+        _sets[package] = json.loads(
+            (folder(f"@iconify-json/{package}") / "icons.json").read_text(encoding="utf-8")
+        )
     return _sets[package]
 
 
@@ -48,7 +50,9 @@ def _names(package: str) -> dict[str, str]:
     if key not in _sets:
         path = folder(f"@iconify-json/{package}") / "chars.json"
         found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-        _sets[key] = {"-".join(p for p in code.split("-") if p != "fe0f"): name for code, name in found.items()}
+        _sets[key] = {
+            "-".join(p for p in code.split("-") if p != "fe0f"): name for code, name in found.items()
+        }
     return _sets[key]
 
 
@@ -72,7 +76,9 @@ def render(package: str, icon: str) -> np.ndarray | None:
     )
     png = bytes(resvg_py.svg_to_bytes(svg_string=svg, width=SIZE, height=SIZE))
     picture = Image.open(io.BytesIO(png)).convert("RGBA")
-    return np.asarray(picture if picture.size == (SIZE, SIZE) else picture.resize((SIZE, SIZE), Image.LANCZOS))
+    return np.asarray(
+        picture if picture.size == (SIZE, SIZE) else picture.resize((SIZE, SIZE), Image.LANCZOS)
+    )
 
 
 def over(rgba: np.ndarray, colour: tuple[int, int, int] = (255, 255, 255)) -> np.ndarray:

@@ -47,7 +47,9 @@ def token_table(words: list[str]) -> Tensor:
     reader, model = AutoTokenizer.from_pretrained(source), AutoModel.from_pretrained(source).eval()
     found = []
     for start in range(0, len(words), 512):
-        inputs = reader(words[start : start + 512], return_tensors="pt", padding=True, truncation=True, max_length=16)
+        inputs = reader(
+            words[start : start + 512], return_tensors="pt", padding=True, truncation=True, max_length=16
+        )
         mask = inputs["attention_mask"][..., None]
         hidden = model(**inputs).last_hidden_state
         found.append(torch.nn.functional.normalize((hidden * mask).sum(1) / mask.sum(1), dim=-1))
@@ -73,7 +75,11 @@ def text_encoder() -> CLIPTextModel:
         pad_token_id=49407,
     )
     encoder = CLIPTextModel(config)
-    embeddings = encoder.get_submodule("text_model.embeddings") if hasattr(encoder, "text_model") else encoder.embeddings
+    embeddings = (
+        encoder.get_submodule("text_model.embeddings")
+        if hasattr(encoder, "text_model")
+        else encoder.embeddings
+    )
     embeddings.token_embedding.weight.data.copy_(load_file(RUNS / "text" / "table.safetensors")["table"])
     embeddings.position_embedding.weight.data.normal_(0, 0.05)
     embeddings.token_embedding.requires_grad_(False)
@@ -85,7 +91,10 @@ def main() -> None:
     found.save_pretrained(RUNS / "text")
     words = [word for word, _ in sorted(found.get_vocab().items(), key=lambda item: item[1])]
     back = {letter: byte for byte, letter in _byte_letters().items()}
-    strings = [bytes(back[c] for c in word.removesuffix("</w>") if c in back).decode("utf-8", "replace") for word in words]
+    strings = [
+        bytes(back[c] for c in word.removesuffix("</w>") if c in back).decode("utf-8", "replace")
+        for word in words
+    ]
     save_file({"table": token_table(strings)}, RUNS / "text" / "table.safetensors")
 
 

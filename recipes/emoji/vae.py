@@ -62,7 +62,9 @@ class Pictures:
 
     def held_out(self, count: int) -> Tensor:
         picked = np.random.default_rng(0).permutation(self.held)[:count]
-        return torch.from_numpy(np.stack([over(self.stills[i]) for i in picked])).permute(0, 3, 1, 2) / 127.5 - 1
+        return (
+            torch.from_numpy(np.stack([over(self.stills[i]) for i in picked])).permute(0, 3, 1, 2) / 127.5 - 1
+        )
 
 
 def loss_of(vae: AutoencoderKL, x: Tensor, noise: torch.Generator) -> Tensor:
@@ -155,6 +157,8 @@ if __name__ == "__main__":
     parser.add_argument("--peak", type=float, default=1e-3)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--name", default="vae")
-    parser.add_argument("--decoder-only", action="store_true", help="keep the latents, make the decoder better")
+    parser.add_argument(
+        "--decoder-only", action="store_true", help="keep the latents, make the decoder better"
+    )
     options = parser.parse_args()
     train(options.steps, options.peak, options.batch, options.name, options.decoder_only)

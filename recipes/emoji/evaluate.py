@@ -1,0 +1,181 @@
+"""Step 10: what the bundled model can do, measured, and looked at on contact sheets.
+
+    stills   concept in the classifier's top 5, style right: training concepts, and held-out (concept, style) pairs
+    clips    motion (mean absolute difference of neighbouring frames) against the real clips', concept kept
+    vae      PSNR on held-out stills
+
+Writes `evaluation.json` and sheets beside the run; card.py turns them into the model card.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+import numpy as np
+import torch
+from base import latents
+from classifier import STYLE_NAMES, load_classifier, small
+from concepts import STYLES, Concept, animations, concepts, held_out
+from diffusers import AutoencoderKL
+from PIL import Image
+from places import BUNDLED, CLIPS, RUNS
+from stages import ordered
+from torch import Tensor
+from vae import Pictures, psnr
+
+import stillmotion as sm
+from stillmotion.clip import read_frames
+
+OUT = RUNS / "evaluation"
+UNANIMATED = (
+    "red apple",
+    "guitar",
+    "house",
+    "hamburger",
+    "banana",
+    "light bulb",
+    "umbrella",
+    "key",
+    "castle",
+    "pizza",
+)
+
+
+def say(concept: Concept, style: str) -> str:
+    return f"{concept.name}, {STYLES[style]} style"
+
+
+class Judge:
+    """The classifier, asked about pictures."""
+
+    def __init__(self) -> None:
+        self.model = load_classifier()
+        self.index = {c.code: i for i, c in enumerate(concepts())}
+
+    @torch.no_grad()
+    def __call__(self, frames: np.ndarray, code: str, style: str) -> tuple[Tensor, Tensor]:
+        """Per frame of (F, 128, 128, 3) uint8: concept in the top 5, style right."""
+        x = torch.from_numpy(np.array(frames)).permute(0, 3, 1, 2).float() / 127.5 - 1
+        concept, kind = self.model(small(x))
+        return (concept.topk(5).indices == self.index[code]).any(1), kind.argmax(1) == STYLE_NAMES.index(
+            style
+        )
+
+
+def still_batch(animator: sm.Animator, wanted: list[tuple[Concept, str]]) -> np.ndarray:
+    """One still for each (concept, style): (N, 128, 128, 3) uint8, by the bundled defaults."""
+    pipe, found = animator.pipeline, []
+    pipe.set_progress_bar_config(disable=True)
+    for start in range(0, len(wanted), 25):
+        prompts = [say(*pair) for pair in wanted[start : start + 25]]
+        generator = torch.Generator().manual_seed(start)
+        latents = pipe(
+            prompts, num_inference_steps=25, guidance_scale=5.0, generator=generator, output_type="latent"
+        ).images
+        with torch.no_grad():
+            pixels = pipe.vae.decode(latents.to(pipe.vae.dtype)).sample
+        found.append(((pixels.float().clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy())
+    return np.concatenate(found)
+
+
+def score(judge: Judge, pictures: np.ndarray, wanted: list[tuple[Concept, str]]) -> dict[str, float]:
+    marks = [judge(p[None], c.code, s) for p, (c, s) in zip(pictures, wanted, strict=True)]
+    return {
+        "concept_top5": float(np.mean([m[0].item() for m in marks])),
+        "style": float(np.mean([m[1].item() for m in marks])),
+        "count": len(wanted),
+    }
+
+
+def sheet(pictures: np.ndarray, name: str, columns: int = 20, size: int = 64) -> None:
+    rows = -(-len(pictures) // columns)
+    page = Image.new("RGB", (columns * (size + 2), rows * (size + 2)), "white")
+    for k, picture in enumerate(pictures):
+        small_picture = Image.fromarray(picture).resize((size, size), Image.BOX)
+        page.paste(small_picture, ((k % columns) * (size + 2), (k // columns) * (size + 2)))
+    OUT.mkdir(parents=True, exist_ok=True)
+    page.save(OUT / f"{name}.png")
+
+
+def motion_of(frames: np.ndarray) -> float:
+    """Mean absolute difference of neighbouring frames, 0-255."""
+    return float(np.abs(np.diff(frames.astype(np.float32), axis=0)).mean())
+
+
+def stills(animator: sm.Animator, judge: Judge, count: int) -> dict[str, dict[str, float]]:
+    """Training concepts and held-out pairs, among the first `count` concepts."""
+    known = {(s.concept.code, s.style) for s in latents()[0]}
+    first = ordered()[:count]
+    rng = np.random.default_rng(0)
+    trained = [[(c, s) for s in STYLES if (c.code, s) in known] for c in first]
+    trained = [pairs[i % len(pairs)] for i, pairs in enumerate(trained) if pairs]
+    trained = [trained[i] for i in sorted(rng.permutation(len(trained))[:200])]
+    unseen = [(c, s) for c in first for s in STYLES if held_out(c.code, s)]
+    unseen = [unseen[i] for i in sorted(rng.permutation(len(unseen))[:100])]
+    found = {}
+    for name, wanted in (("training", trained), ("held_out", unseen)):
+        pictures = still_batch(animator, wanted)
+        sheet(pictures, name)
+        found[name] = score(judge, pictures, wanted)
+        print(name, found[name], flush=True)
+    return found
+
+
+def clips(animator: sm.Animator, judge: Judge, count: int) -> dict[str, float]:
+    """Held-in animated concepts, and concepts that have no animation at all, as clips of 16 frames."""
+    first, moving = ordered()[:count], animations()
+    trained = [c for c in first if (CLIPS / f"{c.code}.webp").exists() and c.code in moving][
+        :: max(1, count // 60)
+    ]
+    ratios, kept, rows = [], [], []
+    for concept in trained[:30]:
+        clip = animator.animate(say(concept, "fluent-3d"), seed=7)
+        real, _ = read_frames(CLIPS / f"{concept.code}.webp")
+        real = np.stack(
+            [np.asarray(Image.fromarray(f).resize((128, 128), Image.BOX)) for f in real[::3][:16]]
+        )
+        ratios.append(motion_of(clip.frames) / motion_of(real))
+        still = animator.animate(say(concept, "fluent-3d"), seed=7, frames=1)
+        if judge(still.frames, concept.code, "fluent-3d")[0].item():
+            kept.append(judge(clip.frames, concept.code, "fluent-3d")[0].float().mean().item())
+        rows.append(clip.frames[::2])
+    sheet(np.concatenate(rows), "clips", columns=16)
+    new, rows = [], []
+    for concept in (c for c in first if c.name in UNANIMATED):
+        clip = animator.animate(say(concept, "fluent-3d"), seed=7)
+        new.append(motion_of(clip.frames))
+        rows.append(clip.frames[::2])
+    sheet(np.concatenate(rows), "clips-unanimated", columns=8)
+    return {
+        "motion_ratio_median": float(np.median(ratios)),
+        "motion_within_factor_2": float(np.mean([0.5 <= r <= 2 for r in ratios])),
+        "concept_kept": float(np.mean(kept)) if kept else 0.0,
+        "clips": len(ratios),
+        "unanimated_motion_mean": float(np.mean(new)),
+        "unanimated_motion_min": float(np.min(new)),
+    }
+
+
+def main(count: int, parts: list[str]) -> None:
+    judge, animator = Judge(), sm.Animator.load()
+    path = OUT / "evaluation.json"
+    found = json.loads(path.read_text()) if path.exists() else {}
+    if "vae" in parts:
+        vae = AutoencoderKL.from_pretrained(BUNDLED / "vae", torch_dtype=torch.float32)
+        found["vae"] = {"psnr_held_out": psnr(vae, Pictures().held_out(10**6))}
+    if "stills" in parts:
+        found["stills"] = stills(animator, judge, count)
+    if "clips" in parts:
+        found["clips"] = clips(animator, judge, count)
+    found["concepts"] = count
+    OUT.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(found, indent=1) + "\n")
+    print(json.dumps(found, indent=1))
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--concepts", type=int, default=1209, help="as many as base.py was given")
+    parser.add_argument("--parts", nargs="+", default=["vae", "stills", "clips"])
+    main(parser.parse_args().concepts, parser.parse_args().parts)
