@@ -1,7 +1,9 @@
-"""Our clip against diffusers' AnimateDiffPipeline: same random SD 1.5-sized weights, same latents, same process.
+"""Our clip against diffusers' AnimateDiffPipeline: same random SD 1.5-sized weights, same latents, same
+process.
 
-The rounds go A B A B, so that a machine whose speed drifts is fair to both; what counts is the ratio. diffusers runs
-as its documentation loads it (float32) and again in bfloat16; ours chooses its precision by itself.
+The rounds go A B A B, so that a machine whose speed drifts is fair to both; what counts is the ratio.
+diffusers runs as its documentation loads it (float32) and again in bfloat16; ours chooses its precision by
+itself.
 
     python benchmarks/clip_vs_diffusers.py --rounds 3 --output benchmarks/clip_vs_diffusers.md
 """
@@ -119,10 +121,12 @@ def table(seconds: dict[str, list[float]], options: argparse.Namespace) -> str:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     return "\n".join(
         [
-            f"SD 1.5-sized random weights, v3 motion layout, {options.frames} frames of {options.size}x{options.size}, "
+            f"SD 1.5-sized random weights, v3 motion layout, {options.frames} frames of "
+            f"{options.size}x{options.size}, "
             f"{options.steps} DDIM steps with guidance, {torch.get_num_threads()} threads, "
             f"{platform.machine()}, torch {torch.__version__}, diffusers {diffusers.__version__}; "
-            f"medians of {options.rounds} rounds in turn. Peak memory of the whole comparison: {peak:.1f} GiB.",
+            f"medians of {options.rounds} rounds in turn. "
+            f"Peak memory of the whole comparison: {peak:.1f} GiB.",
             "",
             f"`python benchmarks/clip_vs_diffusers.py --rounds {options.rounds} --frames {options.frames} "
             f"--size {options.size} --steps {options.steps} --output benchmarks/clip_vs_diffusers.md`",

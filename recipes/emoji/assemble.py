@@ -1,4 +1,6 @@
-"""Step 7: the trained parts as one Stable Diffusion folder in fp16, as diffusers (and stillmotion) load it."""
+"""Step 7: the trained parts as one Stable Diffusion folder in fp16, as diffusers (and stillmotion) load
+it.
+"""
 
 from __future__ import annotations
 

@@ -1,14 +1,13 @@
 """Step 6: the base model, trained on stills from nothing: UNet and text encoder on the autoencoder's latents.
 
-v-prediction with zero terminal SNR (white backgrounds stay white), one batch of random stills a step, captions said
-anew each time and left out for a tenth of them. `--concepts` says how many of the order in stages.py take part; a
-later run with more goes on from the same state, which is written every few minutes.
+v-prediction with zero terminal SNR (white backgrounds stay white), one batch of random stills a step,
+captions said anew each time and left out for a tenth of them. `--concepts` says how many of the order in
+stages.py take part; a later run with more goes on from the same state, which is written every few minutes.
 """
 
 from __future__ import annotations
 
 import argparse
-import math
 import time
 from dataclasses import dataclass
 
@@ -60,7 +59,9 @@ class Still:
 
 @torch.no_grad()
 def latents() -> tuple[list[Still], Tensor]:
-    """Every training still over white and over two colours, as whitened latents (N, 8, 16, 16) fp16; cached."""
+    """Every training still over white and over two colours, as whitened latents (N, 8, 16, 16) fp16;
+    cached.
+    """
     pixels, rows = load()
     index = {(row["code"], row["style"]): i for i, row in enumerate(rows)}
     found, colours = [], list(BACKGROUNDS)

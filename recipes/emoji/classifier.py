@@ -1,7 +1,7 @@
 """Step 8: a small network that says which concept and which style a picture shows; the recipe's judge.
 
-Trained on real stills of all five styles with augmentation, never on generated pictures. It knows all concepts, so
-a top-5 hit is five among twelve hundred. Pictures go in as (b, 3, 64, 64) in -1..1.
+Trained on real stills of all five styles with augmentation, never on generated pictures. It knows all
+concepts, so a top-5 hit is five among twelve hundred. Pictures go in as (b, 3, 64, 64) in -1..1.
 """
 
 from __future__ import annotations
@@ -56,7 +56,9 @@ class Classifier(nn.Module):
 
 
 def augmented(rgba: Tensor, generator: torch.Generator) -> Tensor:
-    """(b, 4, 64, 64) in 0..1 -> (b, 3, 64, 64) in -1..1: colour behind, moved, turned, blurred, recoloured, noisy."""
+    """(b, 4, 64, 64) in 0..1 -> (b, 3, 64, 64) in -1..1: colour behind, moved, turned, blurred,
+    recoloured, noisy.
+    """
     b = len(rgba)
 
     def uniform(low: float, high: float, *shape: int) -> Tensor:

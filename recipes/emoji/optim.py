@@ -1,7 +1,7 @@
 """The recipe's optimizer: Muon for the weights that mix many features, AdamW for the rest.
 
-On two cores an hour of either costs the same, and Muon's orthogonal steps learn more in it; torch's Muon takes
-matrices only, so a convolution (out, in, kh, kw) is stepped through its (out, in*kh*kw) view.
+On two cores an hour of either costs the same, and Muon's orthogonal steps learn more in it; torch's Muon
+takes matrices only, so a convolution (out, in, kh, kw) is stepped through its (out, in*kh*kw) view.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from torch import Tensor, nn
 class Muon2:
     """Muon on views of all weights of two and more dimensions, AdamW on the rest, behind one `step`.
 
-    `learning_rate` is AdamW's; Muon's updates are scaled to the same size (the rule of Moonlight: 0.2 sqrt(max(n, m))).
+    `learning_rate` is AdamW's; Muon's updates are scaled to the same size (the rule of Moonlight: 0.2
+    sqrt(max(n, m))).
     """
 
     def __init__(
@@ -59,7 +60,9 @@ class Muon2:
 
 
 class Average:
-    """Exponential moving average of a module's parameters, with a warm-up so that early steps do not linger."""
+    """Exponential moving average of a module's parameters, with a warm-up so that early steps do not
+    linger.
+    """
 
     def __init__(self, module: nn.Module, decay: float):
         self.decay, self.steps = decay, 0

