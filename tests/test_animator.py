@@ -1,5 +1,4 @@
-"""The assembler: the pixels of diffusers' own video pipeline, reproducible, nothing left on the pipeline."""
-"pipeline."""
+"""The assembler: same pixels as diffusers' video pipelines, reproducible, nothing left behind."""
 
 from __future__ import annotations
 
@@ -237,6 +236,9 @@ def test_hints_warn_but_do_not_stop(tiny: Animator) -> None:
     with pytest.warns(UserWarning, match="learned no word of 'a rockett'.*rocket"):
         assert len(ours.animate("a rockett")) == 4
     assert ours.hints(ours.request("a rocket")) == []
+    ours.motion.notes = ("Taken for v2.",)
+    assert ours.hints(ours.request("a rocket")) == ["Taken for v2."]
+    ours.motion.notes = ()
     long = ours.request(" ".join(["rocket"] * 80))
     assert "75 tokens" in ours.hints(long)[0]
     assert ours.hints(long)[0].count("rocket") == 5

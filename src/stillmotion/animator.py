@@ -122,8 +122,9 @@ class Animator:
         return request
 
     def hints(self, request: Request) -> list[str]:
-        """What the user should know before waiting: unknown words, and words that will not be read."""
-        found = [self.card.concepts.hint(request.prompt)] if self.card.concepts else []
+        """What the user should know before waiting: doubts about a file, words unknown or not read."""
+        found = [*getattr(self.motion, "notes", ())]
+        found += [self.card.concepts.hint(request.prompt)] if self.card.concepts else []
         tokenizer = self.pipeline.tokenizer
         tokens = tokenizer(request.prompt, truncation=False, verbose=False).input_ids
         limit = tokenizer.model_max_length

@@ -7,7 +7,7 @@ nothing.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,6 +42,16 @@ class Parts:
     models: dict[str, Any]
 
 
+@dataclass(frozen=True)
+class Lora:
+    """A LoRA to apply; `of_the_unet` if its names lack the `unet.` before them (the v3 domain adapter)."""
+
+    name: str
+    path: Path
+    of_the_unet: bool
+    weight: float
+
+
 def load_parts(
     base: str | Path | None = None,
     motion: str | Path | None = None,
@@ -55,20 +65,19 @@ def load_parts(
     place = locate(base) if base is not None else bundled_folder()
     motion_place = _motion_place(motion, base or BUNDLED, place)
     net = _load_motion(motion_place) if motion_place else None
-    for path in loras or {}:
-        _check_lora(path)
+    adapters = [_find_lora(str(name), float(weight)) for name, weight in (loras or {}).items()]
     pipeline = load_base(place, {"vae": torch.float32, "default": dtype} if place.is_dir() else dtype)
     pipeline.set_progress_bar_config(disable=True)
     if net is not None:
         check_fits(net.spec, pipeline.unet.config, str(motion or motion_place), str(base or BUNDLED))
         net.to(device, dtype)
     pipeline.vae.to(torch.float32)
-    _apply_loras(pipeline, loras or {})
+    _apply_loras(pipeline, adapters)
     card = _merged(ModelCard.read(place), ModelCard.read(motion_place) if motion_place else ModelCard())
     models = {
         "base": str(base) if base is not None else BUNDLED,
         "motion": str(motion) if motion is not None else None,
-        "loras": {str(path): float(weight) for path, weight in (loras or {}).items()},
+        "loras": {lora.name: lora.weight for lora in adapters},
         "dtype": str(dtype).removeprefix("torch."),
     }
     return Parts(pipeline.to(device), net, card, models)
@@ -123,33 +132,32 @@ def _merged(base: ModelCard, motion: ModelCard) -> ModelCard:
     )
 
 
-def _check_lora(path: str | Path) -> None:
-    """WrongKind for files that are something else; names on the hub are left to the hub."""
-    if not Path(path).exists():
-        return
-    expect(identify(path), "lora", "domain-adapter")
+def _find_lora(name: str, weight: float) -> Lora:
+    """Where a LoRA is; WrongKind if it is something else."""
+    path = locate(name)
+    found = identify(path)
+    expect(found, "lora", "domain-adapter")
+    return Lora(name, path, found.kind == "domain-adapter", weight)
 
 
-def _apply_loras(pipeline: DiffusionPipeline, loras: Mapping[str, float]) -> None:
+def _apply_loras(pipeline: DiffusionPipeline, loras: Sequence[Lora]) -> None:
+    """Puts them on as adapters of the pipeline, by diffusers' own loader; Mismatch if one has no layer "
+    "here."""
     names = [f"lora{number}" for number in range(len(loras))]
-    for name, path in zip(names, loras, strict=True):
-        source: Any = str(path)
-        if Path(path).exists():
-            source = read_state(path)
-            if identify(path).kind == "domain-adapter":
-                source = {f"unet.{key}": tensor for key, tensor in source.items()}
+    for name, lora in zip(names, loras, strict=True):
+        state = read_state(lora.path)
+        if lora.of_the_unet:
+            state = {f"unet.{key}": tensor for key, tensor in state.items()}
         try:
-            pipeline.load_lora_weights(source, adapter_name=name)
-        except (ValueError, RuntimeError, KeyError, OSError) as error:
+            pipeline.load_lora_weights(state, adapter_name=name)
+        except (ValueError, RuntimeError, KeyError) as error:
             raise Mismatch(
-                f"{path} cannot be applied to this base as a LoRA: {_first_line(error)}"
+                f"{lora.name} cannot be applied to this base as a LoRA: {_first_line(error)}"
             ) from error
         if not any(name in adapters for adapters in pipeline.get_list_adapters().values()):
-            raise Mismatch(
-                f"{path} has no layers that this base has: it is a LoRA for another kind of model."
-            )
-    if loras:
-        pipeline.set_adapters(names, list(loras.values()))
+            raise Mismatch(f"{lora.name} has no layers that this base has: it is for another kind of model.")
+    if names:
+        pipeline.set_adapters(names, [lora.weight for lora in loras])
 
 
 def _first_line(error: Exception) -> str:

@@ -115,9 +115,6 @@ def run(args: Sequence[str] | None = None) -> int:
             _hush_libraries(settings)
             code = app.main(args, prog_name="stillmotion", standalone_mode=False, obj=settings)
         return code if isinstance(code, int) else 0
-    except BrokenPipeError:  # `stillmotion concepts | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except click.ClickException as error:
         error.show()
         return error.exit_code
