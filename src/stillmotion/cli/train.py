@@ -1,4 +1,4 @@
-"""`stillmotion train ...`: flags written from the fields of the training configs. Imports torch only to train."""
+"""`stillmotion train ...`: flags written from the fields of the training configs. Imports no torch."""
 
 from __future__ import annotations
 
@@ -75,8 +75,9 @@ train.add_command(
         "train_motion",
         """Train a motion module on clips with captions.
 
-        The text-to-image model stays frozen. The weights end in OUTPUT/motion, which `stillmotion animate --motion`
-        and diffusers' MotionAdapter load. Kill it whenever you like: the same command goes on where it was.
+        The text-to-image model stays frozen. The weights end in OUTPUT/motion, which `stillmotion animate
+        --motion` and diffusers' MotionAdapter load. Kill it whenever you like: the same command goes on where
+        it was.
         """,
     )
 )

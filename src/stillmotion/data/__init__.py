@@ -1,1 +1,1 @@
-"""Clips and captions for training: where they are, which frames of them, their latents on disk, what went wrong."""
+"""Clips and captions for training: where they are, which of their frames, latents on disk, what was wrong."""

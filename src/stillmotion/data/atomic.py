@@ -1,6 +1,7 @@
 """Training state that appears whole or not at all, and has reached the disk before it gets its name.
 
-`clip.atomic` renames; here the content is flushed first, so that after a power cut too a name means a whole file.
+`clip.atomic` renames; here the content is flushed first, so that after a power cut too a name
+means a whole file.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from ..clip.atomic import replacing
 
 @contextmanager
 def durable(path: str | Path) -> Iterator[Path]:
-    """A name to write a file or a folder at; it becomes `path`, replacing what stands there, when the block ends well."""
+    """A name to write a file or folder at; it becomes `path`, over what was there, when all went well."""
     path = Path(path)
     with replacing(path, overwrite=True) as unfinished:
         yield unfinished

@@ -1,8 +1,8 @@
 """Latents of all frames of each clip, computed once and kept on disk. Knows no VAE: it is given a function.
 
-One safetensors file per clip, fp16, named by what decides its content: the bytes of the clip, the resolution, the
-VAE. So a cache can be shared by runs, moved, and built in parts: what is there is never computed twice. It holds
-the means of the VAE's distribution, not samples (its spread is far below the noise of training).
+One safetensors file per clip, fp16, named by what decides its content: the bytes of the clip, the resolution,
+the VAE. So a cache can be shared by runs, moved, and built in parts: what is there is never computed twice.
+It holds the means of the VAE's distribution, not samples (its spread is far below the noise of training).
 """
 
 from __future__ import annotations
@@ -130,7 +130,7 @@ def content_key(path: Path) -> bytes:
 
 
 def reason(error: Exception, path: Path) -> str:
-    """The error as a short reason without the name of the file, so that equal reasons are counted together."""
+    """The error as a short reason without the file's name, so that equal reasons are counted together."""
     text = " ".join(str(error).split()) or type(error).__name__
     for name in (str(path), path.name):
         text = text.replace(name, "the file")

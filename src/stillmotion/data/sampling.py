@@ -27,10 +27,11 @@ def fits(total: int, frames: int, stride: float, loop: bool = False, span: Span 
 def frame_indices(
     total: int, frames: int, stride: float, u: float, loop: bool = False, span: Span = "stride"
 ) -> list[int]:
-    """Indices of `frames` pictures of a clip of `total`; `u` in [0, 1) chooses the start (paper: 16 at stride 4).
+    """Indices of `frames` pictures of a clip of `total`; `u` in [0, 1) chooses the start.
 
-    With `loop` indices wrap around. `span="whole"` spreads the pictures over the whole clip: a closed one is
-    cut into equal steps from any start, an open one runs from its first to its last frame.
+    The paper's clips are 16 frames at stride 4. With `loop` indices wrap around. `span="whole"` spreads the
+    pictures over the whole clip: a closed one is cut into equal steps from any start, an open one runs from
+    its first to its last frame.
     """
     if not fits(total, frames, stride, loop, span):
         raise ValueError(f"a clip of {total} frames is too short for {frames} at stride {stride:g}")

@@ -1,6 +1,7 @@
 """Finds clips and their captions: a folder, a WebVid-style CSV, or JSONL. Opens no clip.
 
-A caption may have alternatives (one per line in a sidecar file, a list in JSONL): training draws one each time.
+A caption may have alternatives (one per line in a sidecar file, a list in JSONL): training draws one each
+time.
 """
 
 from __future__ import annotations
@@ -46,11 +47,12 @@ def find_items(source: str | Path, report: Report, clip_folder: str | Path | Non
     else:
         raise DataError(
             f"{source} is neither a folder nor a .csv or .jsonl file; give a folder of clips with captions "
-            "in .txt files beside them, a CSV with the columns videoid,name,page_dir, or JSONL with file and caption."
+            "in .txt files beside them, a CSV with the columns videoid,name,page_dir, or JSONL with file and "
+            "caption."
         )
     if not items:
         raise DataError(
-            f"{source} names no clip that exists; expected files such as .mp4, .webm, .gif, .webp, .apng or .png. "
+            f"{source} names no clip that exists; expected files such as .mp4, .webm, .gif, .webp or .apng. "
             f"{report.sentence()}".strip()
         )
     return items
@@ -100,7 +102,9 @@ def _from_csv(source: Path, folder: Path, report: Report) -> Iterator[Item]:
 
 
 def _video(folder: Path, video: str, page: str) -> Path | None:
-    """WebVid puts `videoid.mp4` under `page_dir`; the original trainer's layout is one flat folder. Both are read."""
+    """WebVid puts `videoid.mp4` under `page_dir`; the original trainer's layout is one flat folder. Both are
+    read.
+    """
     for base in dict.fromkeys((folder / page, folder)):
         for suffix in ("", ".mp4", *sorted(CLIP_SUFFIXES - {".mp4"})):
             path = base / f"{video}{suffix}"

@@ -1,4 +1,4 @@
-"""Training: one loop over a target. `train_motion(MotionTrainConfig(...))` is the entry; torch is imported by it."""
+"""Training: one loop over a target. `train_motion(MotionTrainConfig(...))` is the entry and imports torch."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ __all__ = ["MotionTrainConfig", "TrainConfig", "load_config", "train_motion"]
 
 
 def train_motion(config: MotionTrainConfig, on_step: Callable[[Step], None] | None = None) -> Outcome:
-    """Trains a motion module, or goes on with the run that is in `config.output`; its weights end in `output/motion`.
+    """Trains a motion module, or goes on with the run that is in `config.output`; its weights end in
+    `output/motion`.
 
-    Raises DataError (no usable clip), TrainingError (a run that has gone wrong), WeightsError (base or motion).
+    Raises DataError (no usable clip), TrainingError (a run gone wrong), WeightsError (base or motion).
     """
     from .loop import run
     from .targets.motion import MotionTarget

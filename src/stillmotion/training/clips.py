@@ -1,4 +1,4 @@
-"""From a source of clips to latents on disk, on every process a part: what can be used, what cannot and why."""
+"""From a source of clips to latents on disk, each process its part: what can be used, what cannot and why."""
 
 from __future__ import annotations
 
@@ -71,7 +71,8 @@ def _encode(
         accelerator.wait_for_everyone()
     if encoded:
         say(
-            f"Latents of {encoded} clips computed in {duration(time.monotonic() - began)} and kept in {cache.folder}."
+            f"Latents of {encoded} clips computed in {duration(time.monotonic() - began)} "
+            f"and kept in {cache.folder}."
         )
 
 

@@ -1,4 +1,4 @@
-"""Settings of a training run, validated at birth. Every field is a key of the YAML file and a flag of the CLI.
+"""Settings of a training run, validated at birth. Every field is a key of the YAML file and a flag.
 
 Knows no torch: `stillmotion train motion --help` is written from these fields.
 """
@@ -110,7 +110,7 @@ class MotionTrainConfig(TrainConfig):
     )
     mid_block: bool | None = Field(
         None,
-        description="fresh weights: a motion module in the mid block too (as v2); default: if the base has a place for it",
+        description="fresh weights: a module in the mid block too (as v2); default: if the base has a place",
     )
     motion_norm: Literal["frame", "clip"] = Field(
         "frame",

@@ -1,10 +1,10 @@
 """All randomness of a run as a pure function of (seed, number of the sample). Knows no data and no model.
 
-There is no state to save: after a restart sample number n is what it would have been, and two processes with one
-clip each draw what one process with two clips draws.
+There is no state to save: after a restart sample number n is what it would have been, and two processes with
+one clip each draw what one process with two clips draws.
 
     step s, global batch of G samples:   numbers s*G ... s*G + G-1
-    epoch e of N items:                  a permutation of its own; number n takes item (n mod N) of epoch n div N
+    epoch e of N items:                  its own permutation; sample n takes item n mod N of epoch n div N
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ class Draw:
 
 
 def draws(seed: int, step: int, part: int, size: int, parts: int) -> list[Draw]:
-    """The samples of one part (process and accumulation pass) of step `step`; all `parts` are of `size` samples."""
+    """The samples of one part (a pass of a process) of a step that has `parts` parts of `size` samples."""
     first = (step * parts + part) * size
     return [Draw(seed, number) for number in range(first, first + size)]
 
 
 def seed_model(seed: int, step: int, part: int) -> None:
-    """Sets torch's own generator for what draws inside a model (dropout), as a function of the place in the run."""
+    """Sets torch's own generator, for what draws inside a model (dropout), by the place in the run."""
     torch.manual_seed(_seed(seed, step, f"{MODEL} {part}"))
 
 

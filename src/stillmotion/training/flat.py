@@ -1,8 +1,8 @@
 """All trained weights as one fp32 vector: master weights, gradients, optimizer and EMA are single tensors.
 
 The network keeps its own parameters in the precision of the computation; after a step they are copies of the
-master. One vector makes clipping, EMA, checkpoints and the sum over processes one operation each, and makes fp32
-optimizer state a fact instead of a hope. Knows no network: it is given named parameters.
+master. One vector makes clipping, EMA, checkpoints and the sum over processes one operation each, and makes
+fp32 optimizer state a fact instead of a hope. Knows no network: it is given named parameters.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ class FlatWeights:
     """`weights` and `grad` (size,) fp32 for named working parameters."""
 
     def __init__(self, parameters: Mapping[str, Parameter], dtype: torch.dtype = torch.float32) -> None:
-        """Takes the fp32 values of the parameters, then turns the parameters into `dtype`, the computation's."""
+        """Takes the fp32 values of the parameters, then turns the parameters into `dtype`."""
         self.parameters = dict(parameters)
         self.shapes = {name: tuple(parameter.shape) for name, parameter in self.parameters.items()}
         self.sizes = [parameter.numel() for parameter in self.parameters.values()]
@@ -30,7 +30,7 @@ class FlatWeights:
             parameter.requires_grad_(True)
 
     def collect(self, share: float) -> None:
-        """Adds `share` times the parameters' gradients to `grad` and clears them; unused parameters add nothing."""
+        """Adds `share` times the parameters' gradients to `grad` and clears them."""
         for part, parameter in zip(self._parts(self.grad), self.parameters.values(), strict=True):
             if parameter.grad is not None:
                 part.add_(parameter.grad.flatten(), alpha=share)

@@ -26,7 +26,9 @@ from ..errors import TrainingError
 
 @dataclass(frozen=True)
 class Step:
-    """One optimizer step as it stands in loss.csv; the numbers are the same however often the run was interrupted."""
+    """One optimizer step as it stands in loss.csv; the numbers are the same however often the run was
+    interrupted.
+    """
 
     step: int
     loss: float
@@ -42,8 +44,8 @@ class Journal:
     ) -> None:
         if tensorboard and importlib.util.find_spec("tensorboard") is None:
             raise TrainingError(
-                "tensorboard is asked for but not installed; pip install 'stillmotion[train]', or leave it off: "
-                "loss.csv is written anyway."
+                "tensorboard is asked for but not installed; pip install 'stillmotion[train]', or leave it "
+                "off: loss.csv is written anyway."
             )
         self.accelerator = accelerator
         self.main = accelerator.is_main_process
@@ -65,7 +67,7 @@ class Journal:
                 writer.writerows(asdict(row) for row in kept)
         if self.tensorboard:
             plain = {name: value for name, value in settings.items() if isinstance(value, int | float | str)}
-            self.accelerator.init_trackers("logs", plain, {"tensorboard": {"purge_step": step + 1}})
+            self.accelerator.init_trackers("tensorboard", plain, {"tensorboard": {"purge_step": step + 1}})
         if self.main and self.console.is_terminal:
             columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"))
             self.bar = Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=self.console)

@@ -1,9 +1,9 @@
-"""The one training loop. Knows weights, steps, checkpoints and processes; what a step computes is the target's.
+"""The one training loop. Knows weights, steps, checkpoints, processes; what a step computes is the target's.
 
     loss per pass -> fp32 gradients, summed over passes and processes -> clip -> AdamW -> EMA -> checkpoint
 
-Everything that a step does is a function of the checkpoint before it and of the settings: a run that was killed
-at any moment ends with the same bits as one that was not.
+Everything that a step does is a function of the checkpoint before it and of the settings: a run that was
+killed at any moment ends with the same bits as one that was not.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs
@@ -22,6 +23,7 @@ from PIL import Image
 from torch import Tensor
 
 from . import checkpoint
+from .attention import trainable_attention
 from .config import TrainConfig
 from .draws import draws, seed_model
 from .flat import FlatWeights
@@ -60,7 +62,9 @@ def run(
     make: Callable[[Any, Accelerator, Callable[[str], None]], Target],
     on_step: Callable[[Step], None] | None = None,
 ) -> Outcome:
-    """Trains what `make` gives until the last step, the time limit or a signal; goes on where `output` left off."""
+    """Trains what `make` gives until the last step, the time limit or a signal; goes on where `output` left
+    off.
+    """
     accelerator = Accelerator(
         cpu=config.device == "cpu",
         log_with="tensorboard" if config.tensorboard else None,
@@ -162,17 +166,20 @@ class Run:
         return Step(self.done, loss, rate, norm), stopping
 
     def _gradients(self) -> tuple[float, float, bool]:
-        """Fills `flat.grad` with the mean gradient of the global batch; gives mean loss, spread, and whether to stop."""
+        """Fills `flat.grad` with the mean gradient of the global batch; gives mean loss, spread, and whether
+        to stop.
+        """
         config, processes = self.config, self.accelerator.num_processes
         passes = config.gradient_accumulation_steps
         told = torch.zeros(3, device=self.flat.weights.device)
         for index in range(passes):
             part = index * processes + self.accelerator.process_index
             seed_model(config.seed, self.done, part)
-            loss = self.target.loss(
-                draws(config.seed, self.done, part, config.batch_size, passes * processes)
-            )
-            loss.value.backward()
+            with trainable_attention(self.accelerator.device):
+                loss = self.target.loss(
+                    draws(config.seed, self.done, part, config.batch_size, passes * processes)
+                )
+                loss.value.backward()
             self.flat.collect(1 / passes)
             told[:2] += torch.stack([loss.value.detach().float(), loss.spread.detach().float()]) / passes
         told[2] = float(self.stop.wanted)
@@ -193,13 +200,7 @@ class Run:
         if sheet is not None:
             self.journal.say(f"step {self.done}: sample clips in {sheet}")
             with Image.open(sheet) as picture:
-                self.journal.picture(
-                    "samples",
-                    torch.frombuffer(bytearray(picture.convert("RGB").tobytes()), dtype=torch.uint8)
-                    .view(picture.height, picture.width, 3)
-                    .numpy(),
-                    self.done,
-                )
+                self.journal.picture("samples", np.asarray(picture.convert("RGB")), self.done)
 
     def _save(self) -> None:
         self.saved_at = time.monotonic()
@@ -258,7 +259,8 @@ class Run:
 
     def _say_end(self, finished: bool) -> None:
         end = "Finished" if finished else "Stopped; the same command goes on. Now"
+        took = duration(time.monotonic() - self.journal.began)
         self.journal.say(
-            f"{end} at step {self.done} of {self.config.max_train_steps} "
-            f"({duration(time.monotonic() - self.journal.began)}); weights: {self.config.output / self.target.product}"
+            f"{end} at step {self.done} of {self.config.max_train_steps} ({took}); "
+            f"weights: {self.config.output / self.target.product}"
         )

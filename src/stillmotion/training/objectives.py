@@ -1,6 +1,7 @@
-"""The mathematics of denoising training: schedules, noisy latents, targets, weights. Pure functions on tensors.
+"""The mathematics of denoising training: schedules, noisy latents, targets, weights. Pure functions.
 
-Notation of DDPM (Ho et al. 2020): abar_t is the product of (1 - beta), x_t = sqrt(abar) x_0 + sqrt(1 - abar) eps.
+Notation of DDPM (Ho et al. 2020): abar_t is the product of (1 - beta), x_t = sqrt(abar) x_0 + sqrt(1 - abar)
+eps.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ def alphas_cumprod(
 ) -> Tensor:
     """abar (steps,) float32, in diffusers' names: "linear" is linear in beta, "scaled_linear" in its root.
 
-    "squaredcos_cap_v2" is Nichol & Dhariwal 2021 and ignores the ends; zero terminal SNR as Lin et al. 2023, algorithm 1.
+    "squaredcos_cap_v2" is Nichol & Dhariwal 2021 and ignores the ends; zero terminal SNR is algorithm 1 of
+    Lin et al. 2023.
     """
     if schedule == "linear":
         betas = torch.linspace(start, end, steps, dtype=torch.float64)
@@ -44,7 +46,9 @@ def noisy(latents: Tensor, noise: Tensor, abar: Tensor) -> Tensor:
 
 
 def target(latents: Tensor, noise: Tensor, abar: Tensor, prediction: Prediction) -> Tensor:
-    """What the network should say: the noise, or v = sqrt(abar) eps - sqrt(1 - abar) x_0 (Salimans & Ho 2022)."""
+    """What the network should say: the noise, or v = sqrt(abar) eps - sqrt(1 - abar) x_0 (Salimans & Ho
+    2022).
+    """
     if prediction == "epsilon":
         return noise
     return abar.sqrt() * noise - (1 - abar).sqrt() * latents
@@ -58,7 +62,9 @@ def min_snr_weight(abar: Tensor, gamma: float, prediction: Prediction) -> Tensor
 
 
 def learning_rate(step: int, peak: float, schedule: str, warmup: int, steps: int, end: float) -> float:
-    """Rate of step `step` (0-based): a linear rise over `warmup`, then constant or a cosine down to `end` x `peak`."""
+    """Rate of step `step` (0-based): a linear rise over `warmup`, then constant or a cosine down to `end` x
+    `peak`.
+    """
     if step < warmup:
         return peak * (step + 1) / warmup
     if schedule == "constant":

@@ -4,19 +4,11 @@ from __future__ import annotations
 
 import torch
 
+from ..fast.precision import best_dtype
+
 
 def working_dtype(precision: str, device: torch.device) -> torch.dtype:
-    """The dtype for "fp32", "bf16" or "auto" on this device."""
+    """The dtype for "fp32", "bf16" or "auto"; never fp16, whose gradients vanish without a loss scale."""
     if precision == "auto":
-        return torch.bfloat16 if fast_bf16(device) else torch.float32
+        return torch.bfloat16 if best_dtype(device) == torch.bfloat16 else torch.float32
     return {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
-
-
-def fast_bf16(device: torch.device) -> bool:
-    """Whether bf16 is computed and not emulated there."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    if device.type == "cpu":
-        has = torch.cpu._is_avx512_bf16_supported, torch.cpu._is_amx_tile_supported
-        return any(check() for check in has)
-    return False

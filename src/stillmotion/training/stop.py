@@ -1,4 +1,4 @@
-"""When a run ends before its last step: a signal or the clock. The loop asks between steps, so a step is never cut."""
+"""When a run ends before its last step: a signal or the clock. The loop asks between steps: none is cut."""
 
 from __future__ import annotations
 

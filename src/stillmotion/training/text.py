@@ -1,4 +1,4 @@
-"""Captions as what the UNet takes, each encoded once and kept. The pipeline's own `encode_prompt` does the work."""
+"""Captions as what the UNet takes, each encoded once and kept, by the pipeline's own `encode_prompt`."""
 
 from __future__ import annotations
 

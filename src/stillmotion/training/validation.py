@@ -1,4 +1,4 @@
-"""Sample clips during training: the stock pipeline of the base with motion attached, laid out as a contact sheet."""
+"""Sample clips during training: the base's stock pipeline with motion attached, on a contact sheet."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from ..clip.clip import Clip, grid
 from ..clip.pixels import WHITE
 from ..clip.sheet import tile
 from ..data.atomic import durable
+from ..fast.precision import float32_outside
 from .text import Conditioner
 
 COLUMNS = 8
@@ -26,19 +27,15 @@ GAP = 2
 def sample_clip(
     pipeline: Any, conditioner: Conditioner, prompt: str, frames: int, seed: int, **options: Any
 ) -> np.ndarray:
-    """One clip (frames, H, W, 3) uint8; `pipeline` needs no text encoder, `options` are those of its call."""
+    """One clip (frames, H, W, 3) uint8; `options` are those of the pipeline's call."""
     names = ("prompt_embeds", "pooled_prompt_embeds")
     texts = zip(names, conditioner.encode(prompt), conditioner.encode(""), strict=False)
     arguments = {}
     for name, wanted, empty in texts:
         arguments |= {name: wanted, f"negative_{name}": empty}
-    latents = pipeline(
-        **arguments,
-        **options,
-        num_images_per_prompt=frames,
-        generator=torch.Generator().manual_seed(seed),
-        output_type="latent",
-    ).images
+    arguments |= {"num_images_per_prompt": frames, "generator": torch.Generator().manual_seed(seed)}
+    with float32_outside(pipeline.unet):
+        latents = pipeline(**arguments, **options, output_type="latent").images
     return decode(pipeline.vae, latents)
 
 
@@ -54,7 +51,7 @@ def decode(vae: Any, latents: Tensor) -> np.ndarray:
 
 
 def save_sheet(clips: Sequence[np.ndarray], path: Path, fps: float) -> None:
-    """Writes `path` (.png: a row per clip, up to 8 frames from left to right) and beside it the moving clips (.webp)."""
+    """Writes `path` (.png: a row per clip, up to 8 frames of it) and beside it the moving clips (.webp)."""
     columns = np.linspace(0, len(clips[0]) - 1, min(COLUMNS, len(clips[0]))).round().astype(int)
     still = tile([frame for clip in clips for frame in clip[columns]], len(columns), GAP, WHITE)
     with durable(path) as unfinished:

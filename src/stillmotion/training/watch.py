@@ -29,7 +29,9 @@ class Watch:
         self.said: set[str] = set()
 
     def look(self, loss: float, spread: float, moved: float, rate: float) -> list[str]:
-        """`spread`: prediction's deviation over its target's; `moved`: |change of weights| / |weights| of the step."""
+        """`spread`: prediction's deviation over its target's; `moved`: |change of weights| / |weights| of the
+        step.
+        """
         if len(self.first) < WINDOW:
             self.first.append(loss)
         self.recent.append(loss)
@@ -37,17 +39,16 @@ class Watch:
         self.slow = self.slow + 1 if moved < CRAWL else 0
         found = {
             "collapsed": self.flat >= 20
-            and f"The prediction has hardly varied for {self.flat} steps ({spread:.1%} of what it should): it has "
-            "collapsed to a constant. Start again from an earlier checkpoint with a lower learning rate.",
+            and f"The prediction has hardly varied for long ({spread:.1%} of what it should): it "
+            "has collapsed to a constant. Start again from an earlier checkpoint with a lower learning rate.",
             "worse": self._worse()
-            and f"The loss of the last {WINDOW} steps ({mean(self.recent):.4f}) is far above that of the start "
-            f"({mean(self.first):.4f}): the learning rate {rate:g} is probably too high, try a tenth.",
+            and f"The loss ({mean(self.recent):.4f}) is far above that of the start ({mean(self.first):.4f}),"
+            f" which was that of the base without motion: the learning rate {rate:g} is probably too high.",
             "jump": moved > JUMP
-            and f"One step changed the weights by {moved:.1%}: the learning rate {rate:g} is probably too high "
-            "(0.0001 is usual), or the warm-up too short.",
+            and f"One step changed the weights by {moved:.1%}: the learning rate {rate:g} is probably too "
+            "high (0.0001 is usual), or the warm-up too short.",
             "slow": self.slow >= 200
-            and f"The weights have hardly changed for {self.slow} steps: the learning rate {rate:g} is probably too "
-            "low (0.0001 is usual).",
+            and f"The weights hardly change: the learning rate {rate:g} is too low (0.0001 is usual).",
         }
         new = [name for name, sentence in found.items() if sentence and name not in self.said]
         self.said.update(new)
@@ -65,8 +66,8 @@ def refuse_nonfinite(loss: float, grad_norm: float, step: int, checkpoint: str |
     what = f"the loss is {loss}" if not math.isfinite(loss) else f"the gradient's norm is {grad_norm}"
     good = f"The last good checkpoint is {checkpoint}" if checkpoint else "There is no checkpoint yet"
     raise TrainingError(
-        f"At step {step} {what}, so the run has stopped. {good}; start the same command with a lower learning_rate, "
-        "a longer lr_warmup_steps, or precision fp32."
+        f"At step {step} {what}, so the run has stopped. {good}; start the same command with a lower "
+        "learning_rate, a longer lr_warmup_steps, or precision fp32."
     )
 
 

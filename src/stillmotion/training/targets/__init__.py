@@ -1,7 +1,7 @@
 """What can be trained: each target says which weights, which loss, which file comes out and how it looks.
 
-The loop (loop.py) knows this protocol and nothing of diffusion; a target knows nothing of optimizers, checkpoints
-or processes.
+The loop (loop.py) knows this protocol and nothing of diffusion; a target knows nothing of optimizers,
+checkpoints or processes.
 """
 
 from __future__ import annotations
@@ -52,4 +52,4 @@ class Target(Protocol):
         """Writes `product` from weights by name, atomically."""
 
     def samples(self, folder: Path, step: int) -> Path | None:
-        """Draws sample clips with the present weights; the path of their sheet, or None if none are wanted."""
+        """Draws sample clips with the present weights; the path of their sheet, or None without any."""

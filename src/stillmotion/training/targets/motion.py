@@ -1,7 +1,7 @@
 """The motion target: temporal modules on a frozen text-to-image UNet, trained on clips with captions.
 
-AnimateDiff's recipe (Guo et al. 2023): one timestep for all frames of a clip, L2 on what the base predicts, a noise
-schedule of its own. Knows nothing of optimizers and checkpoints.
+AnimateDiff's recipe (Guo et al. 2023): one timestep for all frames of a clip, L2 on what the base predicts, a
+noise schedule of its own. Knows nothing of optimizers and checkpoints.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ from ..validation import sample_clip, save_sheet
 from . import Loss
 
 SHOWN = 4
+BETAS = ("beta_schedule", "beta_start", "beta_end")
 
 
 class MotionTarget:
@@ -54,8 +55,8 @@ class MotionTarget:
         unet = self.pipeline.unet.requires_grad_(False).eval().to(self.dtype)
         self.clips = prepare_clips(config, self.pipeline.vae, accelerator, say)
         self.text = Conditioner(self.pipeline, config.resolution, self.dtype)
-        self.scheduler = motion_scheduler(self.pipeline.scheduler.config, config)
-        settings = self.scheduler.config
+        self.pipeline.scheduler = motion_scheduler(self.pipeline.scheduler.config, config)
+        settings = self.pipeline.scheduler.config
         self.prediction = settings.prediction_type
         self.abar = objectives.alphas_cumprod(
             settings.beta_schedule,
@@ -104,25 +105,23 @@ class MotionTarget:
         state |= {
             name: buffer.cpu() for name, buffer in self.motion.state_dict().items() if name not in state
         }
-        MotionModel.from_state(self.motion.spec, state).save(output / self.product)
+        net = MotionModel.from_state(self.motion.spec, state)
+        net.extra = self.motion.extra
+        net.save(output / self.product)
         write_text(output / self.product / "stillmotion.json", json.dumps(self._facts(), indent=1) + "\n")
 
     def samples(self, folder: Path, step: int) -> Path | None:
         """One clip per validation prompt, always from the same noise, in one sheet."""
         prompts = self.config.validation_prompts or [clip.item.captions[0] for clip in self.clips[:SHOWN]]
-        parts = self.pipeline.components | {"scheduler": self.scheduler}
-        without = {name: None for name in parts if name.startswith(("text_encoder", "tokenizer"))}
-        pipeline = type(self.pipeline)(**(parts | without), **_extras(self.pipeline))
-        pipeline.set_progress_bar_config(disable=True)
         size, config = self.config.resolution, self.config
         options: dict[str, Any] = {
             "width": size,
             "height": size,
             "guidance_scale": config.validation_guidance,
+            "num_inference_steps": config.validation_inference_steps,
         }
-        options["num_inference_steps"] = config.validation_inference_steps
         clips = [
-            sample_clip(pipeline, self.text, prompt, config.frames, config.seed + number, **options)
+            sample_clip(self.pipeline, self.text, prompt, config.frames, config.seed + number, **options)
             for number, prompt in enumerate(prompts)
         ]
         path = folder / f"step-{step:08d}.png"
@@ -151,21 +150,17 @@ class MotionTarget:
     def _motion(self, unet: torch.nn.Module) -> MotionModel:
         config = self.config
         if config.motion is not None:
-            return MotionModel.load(config.motion).float()
-        overrides: dict[str, Any] = {"positions": config.positions, "motion_norm": config.motion_norm}
-        if config.mid_block is not None:
-            overrides["mid"] = config.mid_block
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(config.seed)
-            net = MotionModel.for_unet(unet, **overrides)
-        schedule = {name: getattr(config, name) for name in ("beta_schedule", "beta_start", "beta_end")}
-        size = {
-            "frames": config.frames,
-            "width": config.resolution,
-            "height": config.resolution,
-            "fps": self._fps(),
-        }
-        net.spec = replace(net.spec, **schedule, **size)
+            net = MotionModel.load(config.motion, dtype=torch.float32)
+        else:
+            overrides: dict[str, Any] = {"positions": config.positions, "motion_norm": config.motion_norm}
+            if config.mid_block is not None:
+                overrides["mid"] = config.mid_block
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(config.seed)
+                net = MotionModel.for_unet(unet, **overrides)
+        betas = {name: getattr(config, name) for name in BETAS}
+        size, fps = config.resolution, self._fps()
+        net.spec = replace(net.spec, **betas, frames=config.frames, width=size, height=size, fps=fps)
         return net
 
     def _fps(self) -> float:
@@ -179,19 +174,18 @@ class MotionTarget:
     def _facts(self) -> dict[str, Any]:
         """The model card of the motion: what its clips are like, and the noise it knows."""
         spec = self.motion.spec
-        names = ("frames", "width", "height", "fps")
-        noise = {name: self.scheduler.config[name] for name in ("beta_schedule", "beta_start", "beta_end")}
         return {
-            "name": self.product,
-            "defaults": {name: getattr(spec, name) for name in names},
-            "noise": noise,
+            "name": self.config.output.name,
+            "defaults": {name: getattr(spec, name) for name in ("frames", "width", "height", "fps")},
+            "noise": {name: self.pipeline.scheduler.config[name] for name in BETAS},
         }
 
     def _advise(self, say: Callable[[str], None]) -> None:
         count = sum(parameter.numel() for parameter in self.motion.parameters())
+        dtype = str(self.dtype).removeprefix("torch.")
         say(
-            f"{len(self.clips)} clips, {count / 1e6:.1f} M motion weights, {str(self.dtype).removeprefix('torch.')} on "
-            f"{self.device}, the base predicts {self.prediction}."
+            f"{len(self.clips)} clips, {count / 1e6:.1f} M motion weights, {dtype} on {self.device}, "
+            f"the base predicts {self.prediction}."
         )
         caption = same_captions(clip.item for clip in self.clips)
         if caption is not None and len(self.clips) > 1:
@@ -199,7 +193,7 @@ class MotionTarget:
 
 
 def motion_scheduler(base: Mapping[str, Any], config: MotionTrainConfig) -> DDIMScheduler:
-    """DDIM with the betas of the motion training; what the base predicts and its terminal SNR stay the base's."""
+    """DDIM with the betas of the motion training; prediction type and terminal SNR stay the base's."""
     zero_snr = config.zero_terminal_snr
     prediction = config.prediction_type or base.get("prediction_type", "epsilon")
     settings = {
@@ -212,10 +206,3 @@ def motion_scheduler(base: Mapping[str, Any], config: MotionTrainConfig) -> DDIM
         "clip_sample": False,
     }
     return DDIMScheduler.from_config(base, **settings)
-
-
-def _extras(pipeline: Any) -> dict[str, Any]:
-    """Constructor arguments of the pipeline that are not components."""
-    if hasattr(pipeline, "text_encoder_2"):
-        return {"add_watermarker": False}
-    return {"requires_safety_checker": False}

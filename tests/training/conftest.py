@@ -1,0 +1,52 @@
+"""What a tiny motion run needs: clips, and a cache of latents shared by all runs of the session."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from scene import write_clips
+
+from stillmotion.training import MotionTrainConfig
+
+
+@pytest.fixture(scope="session")
+def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four clips of 12 frames of 16x16 pixels (read only)."""
+    return write_clips(tmp_path_factory.mktemp("clips"))
+
+
+@pytest.fixture(scope="session")
+def settings(clips: Path, sd15_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Fields of a run that takes a second."""
+    return {
+        "base": str(sd15_folder),
+        "videos": clips,
+        "cache": tmp_path_factory.mktemp("latents"),
+        "resolution": 16,
+        "frames": 4,
+        "stride": 2,
+        "max_train_steps": 6,
+        "learning_rate": 1e-3,
+        "ema_decay": 0.9,
+        "checkpoint_steps": 100,
+        "validation_steps": 0,
+        "precision": "fp32",
+        "device": "cpu",
+    }
+
+
+@pytest.fixture
+def configure(settings: dict[str, Any], tmp_path: Path) -> Callable[..., MotionTrainConfig]:
+    """`configure("name", field=value)` is the config of a run in its own folder."""
+
+    def make(name: str, **fields: Any) -> MotionTrainConfig:
+        return MotionTrainConfig.parse(**(settings | {"output": tmp_path / name} | fields))
+
+    return make

@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from stillmotion.cli import train as cli
+from stillmotion.errors import RequestError
+from stillmotion.training import MotionTrainConfig, load_config
+
+NEEDED = {"output": "run", "base": "b", "videos": "v"}
+
+
+def test_the_papers_recipe_is_the_default():
+    config = MotionTrainConfig.parse(**NEEDED)
+    assert (config.frames, config.stride, config.resolution, config.learning_rate) == (16, 4, 256, 1e-4)
+    assert (config.beta_schedule, config.beta_start, config.beta_end) == ("linear", 0.00085, 0.012)
+
+
+@pytest.mark.parametrize(
+    "fields, words",
+    [
+        ({"learning_rat": 1}, "learning_rat is not a field of this training; did you mean learning_rate?"),
+        ({"frames": 1}, "frames is 1, but: input should be greater than or equal to 2."),
+        ({"precision": "fp8"}, "precision is 'fp8', but: input should be 'auto', 'fp32' or 'bf16'."),
+        ({"frames": 40}, "frames is 40, but positions (32) must be at least that."),
+        ({"zero_terminal_snr": True, "prediction_type": "epsilon"}, "zero_terminal_snr needs"),
+    ],
+)
+def test_wrong_fields_are_said_in_a_sentence(fields, words):
+    with pytest.raises(RequestError) as error:
+        MotionTrainConfig.parse(**NEEDED, **fields)
+    assert str(error.value).startswith(words)
+
+
+def test_a_missing_field_says_what_it_is():
+    with pytest.raises(RequestError, match="base is missing: text-to-image model"):
+        MotionTrainConfig.parse(output="run", videos="v")
+
+
+def test_yaml_and_values_that_win(tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text("output: run\nbase: b\nvideos: v\nlearning_rate: 1e-5\nloop: true\n", "utf-8")
+    config = load_config(MotionTrainConfig, path, learning_rate=2e-5)
+    assert config.loop and config.learning_rate == 2e-5 and config.output == Path("run")
+    assert load_config(MotionTrainConfig, path).learning_rate == 1e-5
+
+
+@pytest.mark.parametrize(
+    "text, words", [("- a\n", "holds list"), ("a: [", "not valid YAML"), ("seed: x", "seed is 'x'")]
+)
+def test_bad_files_are_named(tmp_path, text, words):
+    path = tmp_path / "run.yaml"
+    path.write_text(text, "utf-8")
+    with pytest.raises(RequestError, match=words) as error:
+        load_config(MotionTrainConfig, path)
+    assert "run.yaml" in str(error.value)
+    with pytest.raises(RequestError, match="cannot be read"):
+        load_config(MotionTrainConfig, tmp_path / "none.yaml")
+
+
+def test_the_shipped_config_is_valid():
+    path = Path(__file__).parents[2] / "configs" / "train-motion.yaml"
+    config = load_config(MotionTrainConfig, path)
+    assert config == MotionTrainConfig.parse(**config.model_dump())
+
+
+def test_every_field_is_a_flag_with_help():
+    result = CliRunner().invoke(cli.train, ["motion", "--help"])
+    assert result.exit_code == 0
+    shown = " ".join(result.output.split())
+    for name, field in MotionTrainConfig.model_fields.items():
+        assert f"--{name.replace('_', '-')}" in shown
+        assert field.description
+
+
+def test_flags_reach_the_training(monkeypatch, tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text("output: run\nbase: b\nvideos: v\nloop: true\nseed: 3\n", "utf-8")
+    got = []
+    monkeypatch.setattr("stillmotion.training.train_motion", got.append)
+    flags = [
+        "--no-loop",
+        "--learning-rate",
+        "2e-5",
+        "--validation-prompts",
+        "a cat",
+        "--validation-prompts",
+        "a dog",
+    ]
+    result = CliRunner().invoke(cli.train, ["motion", "--config", str(path), *flags, "--span", "whole"])
+    assert result.exit_code == 0, result.output
+    (config,) = got
+    assert (config.loop, config.learning_rate, config.seed, config.span) == (False, 2e-5, 3, "whole")
+    assert config.validation_prompts == ["a cat", "a dog"]
+
+
+def test_help_needs_no_torch():
+    code = "import sys, stillmotion.cli.train; sys.exit('torch' in sys.modules or 'diffusers' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
