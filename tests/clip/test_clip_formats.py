@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -223,3 +225,9 @@ def test_a_clip_says_what_it_is_made_of():
     clip = Clip.from_pil([Image.new("RGBA", (6, 4), "red")] * 3, 2.0, Request(prompt="red"))
     assert (clip.width, clip.height, len(clip), clip.duration) == (6, 4, 3, 1.5)
     assert clip.to_pil()[0].getpixel((0, 0)) == (255, 0, 0)
+
+
+def test_importing_clips_brings_neither_torch_nor_ffmpeg():
+    heavy = "import sys, stillmotion.clip; print(set(sys.modules) & {'torch', 'av'})"
+    result = subprocess.run([sys.executable, "-c", heavy], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "set()"

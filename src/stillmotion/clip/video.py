@@ -156,4 +156,7 @@ def _first_size(path: Path) -> tuple[int, int]:
 def _upright(frame: av.VideoFrame) -> np.ndarray:
     """RGB pixels, turned as the phone was held."""
     turns = round(getattr(frame, "rotation", 0) / 90) % 4
-    return np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), turns))
+    # PyAV 12 to 14 does not look at the frame's colour space, nor at ours unless the aim differs
+    spaces = {"src_colorspace": "ITU709", "dst_colorspace": "ITU601"} if frame.colorspace == BT709 else {}
+    pixels = frame.reformat(format="rgb24", **spaces).to_ndarray()
+    return np.ascontiguousarray(np.rot90(pixels, turns))
