@@ -19,7 +19,7 @@ COLOURS = 256
 ROUNDS = 4
 MIX = 8
 """Palette entries that ordered dither mixes to one colour."""
-SAMPLE = 1 << 20
+SAMPLE = 1 << 18
 """Pixels looked at when choosing, so that large clips do not take for ever."""
 BAYER = np.array(
     [
