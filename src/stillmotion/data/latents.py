@@ -26,6 +26,9 @@ from .report import Report
 from .sources import Item
 
 SAMPLED = 65536
+PIXELS = 2**20
+"""pixels encoded at once: 16 frames of 256x256, 4 of 512x512"""
+
 HELD = 256 * 2**20
 """bytes of decoded frames held at once: going back into a compressed clip costs more than memory"""
 
@@ -52,13 +55,13 @@ class LatentCache:
     """The latents in one folder for one VAE and one resolution."""
 
     def __init__(
-        self, folder: str | Path, encode: Encode, fingerprint: str, size: int, batch: int = 16
+        self, folder: str | Path, encode: Encode, fingerprint: str, size: int, batch: int | None = None
     ) -> None:
         self.folder = Path(folder)
         self.encode = encode
         self.fingerprint = fingerprint
         self.size = size
-        self.batch = batch
+        self.batch = batch or max(1, PIXELS // size**2)
 
     def ready(self, item: Item) -> CachedClip | None:
         """The clip if its latents are on disk, else None."""

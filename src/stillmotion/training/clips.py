@@ -1,4 +1,4 @@
-"""From a source of clips to latents on disk, each process its part: what can be used, what cannot and why."""
+"""From clips to latents on disk, each process its part: what can be used, what cannot and why."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch import Tensor
 from ..data.latents import CachedClip, Encode, LatentCache
 from ..data.report import Report
 from ..data.sampling import fits, needed
-from ..data.sources import Item, find_items
+from ..data.sources import Item
 from ..errors import DataError
 from .config import MotionTrainConfig
 from .journal import duration
@@ -25,11 +25,14 @@ TELL = 10.0
 
 
 def prepare_clips(
-    config: MotionTrainConfig, vae: Any, accelerator: Accelerator, say: Callable[[str], None]
+    config: MotionTrainConfig,
+    items: Sequence[Item],
+    report: Report,
+    vae: Any,
+    accelerator: Accelerator,
+    say: Callable[[str], None],
 ) -> list[CachedClip]:
     """The usable clips, in the same order on every process; DataError when there is none."""
-    report = Report()
-    items = find_items(config.videos, report, config.video_folder)
     folder = config.cache or config.output / "latents"
     cache = LatentCache(folder, encoder(vae), fingerprint(vae), config.resolution)
     _encode(cache, items, report, accelerator, say)

@@ -22,8 +22,9 @@ from torch.nn import Parameter
 
 from ...data.atomic import write_text
 from ...data.latents import CachedClip
+from ...data.report import Report
 from ...data.sampling import frame_indices
-from ...data.sources import same_captions
+from ...data.sources import find_items, same_captions
 from ...motion.attach import attach
 from ...motion_model import MotionModel
 from ...weights.base import load_base
@@ -50,10 +51,14 @@ class MotionTarget:
     ) -> None:
         self.config, self.device = config, accelerator.device
         self.dtype = working_dtype(config.precision, accelerator.device)
+        report = Report()
+        items = find_items(
+            config.videos, report, config.video_folder
+        )  # a wrong path is said before models load
         self.pipeline = load_base(config.base, torch.float32).to(self.device)
         self.pipeline.set_progress_bar_config(disable=True)
         unet = self.pipeline.unet.requires_grad_(False).eval().to(self.dtype)
-        self.clips = prepare_clips(config, self.pipeline.vae, accelerator, say)
+        self.clips = prepare_clips(config, items, report, self.pipeline.vae, accelerator, say)
         self.text = Conditioner(self.pipeline, config.resolution, self.dtype)
         self.pipeline.scheduler = motion_scheduler(self.pipeline.scheduler.config, config)
         settings = self.pipeline.scheduler.config
