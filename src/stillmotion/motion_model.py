@@ -27,7 +27,7 @@ from stillmotion.weights.families import METADATA_KEY, adapter_config, spec_to_j
 from stillmotion.weights.files import read_header, read_state
 from stillmotion.weights.fit import expect
 from stillmotion.weights.hub import locate
-from stillmotion.weights.identify import identify
+from stillmotion.weights.identify import call_name, identify
 from stillmotion.weights.names import EXTRAS, Layout
 
 INSIDE = ("motion", "motion_adapter")
@@ -49,13 +49,15 @@ class MotionModel(MotionNet):
 
     @classmethod
     def load(cls, source: str | Path, *, dtype: torch.dtype | None = None) -> Self:
-        """The motion in a file, a folder, a bundled model or a hub name; in the file's dtype if none is given.
+        """The motion in a file, a folder, a bundled model or a hub name; by default in its own dtype.
 
         Raises `WrongKind` for files that hold something else, `UnknownFile`, `Damaged` or `Unsafe`.
         """
         path = _motion_folder(locate(source))
         header = read_header(path)
-        found = identify(header, name=str(source) if path == Path(source) else f"{source}/{path.name}")
+        found = identify(
+            header, f"{source}/{call_name(path)}" if not Path(source).exists() else call_name(path)
+        )
         expect(found, "motion")
         canonical = to_canonical(read_state(path), found.layout)  # type: ignore[arg-type]
         extra = {name: canonical.pop(name) for name in EXTRAS if name in canonical}

@@ -5,6 +5,7 @@ Gives a plain diffusers pipeline; diffusers' own loaders do the reading. Knows n
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -36,7 +37,7 @@ FOLDER_CLASSES = {
 
 def load_base(
     source: str | Path,
-    dtype: torch.dtype | None = None,
+    dtype: torch.dtype | Mapping[str, torch.dtype] | None = None,
     *,
     vae: str | Path | None = None,
     config: str | Path | None = None,
@@ -44,15 +45,17 @@ def load_base(
 ) -> StableDiffusionPipeline | StableDiffusionXLPipeline:
     """The text-to-image pipeline in a folder, a hub name, a bundled name ("emoji") or one checkpoint file.
 
-    `dtype` is float32 if not given; `vae` is another VAE file to use. For single files only: `config` is a
-    folder of diffusers configs for unknown sizes, `prediction` overrules what the file tells of it.
+    `dtype` is float32 if not given; one per part is possible: {"vae": ..., "default": ...}. `vae` is another
+    VAE file to use. For single files only: `config` is a folder of diffusers configs for unknown sizes,
+    `prediction` overrules what the file tells of it.
     Raises `WeightsError` or one of its kin in words: a wrong kind of file, a missing part, damage.
     """
-    path, dtype = _located(source), dtype or torch.float32
+    path = _located(source)
+    dtypes = dict(dtype) if isinstance(dtype, Mapping) else {"default": dtype or torch.float32}
     if path.is_dir():
-        return _from_folder(path, str(source), dtype, vae)
+        return _from_folder(path, str(source), dtypes, vae)
     return load_single_file(
-        path, dtype, vae=vae, config=Path(config) if config else None, prediction=prediction
+        path, dtypes, vae=vae, config=Path(config) if config else None, prediction=prediction
     )
 
 
@@ -63,7 +66,7 @@ def _located(source: str | Path) -> Path:
     return path
 
 
-def _from_folder(path: Path, name: str, dtype: torch.dtype, vae: str | Path | None) -> Any:
+def _from_folder(path: Path, name: str, dtypes: dict[str, torch.dtype], vae: str | Path | None) -> Any:
     import diffusers
 
     stored = read_json(path / "model_index.json").get("_class_name", "")
@@ -71,7 +74,7 @@ def _from_folder(path: Path, name: str, dtype: torch.dtype, vae: str | Path | No
         known = ", ".join(sorted(set(FOLDER_CLASSES.values())))
         raise WrongKind(f"{name} is a {stored or 'folder of no named class'}, not a base model ({known}).")
     loaded = getattr(diffusers, FOLDER_CLASSES[stored])
-    options: dict[str, Any] = {"torch_dtype": dtype, "local_files_only": True, "variant": _variant(path)}
+    options: dict[str, Any] = {"torch_dtype": dtypes, "local_files_only": True, "variant": _variant(path)}
     if loaded is diffusers.StableDiffusionPipeline:
         options |= {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
     try:
@@ -81,7 +84,7 @@ def _from_folder(path: Path, name: str, dtype: torch.dtype, vae: str | Path | No
     if vae is not None:
         with TemporaryDirectory() as config:
             pipeline.vae.save_config(Path(config) / "vae")
-            pipeline.register_modules(vae=load_vae(vae, Path(config), dtype))
+            pipeline.register_modules(vae=load_vae(vae, Path(config), dtypes.get("vae", dtypes["default"])))
     return pipeline
 
 

@@ -12,9 +12,6 @@ from stillmotion.weights.files import SUFFIXES
 BUNDLED = Path(__file__).parents[1] / "bundled"
 """Models that come with the package, one folder each."""
 
-WEIGHTS = ("*.json", "*.txt", "*.safetensors")
-"""What is fetched of a hub model: no pickles, no pictures."""
-
 _HUB = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(?:/(?P<file>[\w./-]+))?")
 
 
@@ -41,18 +38,14 @@ def bundled_names() -> list[str]:
 
 
 def _fetch(name: str, repo: str, file: str | None) -> Path:
-    from huggingface_hub import hf_hub_download, snapshot_download
+    from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
-        if file and Path(file).suffix in SUFFIXES:
-            return Path(hf_hub_download(repo, file))
-        patterns = [f"{file}/{pattern}" for pattern in WEIGHTS] if file else list(WEIGHTS)
-        return Path(snapshot_download(repo, allow_patterns=patterns), file or "")
+        return Path(hf_hub_download(repo, file)) if file else _fetch_folder(repo)
     except LocalEntryNotFoundError as error:
         raise WeightsError(
-            f"{name} is no file or folder here, and it is not in the local cache of the hub, which cannot "
-            "be reached. "
+            f"{name} is no file or folder here, nor in the hub's local cache, and the hub cannot be reached. "
             "Check the name and the connection, or download it and give its path."
         ) from error
     except HfHubHTTPError as error:
@@ -60,6 +53,25 @@ def _fetch(name: str, repo: str, file: str | None) -> Path:
             f"{name} is no file or folder here, and the hub does not give it out ({type(error).__name__}). "
             "Check the name, or log in with `hf auth login` if it is a gated model."
         ) from error
+
+
+def _fetch_folder(repo: str) -> Path:
+    """The model in a hub repository, without its other forms beside it (pickles, halves, single files)."""
+    from huggingface_hub import snapshot_download
+
+    folder = Path(snapshot_download(repo, allow_patterns=["*.json"]))
+    if (folder / "model_index.json").is_file():
+        from diffusers import DiffusionPipeline
+
+        return Path(DiffusionPipeline.download(repo))
+    if (folder / "config.json").is_file():
+        return Path(
+            snapshot_download(repo, allow_patterns=["*.json", "*.safetensors"], ignore_patterns=["*.fp16.*"])
+        )
+    raise WeightsError(
+        f"{repo} on the hub is no model folder (no model_index.json or config.json). "
+        f"Name the file you want in it, as in {repo}/model.safetensors."
+    )
 
 
 def _similar(path: Path) -> str:

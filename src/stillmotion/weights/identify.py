@@ -36,19 +36,26 @@ class Rule:
 def identify(file: str | Path | Header, name: str | None = None) -> FileKind:
     """What a file, a folder or a header is; kind "unknown" if no rule fits.
 
-    `name` is what the user calls it (it may hint at Lightning or AnimateLCM); by default file and folder.
+    `name` is what the user calls it (it may hint at Lightning or AnimateLCM); `call_name` by default.
     Raises `WeightsError` or one of its kin if the file cannot be read at all.
     """
     if isinstance(file, Header):
         header, name = file, name or file.name
     else:
         path = Path(file)
-        name = name or f"{path.absolute().parent.name}/{path.name}"
+        name = name or call_name(path)
         if (path / "model_index.json").is_file():
             return _pipeline(path)
         header = read_header(path)
     rule = next((rule for rule in RULES if rule.when(header)), None)
     return rule.describe(header, name) if rule else _unknown(header)
+
+
+def call_name(path: Path) -> str:
+    """What a path says of its content: file and folder, and the model's name if it is in the hub's cache."""
+    path = path.absolute()
+    cached = next((part for part in path.parts if part.startswith("models--")), "")
+    return "/".join(filter(None, (cached, path.parent.name, path.name)))
 
 
 def _has(header: Header, *parts: str) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import pickle
 import pickletools
+import struct
 import warnings
 import zipfile
 from collections.abc import Iterator
@@ -30,6 +31,18 @@ INERT = (
 
 HARMLESS = ("torch._utils.", "torch.storage.", "torch._tensor.", "torch.serialization.")
 HARMLESS_NAMES = {"collections.OrderedDict", "_codecs.encode", "torch.Size", "torch.device"}
+
+BROKEN = (
+    AttributeError,
+    EOFError,
+    LookupError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    struct.error,
+    zipfile.BadZipFile,
+)
+"""What torch's reader raises on a damaged file, wherever in the program of the pickle the damage is."""
 
 
 class StandIn:
@@ -66,7 +79,7 @@ def load_torch(path: Path, *, shapes_only: bool = False) -> Any:
             return torch.load(path, map_location=place, weights_only=True, mmap=zipped)
     except pickle.UnpicklingError as error:
         raise _refusal(path) from error
-    except (EOFError, RuntimeError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except BROKEN as error:
         raise _damaged(path) from error
 
 

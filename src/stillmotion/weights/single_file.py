@@ -46,13 +46,13 @@ _CLIP = "cond_stage_model.transformer."
 
 def load_single_file(
     path: Path,
-    dtype: torch.dtype,
+    dtypes: Mapping[str, torch.dtype],
     *,
     vae: str | Path | None = None,
     config: Path | None = None,
     prediction: Prediction | None = None,
 ) -> StableDiffusionPipeline | StableDiffusionXLPipeline:
-    """The pipeline in a checkpoint of LDM layout (SD 1.x, 2.x, XL); arguments and errors of `load_base`."""
+    """The pipeline in a checkpoint of LDM layout (SD 1.x, 2.x, XL); arguments as in `load_base`."""
     import diffusers
 
     header = read_header(path)
@@ -66,6 +66,7 @@ def load_single_file(
     state = _with_text_model(read_state(path))
     parts: dict[str, Any] = {}
     for part, (library, kind) in ((key, value) for key, value in index.items() if isinstance(value, list)):
+        dtype = dtypes.get(part, dtypes["default"])
         if library is None:
             parts[part] = None
         elif part == "scheduler":

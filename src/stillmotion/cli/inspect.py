@@ -1,0 +1,62 @@
+"""`stillmotion inspect FILE`: what a file of weights is, which base it fits, and how it is used."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+
+import click
+
+from stillmotion.motion.spec import FAMILIES
+from stillmotion.weights.hub import locate
+from stillmotion.weights.identify import call_name, identify
+from stillmotion.weights.kinds import BASES, FileKind
+
+UNKNOWN = 2
+"""Exit code if any of the files is of no known kind."""
+
+
+@click.command()
+@click.argument("files", metavar="FILE...", nargs=-1)
+@click.option("--json", "as_json", is_flag=True, help="For programs: one JSON object per file.")
+@click.option("--families", is_flag=True, help="List the families of motion modules instead.")
+@click.pass_context
+def inspect(ctx: click.Context, files: tuple[str, ...], as_json: bool, families: bool) -> None:
+    """Say what a file of weights is, what it fits and how to use it.
+
+    FILE is a checkpoint, a motion module, a LoRA or another .safetensors, .ckpt, .pt or .bin, a folder, or a
+    name on the hub. Only headers are read; no code inside a file is run. Exits with 2 if it is not known.
+    """
+    if families:
+        click.echo(_families())
+    elif not files:
+        raise click.UsageError("Name at least one file, or ask for --families.")
+    found = [_identified(file) for file in files]
+    for kind in found:
+        click.echo(json.dumps(asdict(kind)) if as_json else "\n".join(kind.sentences()))
+    if not all(kind.known for kind in found):
+        ctx.exit(UNKNOWN)
+
+
+def _identified(file: str) -> FileKind:
+    path = locate(file)
+    return identify(path, f"{file}/{call_name(path)}")
+
+
+def _families() -> str:
+    rows = [("family", "fits", "frames", "size", "sampler", "steps", "guidance")]
+    for name, spec in FAMILIES.items():
+        rows.append(
+            (
+                name,
+                BASES.get(spec.base, spec.base),
+                str(spec.frames),
+                f"{spec.width}x{spec.height}",
+                spec.scheduler,
+                str(spec.num_inference_steps),
+                f"{spec.guidance_scale:g}",
+            )
+        )
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
+    return "\n".join(line.rstrip() for line in lines)
