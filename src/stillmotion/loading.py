@@ -7,7 +7,7 @@ nothing.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,10 +20,10 @@ from stillmotion.fast.precision import best_device, best_dtype
 from stillmotion.motion_model import INSIDE, MotionModel
 from stillmotion.request import DTYPES
 from stillmotion.weights.base import load_base
-from stillmotion.weights.files import read_state
-from stillmotion.weights.fit import check_fits, expect
+from stillmotion.weights.fit import base_of_unet, check_fits, expect
 from stillmotion.weights.hub import locate
 from stillmotion.weights.identify import identify
+from stillmotion.weights.lora import read_lora
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -42,16 +42,6 @@ class Parts:
     models: dict[str, Any]
 
 
-@dataclass(frozen=True)
-class Lora:
-    """A LoRA to apply; `of_the_unet` if its names lack the `unet.` before them (the v3 domain adapter)."""
-
-    name: str
-    path: Path
-    of_the_unet: bool
-    weight: float
-
-
 def load_parts(
     base: str | Path | None = None,
     motion: str | Path | None = None,
@@ -65,19 +55,19 @@ def load_parts(
     place = locate(base) if base is not None else bundled_folder()
     motion_place = _motion_place(motion, base or BUNDLED, place)
     net = _load_motion(motion_place) if motion_place else None
-    adapters = [_find_lora(str(name), float(weight)) for name, weight in (loras or {}).items()]
-    pipeline = load_base(place, {"vae": torch.float32, "default": dtype} if place.is_dir() else dtype)
+    for lora in loras or {}:
+        expect(identify(locate(lora)), "lora", "domain-adapter")
+    pipeline = load_base(place, {"vae": torch.float32, "default": dtype})
     pipeline.set_progress_bar_config(disable=True)
     if net is not None:
         check_fits(net.spec, pipeline.unet.config, str(motion or motion_place), str(base or BUNDLED))
         net.to(device, dtype)
-    pipeline.vae.to(torch.float32)
-    _apply_loras(pipeline, adapters)
+    _apply_loras(pipeline, loras or {})
     card = _merged(ModelCard.read(place), ModelCard.read(motion_place) if motion_place else ModelCard())
     models = {
         "base": str(base) if base is not None else BUNDLED,
         "motion": str(motion) if motion is not None else None,
-        "loras": {lora.name: lora.weight for lora in adapters},
+        "loras": {str(lora): float(weight) for lora, weight in (loras or {}).items()},
         "dtype": str(dtype).removeprefix("torch."),
     }
     return Parts(pipeline.to(device), net, card, models)
@@ -132,32 +122,23 @@ def _merged(base: ModelCard, motion: ModelCard) -> ModelCard:
     )
 
 
-def _find_lora(name: str, weight: float) -> Lora:
-    """Where a LoRA is; WrongKind if it is something else."""
-    path = locate(name)
-    found = identify(path)
-    expect(found, "lora", "domain-adapter")
-    return Lora(name, path, found.kind == "domain-adapter", weight)
-
-
-def _apply_loras(pipeline: DiffusionPipeline, loras: Sequence[Lora]) -> None:
-    """Puts them on as adapters of the pipeline, by diffusers' own loader; Mismatch if one has no layer "
-    "here."""
+def _apply_loras(pipeline: DiffusionPipeline, loras: Mapping[str, float]) -> None:
+    """Puts them on as adapters, by diffusers' own loader; Mismatch if one has no layer in this base."""
     names = [f"lora{number}" for number in range(len(loras))]
+    family = base_of_unet(pipeline.unet.config)
+    known = family if family != "custom" else None  # of other bases only the shapes can tell
     for name, lora in zip(names, loras, strict=True):
-        state = read_state(lora.path)
-        if lora.of_the_unet:
-            state = {f"unet.{key}": tensor for key, tensor in state.items()}
+        state = read_lora(lora, known)
         try:
             pipeline.load_lora_weights(state, adapter_name=name)
         except (ValueError, RuntimeError, KeyError) as error:
             raise Mismatch(
-                f"{lora.name} cannot be applied to this base as a LoRA: {_first_line(error)}"
+                f"{lora} cannot be applied to this base as a LoRA: {_first_line(error)}"
             ) from error
         if not any(name in adapters for adapters in pipeline.get_list_adapters().values()):
-            raise Mismatch(f"{lora.name} has no layers that this base has: it is for another kind of model.")
+            raise Mismatch(f"{lora} has no layers that this base has: it is for another kind of model.")
     if names:
-        pipeline.set_adapters(names, [lora.weight for lora in loras])
+        pipeline.set_adapters(names, [float(weight) for weight in loras.values()])
 
 
 def _first_line(error: Exception) -> str:
