@@ -25,7 +25,8 @@ def same_end(one: Path, other: Path) -> None:
     first, second = (checkpoint.checkpoints(output)[-1] for output in (one, other))
     assert first.name == second.name
     a, b = (load_file(path / "state.safetensors") for path in (first, second))
-    assert a.keys() == b.keys() == {"weights", "ema", "adam.step", "adam.exp_avg", "adam.exp_avg_sq"}
+    assert a.keys() == b.keys() > {"weights", "ema"}
+    assert any(name.startswith(("adam.", "muon.")) for name in a)
     assert all(torch.equal(a[name], b[name]) for name in a)
     assert read_losses(one / "loss.csv") == read_losses(other / "loss.csv")
     files = [load_file(output / "motion" / "diffusion_pytorch_model.safetensors") for output in (one, other)]
@@ -36,9 +37,10 @@ class Interrupted(Exception):
     pass
 
 
-@pytest.mark.parametrize("step", [1, 4, 5, 8])
-def test_interrupted_anywhere_it_ends_the_same(configure, step):
+@pytest.mark.parametrize(("step", "optimizer"), [(1, "adamw"), (4, "muon"), (5, "adamw"), (8, "muon")])
+def test_interrupted_anywhere_it_ends_the_same(configure, step, optimizer):
     fields = {"max_train_steps": 9, "checkpoint_steps": 4, "lr_schedule": "cosine", "lr_warmup_steps": 3}
+    fields["optimizer"] = optimizer
     whole = train_motion(configure("whole", **fields))
 
     def interrupt(row):

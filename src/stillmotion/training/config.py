@@ -40,7 +40,10 @@ class TrainConfig(BaseModel):
         1, ge=1, description="passes whose gradients are averaged in one step"
     )
 
-    learning_rate: float = Field(1e-4, gt=0, description="of AdamW, after the warm-up")
+    optimizer: Literal["adamw", "muon"] = Field(
+        "adamw", description="muon learns more in few steps, but needs torch 2.9"
+    )
+    learning_rate: float = Field(1e-4, gt=0, description="after the warm-up")
     lr_schedule: Literal["constant", "cosine"] = Field("constant", description="after the warm-up")
     lr_warmup_steps: int = Field(0, ge=0, description="steps over which the learning rate rises from zero")
     lr_end: float = Field(0.05, ge=0, le=1, description="the cosine ends at this part of the learning rate")

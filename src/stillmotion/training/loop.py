@@ -1,6 +1,6 @@
 """The one training loop. Knows weights, steps, checkpoints, processes; what a step computes is the target's.
 
-    loss per pass -> fp32 gradients, summed over passes and processes -> clip -> AdamW -> EMA -> checkpoint
+    loss per pass -> fp32 gradients, summed over passes and processes -> clip -> optimizer -> EMA -> checkpoint
 
 Everything that a step does is a function of the checkpoint before it and of the settings: a run that was
 killed at any moment ends with the same bits as one that was not.
@@ -29,6 +29,7 @@ from .draws import draws, seed_model
 from .flat import FlatWeights
 from .journal import Journal, Step, duration
 from .objectives import learning_rate
+from .optimizers import make_optimizer
 from .precision import working_dtype
 from .stop import Stop
 from .targets import Target
@@ -101,12 +102,7 @@ class Run:
         self.settings = config.model_dump(mode="json")
         self.flat = FlatWeights(target.parameters(), working_dtype(config.precision, accelerator.device))
         self.ema = self.flat.weights.clone() if config.ema_decay else None
-        self.optimizer = torch.optim.AdamW(
-            [self.flat.weights],
-            betas=(config.adam_beta1, config.adam_beta2),
-            weight_decay=config.weight_decay,
-            foreach=False,
-        )
+        self.optimizer = make_optimizer(self.flat, config)
         self.watch = Watch()
         self.done = 0
         self.saved_at = time.monotonic()
@@ -149,9 +145,7 @@ class Run:
         if config.max_grad_norm and norm > config.max_grad_norm:
             self.flat.grad.mul_(config.max_grad_norm / norm)
         before = self.flat.weights.clone() if self.done % LOOK == 0 else None
-        self.optimizer.param_groups[0]["lr"] = rate
-        self.flat.weights.grad = self.flat.grad
-        self.optimizer.step()
+        self.optimizer.step(rate)
         self.flat.grad.zero_()
         self.flat.publish()
         if self.ema is not None:
@@ -206,11 +200,7 @@ class Run:
         self.saved_at = time.monotonic()
         if not self.accelerator.is_main_process:
             return
-        state = self.optimizer.state[self.flat.weights]
-        tensors: dict[str, Tensor] = {
-            "weights": self.flat.weights.detach(),
-            **{f"adam.{k}": v for k, v in state.items()},
-        }
+        tensors: dict[str, Tensor] = {"weights": self.flat.weights.detach(), **self.optimizer.state()}
         if self.ema is not None:
             tensors["ema"] = self.ema
         facts = {
@@ -242,15 +232,7 @@ class Run:
                 f"Note: {self.accelerator.num_processes} processes, {saved.facts['processes']} before."
             )
         self.flat.weights.copy_(saved.tensors["weights"])
-        state = {
-            name.removeprefix("adam."): tensor
-            for name, tensor in saved.tensors.items()
-            if name.startswith("adam.")
-        }
-        device = self.flat.weights.device
-        self.optimizer.state[self.flat.weights] = {
-            k: v if k == "step" else v.to(device) for k, v in state.items()
-        }
+        self.optimizer.load(saved.tensors)
         if self.ema is not None:
             self.ema.copy_(saved.tensors.get("ema", saved.tensors["weights"]))
         self.flat.publish()
