@@ -60,6 +60,19 @@ def test_attention_in_pieces_is_the_same(limit):
     torch.testing.assert_close(attend(q, k, v, limit), attend(q, k, v))
 
 
+def test_attention_in_training_on_a_cpu_is_the_same():
+    """bf16 with gradients takes another way; both are compared with float32."""
+    base = torch.randn(3, 2, 12, 5, 4)
+    results = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        leaf = base.detach().clone().to(dtype).requires_grad_(True)
+        out = attend(*leaf)
+        out.float().square().sum().backward()
+        results[dtype] = torch.cat([out.float().flatten(), leaf.grad.float().flatten()])
+    error = results[torch.bfloat16] - results[torch.float32]
+    assert error.norm() < 0.02 * results[torch.float32].norm()
+
+
 def test_gradients_equal_with_checkpointing_inside():
     hidden, grads, runs = torch.randn(8, 16, 3, 3), [], []
     for enabled in (False, True):

@@ -7,8 +7,8 @@ attached, and once the hooks are off it is the same UNet bit for bit.
 Motions given together act in parallel on the same input, h + s1*d1(h) + s2*d2(h), so their order does not
 matter; a second `attach` on the same UNet rides on the output of the first.
 
-Attach first, then compile, convert or export: what was exported keeps the motion it had. If the UNet checkpoints
-its resnets, finish the backward pass before detaching: they run again in it, hooks included.
+Attach first, then compile, convert or export: what was exported keeps the motion it had. If the UNet
+checkpoints its resnets, finish the backward pass before detaching: they run again in it, hooks included.
 """
 
 from __future__ import annotations

@@ -37,12 +37,26 @@ CUDA_LIMIT = 65535
 
 def attend(q: Tensor, k: Tensor, v: Tensor, limit: int | None = None) -> Tensor:
     """Attention over the frames, (b rows f d), at most `limit` rows at once (1024x1024 pixels: 131072)."""
+    if q.requires_grad and q.device.type == "cpu" and q.dtype != torch.float32:
+        return _attend_written_out(q, k, v)
     if limit is None and q.is_cuda:
         limit = CUDA_LIMIT
     if limit is None or q.shape[1] <= limit:
         return F.scaled_dot_product_attention(q, k, v)
     pieces = zip(q.split(limit, 1), k.split(limit, 1), v.split(limit, 1), strict=True)
     return torch.cat([F.scaled_dot_product_attention(*piece) for piece in pieces], dim=1)
+
+
+def _attend_written_out(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """For training in bf16 on a CPU, where the fused kernel's backward pass is slow on short sequences.
+
+    Forward and backward, 16 frames, clips x rows x head: 8 x 2048 x 16 takes 87 ms against 200, 8 x 512 x 32
+    takes 22 against 229, 2 x 8192 x 40 takes 114 against 1034. Without gradients the fused one is no slower.
+    """
+    shape = q.shape
+    q, k, v = (x.flatten(0, 1) for x in (q, k, v))
+    weights = torch.softmax(torch.bmm(q * shape[-1] ** -0.5, k.transpose(1, 2)), dim=-1)
+    return torch.bmm(weights, v).view(shape)
 
 
 class TemporalAttention(nn.Module):
