@@ -31,6 +31,7 @@ FLOORS = (
     {"training"},
     {"studio", "scale"},
     {"cli"},
+    {"__main__"},
 )
 """From the ground up. `clip` stands above `request`, which every clip carries; `loading` is animator's "
 "cellar."""
