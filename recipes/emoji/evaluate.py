@@ -125,13 +125,13 @@ def stills(animator: sm.Animator, judge: Judge, count: int) -> dict[str, dict[st
 def clips(animator: sm.Animator, judge: Judge, count: int) -> dict[str, float]:
     """Held-in animated concepts, and concepts that have no animation at all, as clips of 16 frames."""
     first, moving = ordered()[:count], animations()
-    trained = [c for c in first if (CLIPS / f"{c.code}.webp").exists() and c.code in moving][
+    trained = [c for c in first if (CLIPS / "train" / f"{c.code}.webp").exists() and c.code in moving][
         :: max(1, count // 60)
     ]
     ratios, kept, rows = [], [], []
     for concept in trained[:30]:
         clip = animator.animate(say(concept, "fluent-3d"), seed=7)
-        real, _ = read_frames(CLIPS / f"{concept.code}.webp")
+        real, _ = read_frames(CLIPS / "train" / f"{concept.code}.webp")
         real = np.stack(
             [np.asarray(Image.fromarray(f).resize((128, 128), Image.BOX)) for f in real[::3][:16]]
         )

@@ -7,7 +7,10 @@ the first few hundred of this order and takes more in as it goes on.
 
 from __future__ import annotations
 
-from concepts import Concept, animations, concepts
+import json
+
+from concepts import STYLES, Concept, animations, concepts
+from places import CLIPS
 
 FAMOUS = """
 red apple|banana|strawberry|cherries|grapes|watermelon|lemon|pineapple|pear|peach|carrot|broccoli
@@ -45,3 +48,23 @@ def _tier(concept: Concept, famous: set[str], moving: set[str]) -> int:
     if concept.code in moving:
         return 2 if crowd else 1
     return 4 if crowd else 3
+
+
+def clip_list(count: int) -> None:
+    """Write the training clips of the first `count` concepts to CLIPS/train.jsonl, for the motion run."""
+    rows = [
+        {"file": f"train/{c.code}.webp", "caption": f"{c.name}, {STYLES['fluent-3d']} style"}
+        for c in ordered()[:count]
+        if (CLIPS / "train" / f"{c.code}.webp").exists()
+    ]
+    lines = [json.dumps(row, ensure_ascii=False) for row in rows]
+    (CLIPS / "train.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    print(f"{len(rows)} clips of the first {count} concepts")
+
+
+if __name__ == "__main__":
+    import argparse
+
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--concepts", type=int, default=1209, help="as many as base.py was given")
+    clip_list(parser.parse_args().concepts)

@@ -7,6 +7,7 @@ the same code point, and none of the four that are known to carry a trademark.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import re
@@ -31,6 +32,7 @@ SVG = {
 }
 TRADEMARKED = {"1f4ce", "1f9d1-200d-1f4bb", "1f468-200d-1f4bb", "1f469-200d-1f4bb"}
 """paperclip (drawn as Clippy) and technologists (with the Windows logo)"""
+HELD_OUT_CLIPS = 24
 LARGEST_DIFFERENCE = 20.0
 """mean absolute difference (0-255) up to which a fluent-3d still counts as Microsoft's released picture"""
 
@@ -135,18 +137,21 @@ def make_stills() -> None:
 
 
 def make_clips(released: dict[str, tuple[str, float, bool, bool]]) -> None:
-    """Copy the clips that move enough and differ by more than gender, each with its caption."""
-    CLIPS.mkdir(parents=True, exist_ok=True)
+    """Copy the clips that move enough and differ by more than gender, captioned; 24 are held out."""
     folders = [folder(f"@lobehub/fluent-emoji-anim-{i}") / "assets" for i in range(1, 5)]
     by_code = {concept.code: concept for concept in concepts()}
-    for code, (_, _, moves, gendered) in released.items():
-        if not moves or gendered:
-            continue
-        source = next(filter(None, map(partial(_file_of, code=code), folders)))
-        shutil.copyfile(source, CLIPS / f"{code}.webp")
-        caption = f"{by_code[code].name}, {STYLES['fluent-3d']} style"
-        (CLIPS / f"{code}.txt").write_text(caption + "\n", encoding="utf-8")
-    print(f"{len(list(CLIPS.glob('*.webp')))} clips")
+    chosen = [code for code, (_, _, moves, gendered) in released.items() if moves and not gendered]
+    chosen.sort(key=lambda code: hashlib.sha256(code.encode()).digest())
+    parts = {"held-out": chosen[:HELD_OUT_CLIPS], "train": chosen[HELD_OUT_CLIPS:]}
+    for name, codes in parts.items():
+        place = CLIPS / name
+        place.mkdir(parents=True, exist_ok=True)
+        for code in codes:
+            source = next(filter(None, map(partial(_file_of, code=code), folders)))
+            shutil.copyfile(source, place / f"{code}.webp")
+            caption = f"{by_code[code].name}, {STYLES['fluent-3d']} style"
+            (place / f"{code}.txt").write_text(caption + "\n", encoding="utf-8")
+        print(f"{len(codes)} clips in {name}")
 
 
 def load() -> tuple[np.ndarray, list[dict[str, str]]]:

@@ -19,6 +19,7 @@ from ..data.sources import Item
 from ..errors import DataError
 from .config import MotionTrainConfig
 from .journal import duration
+from .precision import working_dtype
 
 TELL = 10.0
 """seconds between two lines about the progress of encoding"""
@@ -34,7 +35,8 @@ def prepare_clips(
 ) -> list[CachedClip]:
     """The usable clips, in the same order on every process; DataError when there is none."""
     folder = config.cache or config.output / "latents"
-    cache = LatentCache(folder, encoder(vae), fingerprint(vae), config.resolution)
+    dtype = working_dtype(config.precision, accelerator.device)
+    cache = LatentCache(folder, encoder(vae, dtype), fingerprint(vae, dtype), config.resolution)
     _encode(cache, items, report, accelerator, say)
     clips = [clip for clip in map(cache.ready, _readable(items, report)) if clip is not None]
     usable = [clip for clip in clips if _long_enough(clip, config, report)]
@@ -97,23 +99,26 @@ def _long_enough(clip: CachedClip, config: MotionTrainConfig, report: Report) ->
     return False
 
 
-def encoder(vae: Any) -> Encode:
-    """Pixels to scaled latents: means of the VAE's distribution, in the VAE's own precision."""
+def encoder(vae: Any, dtype: torch.dtype) -> Encode:
+    """Pixels to scaled latents: means of the VAE's distribution.
+
+    In bf16 a processor encodes two to three times as fast, half a percent off.
+    """
     scale, shift = vae.config.scaling_factor, vae.config.get("shift_factor") or 0.0
 
     @torch.no_grad()
     def encode(pixels: Tensor) -> Tensor:
-        latents = vae.encode(pixels.to(vae.device, vae.dtype)).latent_dist.mean
+        with torch.autocast(vae.device.type, dtype, enabled=dtype != torch.float32):
+            latents = vae.encode(pixels.to(vae.device, vae.dtype)).latent_dist.mean
         return (latents.float() - shift) * scale
 
     return encode
 
 
-def fingerprint(vae: Any) -> str:
-    """Names a VAE by its weights and scale, so that latents of another one are never taken for its own."""
-    digest = hashlib.blake2b(
-        f"{vae.config.scaling_factor} {vae.config.get('shift_factor')}".encode(), digest_size=12
-    )
+def fingerprint(vae: Any, dtype: torch.dtype) -> str:
+    """Names a VAE by weights, scale and precision: latents of another one are never taken for its own."""
+    facts = f"{vae.config.scaling_factor} {vae.config.get('shift_factor')} {dtype}"
+    digest = hashlib.blake2b(facts.encode(), digest_size=12)
     for name, tensor in sorted(vae.state_dict().items()):
         digest.update(name.encode() + tensor.float().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()

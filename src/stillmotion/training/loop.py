@@ -1,6 +1,6 @@
 """The one training loop. Knows weights, steps, checkpoints, processes; what a step computes is the target's.
 
-    loss per pass -> fp32 gradients, summed over passes and processes -> clip -> optimizer -> EMA -> checkpoint
+    loss per pass -> fp32 gradients, summed over passes, processes -> clip -> optimizer -> EMA -> checkpoint
 
 Everything that a step does is a function of the checkpoint before it and of the settings: a run that was
 killed at any moment ends with the same bits as one that was not.
@@ -74,15 +74,14 @@ def run(
     )
     config.output.mkdir(parents=True, exist_ok=True)
     every, tensorboard = config.log_steps, config.tensorboard
-    with (
-        Stop(config.max_minutes) as stop,
-        Journal(config.output, accelerator, config.max_train_steps, every, tensorboard) as journal,
-    ):
+    stop = Stop(config.max_minutes)
+    with Journal(config.output, accelerator, config.max_train_steps, every, tensorboard) as journal:
         notice = rate_notice(config.learning_rate)
         if notice is not None:
             journal.say(notice)
-        target = make(config, accelerator, journal.say)
-        return Run(config, accelerator, target, journal, stop, on_step).go()
+        target = make(config, accelerator, journal.say)  # Ctrl-C may end this at once: what is encoded stays
+        with stop:
+            return Run(config, accelerator, target, journal, stop, on_step).go()
 
 
 class Run:
