@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 from typing_extensions import Self
@@ -127,7 +128,10 @@ def _replace(file: Path, write: Callable[[Path], object]) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
         write(new)
         os.replace(new, file)
-    except OSError as error:
-        raise OutputError(f"{file} cannot be written ({error.strerror or error}).") from error
+    except (OSError, SafetensorError) as error:
+        raise OutputError(
+            f"{file} cannot be written ({getattr(error, 'strerror', None) or error})."
+        ) from error
     finally:
-        new.unlink(missing_ok=True)
+        if new.exists():
+            new.unlink()
