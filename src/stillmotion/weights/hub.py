@@ -12,7 +12,7 @@ from stillmotion.weights.files import SUFFIXES
 BUNDLED = Path(__file__).parents[1] / "bundled"
 """Models that come with the package, one folder each."""
 
-_HUB = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(?:/(?P<file>[\w./-]+))?")
+_HUB = re.compile(r"(?!.*\.\.)(?P<repo>\w[\w.-]*/\w[\w.-]*)(?:/(?P<file>\w[\w./-]*))?")
 
 
 def locate(source: str | Path) -> Path:
@@ -39,16 +39,16 @@ def bundled_names() -> list[str]:
 
 def _fetch(name: str, repo: str, file: str | None) -> Path:
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
     try:
         return Path(hf_hub_download(repo, file)) if file else _fetch_folder(repo)
-    except LocalEntryNotFoundError as error:
+    except (LocalEntryNotFoundError, ConnectionError) as error:
         raise WeightsError(
             f"{name} is no file or folder here, nor in the hub's local cache, and the hub cannot be reached. "
             "Check the name and the connection, or download it and give its path."
         ) from error
-    except HfHubHTTPError as error:
+    except (OSError, HFValidationError) as error:
         raise WeightsError(
             f"{name} is no file or folder here, and the hub does not give it out ({type(error).__name__}). "
             "Check the name, or log in with `hf auth login` if it is a gated model."
