@@ -4,7 +4,9 @@ it.
 
 from __future__ import annotations
 
+import argparse
 import json
+from dataclasses import replace
 
 import torch
 from base import RUNS, SCHEDULER, Model
@@ -13,6 +15,8 @@ from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline
 from places import BUNDLED
 from stages import ordered
 from transformers import CLIPTokenizer
+
+from stillmotion import FAMILIES, MotionModel
 
 DEFAULTS = {
     "width": 128,
@@ -58,7 +62,15 @@ def knowledge(count: int) -> dict:
     return {"styles": list(STYLES.values()), "concepts": rows}
 
 
-def main(count: int) -> None:
+def add_motion() -> None:
+    """The trained motion module beside the base, in fp16, under the family's name."""
+    net = MotionModel.load(RUNS / "motion" / "motion")
+    net.spec = replace(FAMILIES["emoji"], positions=net.spec.positions)
+    net.to(torch.float16).save(BUNDLED / "motion")
+
+
+def add_base(count: int) -> None:
+    """Base model, card and concepts."""
     pipeline(torch.float16).save_pretrained(BUNDLED, safe_serialization=True)
     about = {"name": "emoji", "family": "emoji", "defaults": DEFAULTS, "concepts": "concepts.json"}
     (BUNDLED / "stillmotion.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
@@ -67,8 +79,8 @@ def main(count: int) -> None:
 
 
 if __name__ == "__main__":
-    import argparse
-
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--concepts", type=int, default=1209, help="as many as base.py was given")
-    main(parser.parse_args().concepts)
+    parser.add_argument("--motion", action="store_true", help="only the motion module, after its training")
+    options = parser.parse_args()
+    add_motion() if options.motion else add_base(options.concepts)

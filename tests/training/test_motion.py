@@ -47,7 +47,7 @@ def test_from_clips_to_weights(configure):
     )
 
     card = json.loads((folder / "stillmotion.json").read_text())
-    assert card["noise"] == {"beta_schedule": "linear", "beta_start": 0.00085, "beta_end": 0.012}
+    assert card["schedule"] == {"beta_schedule": "linear", "beta_start": 0.00085, "beta_end": 0.012}
     assert card["defaults"] == {"frames": 4, "width": 16, "height": 16, "fps": 10.0}
 
     with Image.open(outcome.output / "samples" / "step-00000006.png") as sheet:

@@ -182,7 +182,7 @@ class MotionTarget:
         return {
             "name": self.config.output.name,
             "defaults": {name: getattr(spec, name) for name in ("frames", "width", "height", "fps")},
-            "noise": {name: self.pipeline.scheduler.config[name] for name in BETAS},
+            "schedule": {name: self.pipeline.scheduler.config[name] for name in BETAS},
         }
 
     def _advise(self, say: Callable[[str], None]) -> None:
