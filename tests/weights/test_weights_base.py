@@ -72,6 +72,7 @@ def test_a_ckpt_gives_the_pipeline_it_was_made_of(pipeline, ckpt: Path, sd15_fol
     assert all(same(getattr(loaded, part), getattr(pipeline, part)) for part in PARTS)
     loaded.set_progress_bar_config(disable=True)
     assert torch.equal(picture(loaded), picture(pipeline))
+    assert same(load_base(ckpt.parent, config=sd15_folder).unet, pipeline.unet)
 
 
 def test_a_safetensors_in_half_precision(pipeline, sd15_folder: Path, tmp_path: Path) -> None:

@@ -33,7 +33,11 @@ def safetensors(tmp_path: Path) -> Path:
 def test_safetensors_header_and_state(safetensors: Path) -> None:
     header = read_header(safetensors)
     assert header == SHAPES
-    assert header.metadata == {"who": "me"} and header.parameters == 10 and header.dtypes == {"f32", "f16"}
+    assert (
+        header.metadata == {"who": "me"}
+        and header.parameters == 10
+        and header.dtypes == {"float32", "float16"}
+    )
     assert equal(read_state(safetensors), STATE)
 
 

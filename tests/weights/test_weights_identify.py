@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -122,6 +124,21 @@ def test_a_person_reads_what_it_is_and_how_to_use_it(name: str) -> None:
 def test_a_pipeline_folder(sd15_folder: Path, tmp_path: Path) -> None:
     found = identify(sd15_folder)
     assert found.kind == "pipeline" and found.family == "StableDiffusionPipeline"
+    assert found.sentences()[-1].endswith("--motion MOTION")
+
+
+def test_a_pipeline_folder_with_a_card_and_motion_inside(sd15_folder: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(sd15_folder, tmp_path / "emoji")
+    (folder / "motion").mkdir()
+    card = {"family": "emoji", "defaults": {"frames": 16, "scheduler": "ddim"}}
+    (folder / "stillmotion.json").write_text(json.dumps(card))
+    assert identify(folder).sentences() == [
+        "emoji: a model in a diffusers folder (StableDiffusionPipeline)",
+        "  family     the bundled emoji model",
+        "  motion     inside, in motion/",
+        "  settings   frames 16, scheduler ddim",
+        '  use        stillmotion animate "PROMPT" --base emoji',
+    ]
 
 
 def test_a_file_on_disk(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from stillmotion.errors import Damaged, WrongKind
-from stillmotion.weights.files import read_json
+from stillmotion.weights.files import read_json, weight_files
 from stillmotion.weights.fit import expect
 from stillmotion.weights.hub import locate
 from stillmotion.weights.identify import identify
@@ -60,10 +60,12 @@ def load_base(
 
 
 def _located(source: str | Path) -> Path:
+    """A pipeline folder or a single file (also the only one in a folder)."""
     path = locate(source)
-    if path.is_dir() and not (path / "model_index.json").is_file():
-        expect(identify(path), "pipeline", "checkpoint")
-    return path
+    if not path.is_dir() or (path / "model_index.json").is_file():
+        return path
+    expect(identify(path), "pipeline", "checkpoint")
+    return weight_files(path)[0]
 
 
 def _from_folder(path: Path, name: str, dtypes: dict[str, torch.dtype], vae: str | Path | None) -> Any:

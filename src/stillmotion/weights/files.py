@@ -24,6 +24,15 @@ SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
 STEMS = ("diffusion_pytorch_model", "pytorch_lora_weights", "model", "pytorch_model", "learned_embeds")
 """Names that diffusers and transformers give to the weights in a folder, in order of preference."""
 
+_DTYPES = {
+    "F32": "float32",
+    "F16": "float16",
+    "BF16": "bfloat16",
+    "F64": "float64",
+    "F8_E4M3": "float8_e4m3fn",
+}
+"""Names of dtypes in safetensors and in torch."""
+
 
 class Header(dict[str, Shape]):
     """Names and shapes of the tensors of a file, with what else the file says about itself.
@@ -132,7 +141,7 @@ def _file_header(file: Path) -> Header:
         entries = safetensors_header(file)
         metadata = entries.pop("__metadata__", {})
         shapes = unwrap({name: tuple(entry["shape"]) for name, entry in entries.items()}, _is_shape)
-        dtypes = frozenset(entry["dtype"].lower() for entry in entries.values())
+        dtypes = frozenset(_DTYPES.get(entry["dtype"], entry["dtype"]) for entry in entries.values())
         return Header(
             shapes.tensors, name=file.name, metadata=metadata, unwrapped=shapes.steps, dtypes=dtypes
         )

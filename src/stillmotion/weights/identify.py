@@ -262,14 +262,17 @@ RULES = (
 
 def _pipeline(folder: Path) -> FileKind:
     index = read_json(folder / "model_index.json")
+    card = read_json(folder / "stillmotion.json") if (folder / "stillmotion.json").is_file() else {}
     facts = {"title": f"a model in a diffusers folder ({index.get('_class_name', 'of no named class')})"}
-    base = None
-    if (folder / "unet" / "config.json").is_file():
+    base = card.get("family")
+    if base is None and (folder / "unet" / "config.json").is_file():
         config = read_json(folder / "unet" / "config.json")
         base = _TEXT_WIDTHS.get(config.get("cross_attention_dim", 0), "custom")
     inside = [part for part in ("motion", "motion_adapter") if (folder / part).is_dir()]
     if inside:
         facts["motion"] = f"inside, in {inside[0]}/"
+    if card.get("defaults"):
+        facts["settings"] = ", ".join(f"{name} {value}" for name, value in card["defaults"].items())
     return FileKind("pipeline", folder.name, index.get("_class_name"), "diffusers", base, facts=facts)
 
 

@@ -118,7 +118,8 @@ class FileKind:
 
     @property
     def usage(self) -> str:
-        return KINDS[self.kind].usage.format(name=self.name)
+        usage = KINDS[self.kind].usage.format(name=self.name)
+        return usage.removesuffix(" --motion MOTION") if "motion" in self.facts else usage
 
     def sentences(self) -> list[str]:
         """What a person wants to know, a few lines: what it is, what it fits, its settings, how to use it."""
@@ -126,7 +127,8 @@ class FileKind:
         rows = dict(self.facts)
         rows.pop("title", None)
         if self.base:
-            rows = {"fits": BASES.get(self.base, self.base), **rows}
+            label = "family" if self.kind in ("checkpoint", "pipeline") else "fits"
+            rows = {label: BASES.get(self.base, self.base), **rows}
         if self.usage:
             rows["use"] = self.usage
         lines += [f"  {label:<10} {text}" for label, text in rows.items()]
