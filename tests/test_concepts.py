@@ -68,6 +68,13 @@ def test_search_ranks_names_before_keywords_before_groups() -> None:
     assert KNOWN.search("quantum") == []
 
 
+def test_similar_words_are_found_only_where_no_word_is_known() -> None:
+    known = Concepts([Concept("rocket"), Concept("tennis", ("racket",)), Concept("guitar", ("rock",))])
+    assert [concept.name for concept in known.search("rocket")] == ["rocket"]
+    assert [concept.name for concept in known.search("rockat")][0] == "rocket"
+    assert "tennis" in [concept.name for concept in known.search("rackett")]
+
+
 def test_words_are_singular_and_lower_case() -> None:
     assert words_of("Red Apples, 3D cherries & a bus-glass") == [
         "red",

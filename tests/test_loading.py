@@ -66,6 +66,11 @@ def test_without_names_the_bundled_model_is_used(emoji_folder, monkeypatch) -> N
     assert (len(clip), clip.request.base) == (3, "emoji")
 
 
+def test_without_motion_a_model_of_clips_draws_stills(emoji_folder) -> None:
+    animator = Animator.load(str(emoji_folder), motion="none")
+    assert len(animator.animate("a rocket")) == 1
+
+
 def test_an_installation_without_the_bundled_model_says_so(monkeypatch, tmp_path) -> None:
     monkeypatch.setattr("stillmotion.card.files", lambda _: tmp_path)
     with pytest.raises(UnknownFile, match="no bundled model 'emoji'.*--base"):

@@ -67,7 +67,7 @@ class Animator:
         self.card = card or ModelCard()
         self.models = dict(models or {})
         self.spec = replace(motion.spec, **self.card.schedule) if motion is not None else None
-        self.defaults = self._row() | self.card.defaults
+        self.defaults = self._row() | self.card.defaults | ({} if motion is not None else {"frames": 1})
 
     @classmethod
     def load(

@@ -89,25 +89,13 @@ class Concepts:
         return frozenset(word for concept in self.all for word in concept.words) - styles - FILLERS
 
     def search(self, text: str, limit: int | None = None) -> list[Concept]:
-        """Concepts for a word or two, best first: in the name, the keywords, the group, or nearly so."""
+        """Concepts for a word or two, best first: in the name, keywords, group; else similar words."""
         wanted = words_of(text)
-        scored = [(self._score(concept, wanted), concept) for concept in self.all]
+        scored = [(_score(concept, wanted), concept) for concept in self.all]
+        if not any(score for score, _ in scored):
+            scored = [(_likeness(concept, wanted), concept) for concept in self.all]
         found = sorted((pair for pair in scored if pair[0] > 0), key=lambda pair: (-pair[0], pair[1].name))
         return [concept for _, concept in found[:limit]]
-
-    def _score(self, concept: Concept, wanted: list[str]) -> float:
-        name, group = words_of(concept.name), words_of(concept.group)
-        score = 0.0
-        for word in wanted:
-            if word in name:
-                score += 4 + 1 / len(name)
-            elif word in concept.words:
-                score += 2
-            elif word in group or any(known.startswith(word) for known in concept.words):
-                score += 1
-            elif difflib.get_close_matches(word, concept.words, n=1, cutoff=0.8):
-                score += 0.5
-        return score
 
     def hint(self, prompt: str) -> str | None:
         """A sentence when no word of the prompt is known to the model, naming what comes near; else None."""
@@ -118,3 +106,30 @@ class Concepts:
         near = list(dict.fromkeys(concept.name for word in asked for concept in self.search(word, 3)))[:6]
         advice = f"near to it: {', '.join(near)}; all: " if near else "what it knows: "
         return f"This small model has learned no word of {prompt!r}; {advice}`stillmotion concepts`."
+
+
+def _score(concept: Concept, wanted: list[str]) -> float:
+    name, group = words_of(concept.name), words_of(concept.group)
+    score = 0.0
+    for word in wanted:
+        if word in name:
+            score += 4 + 1 / len(name)
+        elif word in concept.words:
+            score += 2
+        elif word in group or (len(word) > 2 and any(known.startswith(word) for known in concept.words)):
+            score += 1
+    return score
+
+
+def _likeness(concept: Concept, wanted: list[str]) -> float:
+    """How near the most similar word comes, names before keywords; 0 where nothing is similar (under "
+    "0.75)."""
+    name = words_of(concept.name)
+    ratios = [
+        difflib.SequenceMatcher(None, word, known).ratio() + (0.05 if known in name else 0.0)
+        for word in wanted
+        for known in concept.words
+        if abs(len(word) - len(known)) <= 3
+    ]
+    best = max(ratios, default=0.0)
+    return best if best >= 0.75 else 0.0

@@ -73,6 +73,7 @@ def test_several_seeds_side_by_side(say, bundled, tmp_path) -> None:
 def test_one_frame_is_a_still(say, bundled) -> None:
     said = say("animate", "a rocket", "--frames", 1, "-o", "still.png")
     assert said.code == 0, said.err
+    assert said.out.startswith("still.png: a still of 16x16, seed ")
     assert Image.open("still.png").size == (16, 16)
 
 

@@ -173,5 +173,6 @@ def name_of(prompt: str) -> Path:
 def _line(path: Path, clip: Clip, start: float | None, what: str = "") -> str:
     seed = f"seed {clip.request.seed}" if clip.request and not what else what
     size = f"{len(clip)} frames of {clip.width}x{clip.height}, {clip.duration:.1f} s"
+    size = size if len(clip) > 1 else f"a still of {clip.width}x{clip.height}"
     took = f", made in {monotonic() - start:.1f} s" if start is not None else ""
     return f"{path}: {size}, {seed}{took}"
