@@ -1,0 +1,62 @@
+"""The bundled model: small enough, in plain diffusers too, and what README promises of it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import MotionAdapter, StableDiffusionPipeline
+from safetensors import safe_open
+
+import stillmotion as sm
+
+FOLDER = Path(sm.__file__).parent / "bundled" / "emoji"
+WEIGHTS = sorted(FOLDER.rglob("*.safetensors"))
+
+
+def test_weights_are_few_megabytes_of_fp16():
+    assert sum(file.stat().st_size for file in WEIGHTS) < 120e6
+    for file in WEIGHTS:
+        with safe_open(file, "pt") as tensors:
+            assert {str(tensors.get_slice(name).get_dtype()) for name in tensors.keys()} <= {"F16", "I64"}  # noqa: SIM118
+    assert not [file for file in FOLDER.rglob("*") if file.suffix in (".bin", ".pt", ".ckpt", ".pkl")]
+
+
+def test_plain_diffusers_loads_base_and_motion():
+    pipe = StableDiffusionPipeline.from_pretrained(FOLDER, torch_dtype=torch.float32)
+    assert len(pipe.tokenizer) == 49408
+    assert pipe.tokenizer("a photo of a dog").input_ids == [49406, 320, 1125, 539, 320, 1929, 49407]
+    adapter = MotionAdapter.from_pretrained(FOLDER / "motion")
+    assert adapter.config.use_motion_mid_block
+
+
+def test_every_concept_fits_into_a_prompt():
+    known = json.loads((FOLDER / "concepts.json").read_text(encoding="utf-8"))
+    assert len(known["concepts"]) >= 200 and "3d render" in known["styles"]
+    assert {"rocket", "red apple", "guitar", "house"} <= {row["name"] for row in known["concepts"]}
+
+
+@pytest.fixture(scope="module")
+def animator():
+    return sm.Animator.load()
+
+
+def test_a_rocket_is_red_on_white_and_moves(animator):
+    clip = animator.animate("a rocket, 3d render style", seed=7, num_inference_steps=8, frames=8)
+    assert clip.frames.shape == (8, 128, 128, 3)
+    corners = clip.frames[:, [0, 0, -1, -1], [0, -1, 0, -1]].astype(float)
+    assert corners.mean() > 225, "the background of the training pictures is white"
+    steps = np.abs(np.diff(clip.frames.astype(float), axis=0)).mean()
+    across = np.abs(clip.frames[0].astype(float) - clip.frames[4]).mean()
+    assert 0.2 < steps < 25 and across > steps / 2
+
+
+def test_frames_belong_together_only_with_motion(animator):
+    """The same noises without motion are eight different drawings."""
+    options = {"seed": 7, "num_inference_steps": 6, "frames": 8}
+    moving = animator.animate("a dog face, flat style", **options).frames.astype(float)
+    apart = animator.animate("a dog face, flat style", motion_strength=0.0, **options).frames.astype(float)
+    assert np.abs(np.diff(moving, axis=0)).mean() < 0.7 * np.abs(np.diff(apart, axis=0)).mean()
