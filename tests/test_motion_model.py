@@ -220,7 +220,7 @@ def test_an_interrupted_save_leaves_the_old_file(
     with pytest.raises(KeyboardInterrupt):
         second.save(tmp_path / form)
     assert same(MotionModel.load(tmp_path / form), first)
-    assert not list(tmp_path.rglob("*.tmp"))
+    assert not [file for file in tmp_path.rglob("*") if file.name.startswith(".")]
 
 
 def test_names_that_cannot_be_saved(tmp_path: Path) -> None:

@@ -1,17 +1,17 @@
 """What can go wrong, in words for the user. Knows nothing else of the package.
 
-    StillmotionError           one sentence: what was found, what was expected, what to do (the CLI exits with 2)
-    ├── RequestError           a field of a request or a config
-    ├── WeightsError           a file of weights
-    │   ├── UnknownFile        nothing we know by its keys
-    │   ├── WrongKind          a good file in the wrong place (a motion LoRA given as a style LoRA)
-    │   ├── Mismatch           good files that do not fit each other (an SDXL module on SD 1.5)
-    │   ├── Damaged            truncated, a web page saved as .safetensors, not a file of weights
-    │   └── Unsafe             a pickle that wants to run code
-    ├── AttachError            motion that does not fit the UNet or the batch
-    ├── DataError              clips and captions for training
-    ├── OutputError            a file that cannot be written
-    └── TrainingError          a run that cannot start or has gone wrong
+StillmotionError           one sentence: what was found, what was expected, what to do (the CLI exits with 2)
+├── RequestError           a field of a request or a config
+├── WeightsError           a file of weights
+│   ├── UnknownFile        nothing we know by its keys
+│   ├── WrongKind          a good file in the wrong place (a motion LoRA given as a style LoRA)
+│   ├── Mismatch           good files that do not fit each other (an SDXL module on SD 1.5)
+│   ├── Damaged            truncated, a web page saved as .safetensors, not a file of weights
+│   └── Unsafe             a pickle that wants to run code
+├── AttachError            motion that does not fit the UNet or the batch
+├── DataError              clips and captions for training
+├── OutputError            a file that cannot be written
+└── TrainingError          a run that cannot start or has gone wrong
 """
 
 

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor
 
-from stillmotion.clip.atomic import replacing
+from stillmotion.atomic import replacing
 from stillmotion.errors import Damaged
 from stillmotion.request import Request
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 EXTENSION = ".latents.safetensors"
 
@@ -29,6 +31,8 @@ class Latents:
 
     def save(self, path: str | Path, overwrite: bool = False) -> Path:
         """Writes a safetensors file with the request in its metadata, whole or not at all."""
+        from safetensors.torch import save_file
+
         with replacing(Path(path), overwrite) as unfinished:
             save_file({"latents": self.tensor.contiguous()}, unfinished, {"request": self.request.to_json()})
         return Path(path)

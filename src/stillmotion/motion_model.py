@@ -10,8 +10,6 @@ The whole spec (family, norms, schedule) travels in the safetensors header, so a
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -20,6 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from typing_extensions import Self
 
+from stillmotion.atomic import replacing
 from stillmotion.errors import OutputError, WrongKind
 from stillmotion.motion.module import MotionNet
 from stillmotion.motion.spec import MotionSpec
@@ -90,22 +89,23 @@ class MotionModel(MotionNet):
                 f"A folder is a diffusers MotionAdapter; for the {layout} layout name a .safetensors file."
             )
         tensors = from_canonical(self._canonical(dtype), self.spec, layout)
-        if single:
-            self._write_weights(path, tensors)
-            return path
-        config = json.dumps(adapter_config(self.spec), indent=2) + "\n"
+        config = None if single else json.dumps(adapter_config(self.spec), indent=2) + "\n"
         name = f"diffusion_pytorch_model{f'.{variant}' if variant else ''}.safetensors"
-        self._write_weights(path / name, tensors)
-        _replace(path / "config.json", lambda file: file.write_text(config, encoding="utf-8"))
+        metadata = {"format": "pt", METADATA_KEY: spec_to_json(self.spec)}
+        try:
+            with replacing(path if single else path / name, overwrite=True) as file:
+                save_file(tensors, file, metadata=metadata)
+            if config is not None:
+                with replacing(path / "config.json", overwrite=True) as file:
+                    file.write_text(config, encoding="utf-8")
+        except (OSError, SafetensorError) as error:
+            why = getattr(error, "strerror", None) or error
+            raise OutputError(f"{path} cannot be written ({why}).") from error
         return path
 
     def _canonical(self, dtype: torch.dtype | None) -> dict[str, Tensor]:
         state = {**self.state_dict(), **self.extra}
         return {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in state.items()}
-
-    def _write_weights(self, file: Path, tensors: dict[str, Tensor]) -> None:
-        metadata = {"format": "pt", METADATA_KEY: spec_to_json(self.spec)}
-        _replace(file, lambda new: save_file(tensors, new, metadata=metadata))
 
 
 def _motion_folder(path: Path) -> Path:
@@ -119,19 +119,3 @@ def _motion_folder(path: Path) -> Path:
         f"{path.name} is a text-to-image model without motion inside (looked for {' and '.join(INSIDE)}). "
         "Give it as the base, and a motion module beside it."
     )
-
-
-def _replace(file: Path, write: Callable[[Path], object]) -> None:
-    """Writes a file beside its place and moves it there when it is complete."""
-    new = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write(new)
-        os.replace(new, file)
-    except (OSError, SafetensorError) as error:
-        raise OutputError(
-            f"{file} cannot be written ({getattr(error, 'strerror', None) or error})."
-        ) from error
-    finally:
-        if new.exists():
-            new.unlink()

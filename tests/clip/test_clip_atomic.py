@@ -9,7 +9,6 @@ import pytest
 from test_clip_formats import NAMES
 
 from stillmotion.clip import Clip, check_output, pictures, video
-from stillmotion.clip.atomic import replacing
 from stillmotion.errors import OutputError
 
 
@@ -69,13 +68,6 @@ def test_nothing_is_overwritten_unless_asked(clip, tmp_path, name):
     shorter.save(path, overwrite=True)
     assert len(Clip.load(path)) == 5
     assert [file.name for file in tmp_path.iterdir()] == [name]
-
-
-def test_a_file_that_appears_meanwhile_stays(tmp_path):
-    with pytest.raises(OutputError, match="exists"), replacing(tmp_path / "x") as unfinished:
-        unfinished.write_text("ours")
-        (tmp_path / "x").write_text("theirs")
-    assert [file.read_text() for file in tmp_path.iterdir()] == ["theirs"]
 
 
 def test_a_folder_with_other_things_is_never_replaced(clip, tmp_path):

@@ -5,7 +5,6 @@ import pytest
 import torch
 from PIL import Image
 
-from stillmotion.data.atomic import durable, sweep
 from stillmotion.data.latents import LatentCache, pixels
 from stillmotion.data.report import Report
 from stillmotion.data.sources import Item
@@ -108,14 +107,3 @@ def test_pixels_are_resized_and_cut_to_the_centre():
     assert stack[..., 2:8].min() > 0.99
     assert pixels(frames[:, :, 10:30], 20).unique().tolist() == [1.0]
     assert pixels(np.full((1, 7, 5, 3), 127, np.uint8), 8).shape == (1, 3, 8, 8)
-
-
-def test_durable_leaves_nothing_after_an_exception(tmp_path):
-    (tmp_path / "x").write_text("old")
-    with pytest.raises(RuntimeError), durable(tmp_path / "x") as new:
-        new.write_text("half")
-        raise RuntimeError
-    assert [path.name for path in tmp_path.iterdir()] == ["x"] and (tmp_path / "x").read_text() == "old"
-    (tmp_path / ".x.1234.part").mkdir()
-    sweep(tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["x"]

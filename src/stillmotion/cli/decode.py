@@ -11,8 +11,9 @@ import click
 from stillmotion.cli import Settings
 from stillmotion.cli.options import device_option, output_options
 from stillmotion.cli.progress import report, waiting
-from stillmotion.cli.render import LATENTS, Target, load
+from stillmotion.cli.render import Target, load
 from stillmotion.errors import OutputError
+from stillmotion.latents import EXTENSION, Latents
 
 
 @click.command()
@@ -25,13 +26,11 @@ def decode(settings: Settings, file: Path, output: str | None, device: str | Non
 
     Such files are left when something stops `stillmotion animate` after sampling. They are kept here too.
     """
-    if output is None and not file.name.endswith(LATENTS):
+    if output is None and not file.name.endswith(EXTENSION):
         raise OutputError(f"{file} does not tell the name of the clip: give it with --output.")
-    target = Target.of(output or str(file.with_name(file.name.removesuffix(LATENTS))), options)
+    target = Target.of(output or str(file.with_name(file.name.removesuffix(EXTENSION))), options)
     target.check_files()
     with waiting() as bars:
-        from stillmotion.latents import Latents
-
         latents = Latents.load(file)
         animator = load(bars, latents.request, device, motion="none")
         clip = animator.decode(latents, bars.step)

@@ -17,17 +17,15 @@ from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
+from stillmotion.atomic import check_free, replacing
 from stillmotion.cli.progress import Waiting, quiet_libraries, report, waiting
 from stillmotion.clip import Clip, check_output, grid
-from stillmotion.clip.atomic import check_free, replacing
 from stillmotion.errors import OutputError
+from stillmotion.latents import EXTENSION, Latents
 from stillmotion.request import Request
 
 if TYPE_CHECKING:
     from stillmotion.animator import Animator
-    from stillmotion.latents import Latents
-
-LATENTS = ".latents.safetensors"
 
 
 @dataclass(frozen=True)
@@ -142,7 +140,7 @@ def kept_until_written(latents: Latents, target: Target, bars: Waiting) -> Itera
 
 
 def latents_path(output: Path) -> Path:
-    return output.with_name(output.name + LATENTS)
+    return output.with_name(output.name + EXTENSION)
 
 
 def save_sheet(clip: Clip, path: Path, force: bool, **options: Any) -> None:

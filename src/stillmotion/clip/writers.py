@@ -14,8 +14,8 @@ from typing import get_args
 
 import numpy as np
 
+from stillmotion.atomic import check_free, replacing
 from stillmotion.clip import pictures
-from stillmotion.clip.atomic import check_free, replacing
 from stillmotion.clip.metadata import Tag
 from stillmotion.clip.palette import Dither
 from stillmotion.errors import OutputError

@@ -19,11 +19,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ..clip.readers import open_frames
-from ..errors import StillmotionError
-from .atomic import durable
-from .report import Report
-from .sources import Item
+from stillmotion.atomic import durable
+from stillmotion.clip.readers import open_frames
+from stillmotion.data.report import Report
+from stillmotion.data.sources import Item
+from stillmotion.errors import StillmotionError
 
 SAMPLED = 65536
 PIXELS = 2**20

@@ -6,7 +6,7 @@ import json
 from collections import Counter
 from pathlib import Path
 
-from .atomic import write_text
+from stillmotion.atomic import write_text
 
 
 class Report:

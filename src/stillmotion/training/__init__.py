@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from .config import MotionTrainConfig, TrainConfig, load_config
+from stillmotion.training.config import MotionTrainConfig, TrainConfig, load_config
 
 if TYPE_CHECKING:
-    from .journal import Step
-    from .loop import Outcome
+    from stillmotion.training.journal import Step
+    from stillmotion.training.loop import Outcome
 
 __all__ = ["MotionTrainConfig", "TrainConfig", "load_config", "train_motion"]
 
@@ -20,7 +20,7 @@ def train_motion(config: MotionTrainConfig, on_step: Callable[[Step], None] | No
 
     Raises DataError (no usable clip), TrainingError (a run gone wrong), WeightsError (base or motion).
     """
-    from .loop import run
-    from .targets.motion import MotionTarget
+    from stillmotion.training.loop import run
+    from stillmotion.training.targets.motion import MotionTarget
 
     return run(config, MotionTarget, on_step)

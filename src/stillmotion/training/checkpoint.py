@@ -18,8 +18,8 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ..data.atomic import durable, sweep
-from ..errors import TrainingError
+from stillmotion.atomic import durable, sweep
+from stillmotion.errors import TrainingError
 
 PREFIX = "step-"
 

@@ -12,14 +12,14 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor
 
-from ..data.latents import CachedClip, Encode, LatentCache
-from ..data.report import Report
-from ..data.sampling import fits, needed
-from ..data.sources import Item
-from ..errors import DataError
-from .config import MotionTrainConfig
-from .journal import duration
-from .precision import working_dtype
+from stillmotion.data.latents import CachedClip, Encode, LatentCache
+from stillmotion.data.report import Report
+from stillmotion.data.sampling import fits, needed
+from stillmotion.data.sources import Item
+from stillmotion.errors import DataError
+from stillmotion.training.config import MotionTrainConfig
+from stillmotion.training.journal import duration
+from stillmotion.training.precision import working_dtype
 
 TELL = 10.0
 """seconds between two lines about the progress of encoding"""

@@ -12,8 +12,8 @@ from typing import Any, Literal, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from ..data.sampling import Span
-from ..errors import RequestError
+from stillmotion.data.sampling import Span
+from stillmotion.errors import RequestError
 
 Config = TypeVar("Config", bound="TrainConfig")
 

@@ -20,8 +20,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from ..data.atomic import durable
-from ..errors import TrainingError
+from stillmotion.atomic import durable
+from stillmotion.errors import TrainingError
 
 
 @dataclass(frozen=True)

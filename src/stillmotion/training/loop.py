@@ -22,18 +22,18 @@ from accelerate.utils import InitProcessGroupKwargs
 from PIL import Image
 from torch import Tensor
 
-from . import checkpoint
-from .attention import trainable_attention
-from .config import TrainConfig
-from .draws import draws, seed_model
-from .flat import FlatWeights
-from .journal import Journal, Step, duration
-from .objectives import learning_rate
-from .optimizers import make_optimizer
-from .precision import working_dtype
-from .stop import Stop
-from .targets import Target
-from .watch import Watch, rate_notice, refuse_nonfinite
+from stillmotion.training import checkpoint
+from stillmotion.training.attention import trainable_attention
+from stillmotion.training.config import TrainConfig
+from stillmotion.training.draws import draws, seed_model
+from stillmotion.training.flat import FlatWeights
+from stillmotion.training.journal import Journal, Step, duration
+from stillmotion.training.objectives import learning_rate
+from stillmotion.training.optimizers import make_optimizer
+from stillmotion.training.precision import working_dtype
+from stillmotion.training.stop import Stop
+from stillmotion.training.targets import Target
+from stillmotion.training.watch import Watch, rate_notice, refuse_nonfinite
 
 FREE = {
     "output",

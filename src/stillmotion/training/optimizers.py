@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from ..errors import TrainingError
-from .config import TrainConfig
-from .flat import FlatWeights
+from stillmotion.errors import TrainingError
+from stillmotion.training.config import TrainConfig
+from stillmotion.training.flat import FlatWeights
 
 
 class AdamW:

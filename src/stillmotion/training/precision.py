@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from ..fast.precision import best_dtype
+from stillmotion.fast.precision import best_dtype
 
 
 def working_dtype(precision: str, device: torch.device) -> torch.dtype:

@@ -11,12 +11,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..clip.clip import Clip, grid
-from ..clip.pixels import WHITE
-from ..clip.sheet import tile
-from ..data.atomic import durable
-from ..fast.precision import float32_outside
-from .text import Conditioner
+from stillmotion.atomic import durable
+from stillmotion.clip.clip import Clip, grid
+from stillmotion.clip.pixels import WHITE
+from stillmotion.clip.sheet import tile
+from stillmotion.fast.precision import float32_outside
+from stillmotion.training.text import Conditioner
 
 COLUMNS = 8
 SLICE = 4

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections import deque
 
-from ..errors import TrainingError
+from stillmotion.errors import TrainingError
 
 WINDOW = 50
 COLLAPSED = 0.1

@@ -17,8 +17,8 @@ from torch.nn import Parameter
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-    from ..config import TrainConfig
-    from ..draws import Draw
+    from stillmotion.training.config import TrainConfig
+    from stillmotion.training.draws import Draw
 
 
 @dataclass

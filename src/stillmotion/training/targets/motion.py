@@ -20,22 +20,22 @@ from diffusers import DDIMScheduler
 from torch import Tensor
 from torch.nn import Parameter
 
-from ...data.atomic import write_text
-from ...data.latents import CachedClip
-from ...data.report import Report
-from ...data.sampling import frame_indices
-from ...data.sources import find_items, same_captions
-from ...motion.attach import attach
-from ...motion_model import MotionModel
-from ...weights.base import load_base
-from .. import objectives
-from ..clips import prepare_clips
-from ..config import MotionTrainConfig
-from ..draws import OFFSET, Draw
-from ..precision import working_dtype
-from ..text import Conditioner
-from ..validation import sample_clip, save_sheet
-from . import Loss
+from stillmotion.atomic import write_text
+from stillmotion.data.latents import CachedClip
+from stillmotion.data.report import Report
+from stillmotion.data.sampling import frame_indices
+from stillmotion.data.sources import find_items, same_captions
+from stillmotion.motion.attach import attach
+from stillmotion.motion_model import MotionModel
+from stillmotion.training import objectives
+from stillmotion.training.clips import prepare_clips
+from stillmotion.training.config import MotionTrainConfig
+from stillmotion.training.draws import OFFSET, Draw
+from stillmotion.training.precision import working_dtype
+from stillmotion.training.targets import Loss
+from stillmotion.training.text import Conditioner
+from stillmotion.training.validation import sample_clip, save_sheet
+from stillmotion.weights.base import load_base
 
 SHOWN = 4
 BETAS = ("beta_schedule", "beta_start", "beta_end")

@@ -1,7 +1,8 @@
 """Files and folders that appear whole or not at all, and never over something that should stay.
 
 The new content is written under a hidden name in the same folder and renamed at the end; whatever interrupts
-the writing (Ctrl-C too) takes the unfinished file away with it. Knows nothing of what is written.
+the writing (Ctrl-C too) takes the unfinished file away with it. `durable` also flushes it to the disk before
+it gets its name, for what must survive a power cut. Knows nothing of what is written.
 """
 
 from __future__ import annotations
@@ -52,6 +53,29 @@ def replacing(path: Path, overwrite: bool = False) -> Iterator[Path]:
         raise
 
 
+@contextmanager
+def durable(path: str | Path) -> Iterator[Path]:
+    """`replacing`, over what was there; the content has reached the disk before it becomes `path`."""
+    path = Path(path)
+    with replacing(path, overwrite=True) as unfinished:
+        yield unfinished
+        for part in (unfinished, *unfinished.rglob("*")):
+            _flush(part)
+    _flush(path.parent)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """A whole text file, UTF-8, flushed to the disk."""
+    with durable(path) as unfinished:
+        unfinished.write_text(text, "utf-8")
+
+
+def sweep(folder: Path) -> None:
+    """Removes what a killed process left unfinished in this folder."""
+    for leftover in folder.glob(".*.part*"):
+        _remove(leftover)
+
+
 def _make_parents(path: Path) -> list[Path]:
     """The folders that had to be made for `path`, innermost first."""
     missing = [parent for parent in path.absolute().parents if not parent.exists()]
@@ -79,3 +103,11 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
+
+
+def _flush(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
