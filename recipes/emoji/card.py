@@ -12,7 +12,8 @@ IMAGES = ROOT / "docs" / "images"
 SHEETS = {
     "training": "Stills of training concepts, three styles in turn",
     "held_out": "Stills of (concept, style) pairs that were held out",
-    "clips": "Clips of animated concepts: every second frame, two clips a row",
+    "clips-trained": "Clips of concepts animated in training: every second frame, two clips a row",
+    "clips-held_out": "Clips of concepts whose real clip was held out, the same way",
     "clips-unanimated": "Clips of concepts without animation in the data: every second frame, a clip a row",
 }
 CARD = """---
@@ -80,20 +81,18 @@ def rows(found: dict) -> list[tuple[str, str, str]]:
             part = found["stills"][name]
             table.append((f"{part['count']} {words}: concept in top 5", percent(part["concept_top5"]), aim))
             table.append((f"{part['count']} {words}: style", percent(part["style"]), "90%"))
+    for name, words in (("trained", "animated in training"), ("held_out", "whose clip was held out")):
+        if name in found.get("clips", {}):
+            part = found["clips"][name]
+            within, kept = percent(part["motion_within_factor_2"]), percent(part["concept_kept"])
+            ratio, of = f"{part['motion_ratio_median']:.2f}", f"{part['clips']} concepts {words}"
+            table.append((f"{of}: motion against the real clip, median", ratio, "0.5 to 2"))
+            table.append((f"{of}: clips within a factor of 2", within, ""))
+            table.append((f"{of}: frames that keep what the still had", kept, "90%"))
     if "clips" in found:
-        part = found["clips"]
-        ratio, within = part["motion_ratio_median"], percent(part["motion_within_factor_2"])
-        still, least = part["unanimated_motion_mean"], part["unanimated_motion_min"]
-        table += [
-            (f"{part['clips']} clips: motion against the real clip, median", f"{ratio:.2f}", "0.5 to 2"),
-            ("clips whose motion is within a factor of 2 of the real one's", within, "all"),
-            ("frames that keep the concept where the still had it", percent(part["concept_kept"]), "90%"),
-            (
-                "motion of concepts without animation (0-255): mean, least",
-                f"{still:.1f}, {least:.1f}",
-                "moves",
-            ),
-        ]
+        part = found["clips"]["unanimated"]
+        moved = f"{part['motion_mean']:.1f}, {part['motion_min']:.1f}"
+        table.append(("concepts without animation: motion (0-255), mean and least", moved, "moves"))
     return table
 
 

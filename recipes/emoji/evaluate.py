@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from base import latents
 from classifier import STYLE_NAMES, load_classifier, small
-from concepts import STYLES, Concept, animations, concepts, held_out
+from concepts import STYLES, Concept, concepts, held_out
 from diffusers import AutoencoderKL
 from PIL import Image
 from places import BUNDLED, CLIPS, RUNS
@@ -25,7 +25,7 @@ from torch import Tensor
 from vae import Pictures, psnr
 
 import stillmotion as sm
-from stillmotion.clip import read_frames
+from stillmotion.clip import open_frames
 
 OUT = RUNS / "evaluation"
 UNANIMATED = (
@@ -122,39 +122,48 @@ def stills(animator: sm.Animator, judge: Judge, count: int) -> dict[str, dict[st
     return found
 
 
-def clips(animator: sm.Animator, judge: Judge, count: int) -> dict[str, float]:
-    """Held-in animated concepts, and concepts that have no animation at all, as clips of 16 frames."""
-    first, moving = ordered()[:count], animations()
-    trained = [c for c in first if (CLIPS / "train" / f"{c.code}.webp").exists() and c.code in moving][
-        :: max(1, count // 60)
-    ]
+def against_real(
+    animator: sm.Animator, judge: Judge, wanted: list[Concept], part: str
+) -> tuple[dict[str, float], list[np.ndarray]]:
+    """Clips of concepts that have a real one in `part`: motion beside it, concept kept or lost."""
     ratios, kept, rows = [], [], []
-    for concept in trained[:30]:
-        clip = animator.animate(say(concept, "fluent-3d"), seed=7)
-        real, _ = read_frames(CLIPS / "train" / f"{concept.code}.webp")
-        real = np.stack(
-            [np.asarray(Image.fromarray(f).resize((128, 128), Image.BOX)) for f in real[::3][:16]]
-        )
-        ratios.append(motion_of(clip.frames) / motion_of(real))
-        still = animator.animate(say(concept, "fluent-3d"), seed=7, frames=1)
+    for concept in wanted:
+        prompt = say(concept, "fluent-3d")
+        clip, still = animator.animate(prompt, seed=7), animator.animate(prompt, seed=7, frames=1)
+        source = open_frames(CLIPS / part / f"{concept.code}.webp")
+        real = source.frames([3 * i % len(source) for i in range(16)])
+        small_real = [np.asarray(Image.fromarray(f).resize((128, 128), Image.BOX)) for f in real]
+        ratios.append(motion_of(clip.frames) / motion_of(np.stack(small_real)))
         if judge(still.frames, concept.code, "fluent-3d")[0].item():
             kept.append(judge(clip.frames, concept.code, "fluent-3d")[0].float().mean().item())
         rows.append(clip.frames[::2])
-    sheet(np.concatenate(rows), "clips", columns=16)
-    new, rows = [], []
-    for concept in (c for c in first if c.name in UNANIMATED):
-        clip = animator.animate(say(concept, "fluent-3d"), seed=7)
-        new.append(motion_of(clip.frames))
-        rows.append(clip.frames[::2])
-    sheet(np.concatenate(rows), "clips-unanimated", columns=8)
-    return {
+    found = {
         "motion_ratio_median": float(np.median(ratios)),
         "motion_within_factor_2": float(np.mean([0.5 <= r <= 2 for r in ratios])),
         "concept_kept": float(np.mean(kept)) if kept else 0.0,
         "clips": len(ratios),
-        "unanimated_motion_mean": float(np.mean(new)),
-        "unanimated_motion_min": float(np.min(new)),
     }
+    return found, rows
+
+
+def clips(animator: sm.Animator, judge: Judge, count: int) -> dict[str, dict[str, float]]:
+    """Concepts animated in training, concepts whose clip was held out, and concepts without any animation."""
+    first = ordered()[:count]
+    trained = [c for c in first if (CLIPS / "train" / f"{c.code}.webp").exists()]
+    trained = [trained[i] for i in sorted(np.random.default_rng(1).permutation(len(trained))[:30])]
+    held = [c for c in first if (CLIPS / "held-out" / f"{c.code}.webp").exists()]
+    found = {}
+    for name, wanted, part in (("trained", trained, "train"), ("held_out", held, "held-out")):
+        found[name], rows = against_real(animator, judge, wanted, part)
+        sheet(np.concatenate(rows), f"clips-{name}", columns=16)
+    moved, rows = [], []
+    for concept in (c for c in first if c.name in UNANIMATED):
+        clip = animator.animate(say(concept, "fluent-3d"), seed=7)
+        moved.append(motion_of(clip.frames))
+        rows.append(clip.frames[::2])
+    sheet(np.concatenate(rows), "clips-unanimated", columns=8)
+    found["unanimated"] = {"motion_mean": float(np.mean(moved)), "motion_min": float(np.min(moved))}
+    return found
 
 
 def main(count: int, parts: list[str]) -> None:
