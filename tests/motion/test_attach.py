@@ -106,8 +106,10 @@ def test_a_copy_of_the_unet_carries_its_own_motion(unet):
 @pytest.mark.parametrize("row", [{}, {"resnet_norm": "clip", "motion_norm": "clip"}])
 @pytest.mark.parametrize("setting", [{"strength": 0.0}, {"frames": 1}])
 def test_nothing_to_do_is_bit_identical_to_no_motion(unet, row, setting):
-    before = run(unet)
-    with attach(unet, tiny_motion(**row), **{"frames": FRAMES} | setting):
+    before, broken = run(unet), tiny_motion(**row)
+    for parameter in broken.parameters():
+        nn.init.constant_(parameter, torch.nan)
+    with attach(unet, broken, **{"frames": FRAMES} | setting):
         assert torch.equal(run(unet), before)
 
 

@@ -34,8 +34,7 @@ def sinusoid(
 
 @lru_cache(maxsize=64)
 def _kept(frames: int, channels: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    with torch.inference_mode(False):  # an inference tensor kept here would break the next training step
-        return sinusoid(frames, channels, dtype, device)
+    return sinusoid(frames, channels, dtype, device)
 
 
 def follows_formula(table: Tensor) -> bool:
