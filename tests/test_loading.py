@@ -137,6 +137,28 @@ def test_files_in_the_wrong_place_are_refused(sd15_folder, motion_folder, tmp_pa
         Animator.load(base, motion, loras={str(save_lora(tmp_path / "xl.safetensors", "sdxl")): 1.0})
 
 
+@pytest.mark.parametrize(
+    ("key", "shape", "error", "words"),
+    [
+        ("lora_unet_x.hada_w1_a", (8, 8), WrongKind, r"l\.safetensors is a LoHa .*; stillmotion loads LoRA"),
+        ("lora_unet_x.lokr_w1", (8, 8), WrongKind, r"l\.safetensors is a LoKr"),
+        (
+            "lora_unet_attn2_to_k.lora_down.weight",
+            (8, 768),
+            Mismatch,
+            r"is a LoRA for Stable Diffusion 1\.x, but the base is the bundled emoji model",
+        ),
+    ],
+)
+def test_loras_are_refused_before_the_base_is_loaded(
+    key, shape, error, words, emoji_folder, tmp_path, monkeypatch
+) -> None:
+    monkeypatch.setattr(loading, "load_base", lambda *_: pytest.fail("the base was loaded first"))
+    save_file({key: torch.zeros(shape)}, tmp_path / "l.safetensors")
+    with pytest.raises(error, match=words):
+        Animator.load(str(emoji_folder), loras={str(tmp_path / "l.safetensors"): 1.0})
+
+
 def test_motion_of_another_shape_does_not_fit(sd15_folder, tmp_path) -> None:
     other = tiny_motion(channels=(32, 64, 64), layers=(1, 1, 1), heads=(4, 4, 4))
     path = MotionModel.from_state(other.spec, other.state_dict()).save(tmp_path / "other.safetensors")

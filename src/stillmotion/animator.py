@@ -78,12 +78,10 @@ class Animator:
         dtype: str | torch.dtype | None = None,
         device: str | torch.device | None = None,
     ) -> Animator:
-        """An Animator from names: files, folders, hub names or bundled models; without any, the bundled
-        model.
+        """An Animator from names: files, folders, hub names or bundled models; by default the bundled one.
 
         `motion="none"` gives a base for stills. `loras` maps files to weights. `dtype` and `device` default
-        to what this machine does well. WeightsError (one sentence) for files that are damaged or do not
-        fit.
+        to what this machine does well. WeightsError in one sentence if files are damaged or do not fit.
         """
         parts = load_parts(base, motion, loras, dtype, device)
         return cls(parts.pipeline, parts.motion, parts.card, parts.models)
@@ -100,8 +98,7 @@ class Animator:
         return self.decode(self.sample(request, on_step), on_step)
 
     def request(self, prompt: str | Request, **fields: Any) -> Request:
-        """The complete request: defaults of the models filled in, a seed drawn. RequestError if it is "
-        "wrong."""
+        """The complete request: defaults of the models filled in, a seed drawn; RequestError if wrong."""
         if isinstance(prompt, Request):
             request = prompt.replace(**fields)
         else:
@@ -168,8 +165,7 @@ class Animator:
 
     @torch.no_grad()
     def decode(self, latents: Latents, on_step: OnStep | None = None) -> Clip:
-        """Pixels from latents, a few frames at a time, in the precision of the VAE (we load it in "
-        "float32)."""
+        """Pixels from latents, a few frames at a time, in the precision of the VAE (`load`: float32)."""
         vae, request = self.pipeline.vae, latents.request
         tell = on_step or _nothing
         frames, parts = len(latents.tensor), []

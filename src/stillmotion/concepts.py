@@ -122,8 +122,7 @@ def _score(concept: Concept, wanted: list[str]) -> float:
 
 
 def _likeness(concept: Concept, wanted: list[str]) -> float:
-    """How near the most similar word comes, names before keywords; 0 where nothing is similar (under "
-    "0.75)."""
+    """How near the most similar word comes, names before keywords; below 0.75 it is 0."""
     name = words_of(concept.name)
     ratios = [
         difflib.SequenceMatcher(None, word, known).ratio() + (0.05 if known in name else 0.0)

@@ -1,8 +1,6 @@
-"""Names, files and folders become the parts of an Animator: pipeline, motion, LoRAs, and what they say of
-themselves.
+"""Names, files and folders become the parts of an Animator: pipeline, motion, LoRAs and their cards.
 
-Everything that can be refused without loading gigabytes is refused first. Knows no prompts and samples
-nothing.
+Everything that can be refused without loading gigabytes is refused first. Knows no prompts, samples nothing.
 """
 
 from __future__ import annotations
@@ -20,13 +18,14 @@ from stillmotion.fast.precision import best_device, best_dtype
 from stillmotion.motion_model import INSIDE, MotionModel
 from stillmotion.request import DTYPES
 from stillmotion.weights.base import load_base
-from stillmotion.weights.fit import base_of_unet, check_fits, expect
+from stillmotion.weights.fit import check_fits
 from stillmotion.weights.hub import locate
 from stillmotion.weights.identify import identify
 from stillmotion.weights.lora import read_lora
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
+    from torch import Tensor
 
 NO_MOTION = "none"
 """`motion="none"`: the base alone, for stills."""
@@ -55,14 +54,13 @@ def load_parts(
     place = locate(base) if base is not None else bundled_folder()
     motion_place = _motion_place(motion, base or BUNDLED, place)
     net = _load_motion(motion_place) if motion_place else None
-    for lora in loras or {}:
-        expect(identify(locate(lora)), "lora", "domain-adapter")
+    adapters = _read_loras(loras or {}, place)
     pipeline = load_base(place, {"vae": torch.float32, "default": dtype})
     pipeline.set_progress_bar_config(disable=True)
     if net is not None:
         check_fits(net.spec, pipeline.unet.config, str(motion or motion_place), str(base or BUNDLED))
         net.to(device, dtype)
-    _apply_loras(pipeline, loras or {})
+    _apply_loras(pipeline, adapters, loras or {})
     card = _merged(ModelCard.read(place), ModelCard.read(motion_place) if motion_place else ModelCard())
     models = {
         "base": str(base) if base is not None else BUNDLED,
@@ -122,13 +120,21 @@ def _merged(base: ModelCard, motion: ModelCard) -> ModelCard:
     )
 
 
-def _apply_loras(pipeline: DiffusionPipeline, loras: Mapping[str, float]) -> None:
-    """Puts them on as adapters, by diffusers' own loader; Mismatch if one has no layer in this base."""
-    names = [f"lora{number}" for number in range(len(loras))]
-    family = base_of_unet(pipeline.unet.config)
+def _read_loras(loras: Mapping[str, float], base: Path) -> dict[str, dict[str, Tensor]]:
+    """The tensors of each; WrongKind or Mismatch for what the base at this place cannot take."""
+    if not loras:
+        return {}
+    family = identify(base).base
     known = family if family != "custom" else None  # of other bases only the shapes can tell
-    for name, lora in zip(names, loras, strict=True):
-        state = read_lora(lora, known)
+    return {lora: read_lora(lora, known) for lora in loras}
+
+
+def _apply_loras(
+    pipeline: DiffusionPipeline, adapters: Mapping[str, dict[str, Tensor]], loras: Mapping[str, float]
+) -> None:
+    """Puts them on as adapters, by diffusers' own loader; Mismatch if one has no layer in this base."""
+    names = [f"lora{number}" for number in range(len(adapters))]
+    for name, (lora, state) in zip(names, adapters.items(), strict=True):
         try:
             pipeline.load_lora_weights(state, adapter_name=name)
         except (ValueError, RuntimeError, KeyError) as error:

@@ -7,7 +7,21 @@ import torch
 from tiny import tiny_unet
 
 from stillmotion.fast import precision
-from stillmotion.fast.precision import best_dtype, cpu_computes_bf16, float32_outside
+from stillmotion.fast.precision import best_dtype, cpu_computes_bf16, float32_outside, training_dtype
+
+
+@pytest.mark.parametrize(
+    ("best", "precision", "dtype"),
+    [
+        (torch.bfloat16, "auto", torch.bfloat16),
+        (torch.float16, "auto", torch.float32),
+        (torch.float32, "bf16", torch.bfloat16),
+        (torch.bfloat16, "fp32", torch.float32),
+    ],
+)
+def test_training_never_computes_in_fp16(monkeypatch, best, precision, dtype) -> None:
+    monkeypatch.setattr("stillmotion.fast.precision.best_dtype", lambda device: best)
+    assert training_dtype(precision, torch.device("cpu")) is dtype
 
 
 def call(unet, dtype: torch.dtype):

@@ -1,7 +1,6 @@
 """Finds clips and their captions: a folder, a WebVid-style CSV, or JSONL. Opens no clip.
 
-A caption may have alternatives (one per line in a sidecar file, a list in JSONL): training draws one each
-time.
+A caption may have alternatives (lines of a sidecar file, a list in JSONL): training draws one each time.
 """
 
 from __future__ import annotations
@@ -102,9 +101,7 @@ def _from_csv(source: Path, folder: Path, report: Report) -> Iterator[Item]:
 
 
 def _video(folder: Path, video: str, page: str) -> Path | None:
-    """WebVid puts `videoid.mp4` under `page_dir`; the original trainer's layout is one flat folder. Both are
-    read.
-    """
+    """`page_dir/videoid.mp4` as WebVid has it, or `videoid.mp4` in one flat folder (the original trainer)."""
     for base in dict.fromkeys((folder / page, folder)):
         for suffix in ("", ".mp4", *sorted(CLIP_SUFFIXES - {".mp4"})):
             path = base / f"{video}{suffix}"

@@ -36,6 +36,13 @@ def best_dtype(device: torch.device | str) -> torch.dtype:
     return torch.bfloat16 if cpu_computes_bf16() else torch.float32
 
 
+def training_dtype(precision: str, device: torch.device) -> torch.dtype:
+    """The dtype for "fp32", "bf16" or "auto"; never fp16, whose gradients vanish without a loss scale."""
+    if precision == "auto":
+        return torch.bfloat16 if best_dtype(device) == torch.bfloat16 else torch.float32
+    return {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
+
+
 def cpu_computes_bf16() -> bool:
     """Whether this processor has AVX512-BF16 or AMX; older torch cannot say, then the kernel is asked."""
     checks = [

@@ -15,8 +15,7 @@ __all__ = ["MotionTrainConfig", "TrainConfig", "load_config", "train_motion"]
 
 
 def train_motion(config: MotionTrainConfig, on_step: Callable[[Step], None] | None = None) -> Outcome:
-    """Trains a motion module, or goes on with the run that is in `config.output`; its weights end in
-    `output/motion`.
+    """Trains a motion module into `config.output`/motion, or goes on with the run that is there.
 
     Raises DataError (no usable clip), TrainingError (a run gone wrong), WeightsError (base or motion).
     """

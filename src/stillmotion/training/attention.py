@@ -23,9 +23,7 @@ FEW = 5000
 
 @contextmanager
 def trainable_attention(device: torch.device) -> Iterator[None]:
-    """Within it every scaled_dot_product_attention on bf16 tensors of the CPU is computed so; elsewhere no
-    change.
-    """
+    """Within it scaled_dot_product_attention on bf16 tensors of the CPU is `attend`; elsewhere as ever."""
     if device.type != "cpu":
         yield
         return

@@ -17,9 +17,9 @@ from stillmotion.data.report import Report
 from stillmotion.data.sampling import fits, needed
 from stillmotion.data.sources import Item
 from stillmotion.errors import DataError
+from stillmotion.fast.precision import training_dtype
 from stillmotion.training.config import MotionTrainConfig
 from stillmotion.training.journal import duration
-from stillmotion.training.precision import working_dtype
 
 TELL = 10.0
 """seconds between two lines about the progress of encoding"""
@@ -35,7 +35,7 @@ def prepare_clips(
 ) -> list[CachedClip]:
     """The usable clips, in the same order on every process; DataError when there is none."""
     folder = config.cache or config.output / "latents"
-    dtype = working_dtype(config.precision, accelerator.device)
+    dtype = training_dtype(config.precision, accelerator.device)
     cache = LatentCache(folder, encoder(vae, dtype), fingerprint(vae, dtype), config.resolution)
     _encode(cache, items, report, accelerator, say)
     clips = [clip for clip in map(cache.ready, _readable(items, report)) if clip is not None]

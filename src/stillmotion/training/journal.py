@@ -26,9 +26,7 @@ from stillmotion.errors import TrainingError
 
 @dataclass(frozen=True)
 class Step:
-    """One optimizer step as it stands in loss.csv; the numbers are the same however often the run was
-    interrupted.
-    """
+    """One optimizer step as it stands in loss.csv: the same numbers however often the run was stopped."""
 
     step: int
     loss: float

@@ -22,6 +22,7 @@ from accelerate.utils import InitProcessGroupKwargs
 from PIL import Image
 from torch import Tensor
 
+from stillmotion.fast.precision import training_dtype
 from stillmotion.training import checkpoint
 from stillmotion.training.attention import trainable_attention
 from stillmotion.training.config import TrainConfig
@@ -30,7 +31,6 @@ from stillmotion.training.flat import FlatWeights
 from stillmotion.training.journal import Journal, Step, duration
 from stillmotion.training.objectives import learning_rate
 from stillmotion.training.optimizers import make_optimizer
-from stillmotion.training.precision import working_dtype
 from stillmotion.training.stop import Stop
 from stillmotion.training.targets import Target
 from stillmotion.training.watch import Watch, rate_notice, refuse_nonfinite
@@ -63,9 +63,7 @@ def run(
     make: Callable[[Any, Accelerator, Callable[[str], None]], Target],
     on_step: Callable[[Step], None] | None = None,
 ) -> Outcome:
-    """Trains what `make` gives until the last step, the time limit or a signal; goes on where `output` left
-    off.
-    """
+    """Trains what `make` gives to the last step, the time limit or a signal, from where `output` stands."""
     accelerator = Accelerator(
         cpu=config.device == "cpu",
         log_with="tensorboard" if config.tensorboard else None,
@@ -99,7 +97,7 @@ class Run:
         self.config, self.accelerator, self.target = config, accelerator, target
         self.journal, self.stop, self.on_step = journal, stop, on_step
         self.settings = config.model_dump(mode="json")
-        self.flat = FlatWeights(target.parameters(), working_dtype(config.precision, accelerator.device))
+        self.flat = FlatWeights(target.parameters(), training_dtype(config.precision, accelerator.device))
         self.ema = self.flat.weights.clone() if config.ema_decay else None
         self.optimizer = make_optimizer(self.flat, config)
         self.watch = Watch()
@@ -159,9 +157,7 @@ class Run:
         return Step(self.done, loss, rate, norm), stopping
 
     def _gradients(self) -> tuple[float, float, bool]:
-        """Fills `flat.grad` with the mean gradient of the global batch; gives mean loss, spread, and whether
-        to stop.
-        """
+        """Mean gradient of the global batch into `flat.grad`; gives mean loss, spread, whether to stop."""
         config, processes = self.config, self.accelerator.num_processes
         passes = config.gradient_accumulation_steps
         told = torch.zeros(3, device=self.flat.weights.device)

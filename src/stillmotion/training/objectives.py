@@ -1,7 +1,7 @@
 """The mathematics of denoising training: schedules, noisy latents, targets, weights. Pure functions.
 
-Notation of DDPM (Ho et al. 2020): abar_t is the product of (1 - beta), x_t = sqrt(abar) x_0 + sqrt(1 - abar)
-eps.
+Notation of DDPM (Ho et al. 2020): abar_t is the product of (1 - beta) up to t, and
+x_t = sqrt(abar) x_0 + sqrt(1 - abar) eps.
 """
 
 from __future__ import annotations
@@ -46,8 +46,9 @@ def noisy(latents: Tensor, noise: Tensor, abar: Tensor) -> Tensor:
 
 
 def target(latents: Tensor, noise: Tensor, abar: Tensor, prediction: Prediction) -> Tensor:
-    """What the network should say: the noise, or v = sqrt(abar) eps - sqrt(1 - abar) x_0 (Salimans & Ho
-    2022).
+    """What the network should say: the noise eps, or the velocity of Salimans & Ho 2022.
+
+    v = sqrt(abar) eps - sqrt(1 - abar) x_0
     """
     if prediction == "epsilon":
         return noise
@@ -62,9 +63,7 @@ def min_snr_weight(abar: Tensor, gamma: float, prediction: Prediction) -> Tensor
 
 
 def learning_rate(step: int, peak: float, schedule: str, warmup: int, steps: int, end: float) -> float:
-    """Rate of step `step` (0-based): a linear rise over `warmup`, then constant or a cosine down to `end` x
-    `peak`.
-    """
+    """Rate of step `step` (0-based): linear rise over `warmup`, then constant or cosine to `end` x `peak`."""
     if step < warmup:
         return peak * (step + 1) / warmup
     if schedule == "constant":

@@ -29,9 +29,7 @@ class Watch:
         self.said: set[str] = set()
 
     def look(self, loss: float, spread: float, moved: float, rate: float) -> list[str]:
-        """`spread`: prediction's deviation over its target's; `moved`: |change of weights| / |weights| of the
-        step.
-        """
+        """`spread`: prediction's deviation over its target's; `moved`: |change| / |weights| of one step."""
         if len(self.first) < WINDOW:
             self.first.append(loss)
         self.recent.append(loss)

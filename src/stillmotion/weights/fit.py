@@ -7,7 +7,7 @@ from typing import Any
 
 from stillmotion.errors import Mismatch, UnknownFile, WrongKind
 from stillmotion.motion.spec import MotionSpec
-from stillmotion.weights.kinds import BASES, KINDS, LOOKED_FOR, FileKind
+from stillmotion.weights.kinds import BASES, KINDS, LOOKED_FOR, TEXT_WIDTHS, FileKind
 
 SUGGESTIONS = {
     "sd15": ("an SD 1.5 module such as v3_sd15_mm.ckpt", "a Stable Diffusion 1.5 checkpoint"),
@@ -16,8 +16,6 @@ SUGGESTIONS = {
     "emoji": ("the bundled motion (emoji)", "the bundled base (emoji)"),
 }
 """For a base: a motion module to use with it; for a module: a base to use with it."""
-
-_TEXT_WIDTHS = {768: "sd15", 1024: "sd2", 2048: "sdxl"}
 
 
 def expect(found: FileKind, *wanted: str) -> None:
@@ -36,9 +34,9 @@ def expect(found: FileKind, *wanted: str) -> None:
 def base_of_unet(config: Mapping[str, Any]) -> str:
     """The family of a UNet by its diffusers config: sd15, sd2, sdxl, or custom."""
     channels = tuple(config.get("block_out_channels", ()))
-    text = _TEXT_WIDTHS.get(config.get("cross_attention_dim", 0))
+    text = TEXT_WIDTHS.get(config.get("cross_attention_dim", 0), "")
     known = {"sd15": (320, 640, 1280, 1280), "sd2": (320, 640, 1280, 1280), "sdxl": (320, 640, 1280)}
-    return text if text and known[text] == channels else "custom"
+    return text if known.get(text) == channels else "custom"
 
 
 def check_fits(

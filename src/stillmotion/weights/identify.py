@@ -16,12 +16,10 @@ from stillmotion.weights import lora_kinds
 from stillmotion.weights.convert import holds_whole_unet, rename
 from stillmotion.weights.families import family_of, measure
 from stillmotion.weights.files import Header, read_header, read_json
-from stillmotion.weights.kinds import BASES, FileKind
+from stillmotion.weights.kinds import BASES, TEXT_WIDTHS, FileKind
 from stillmotion.weights.names import layout_of
 
 _IMAGE_ENCODER = "img_encoder."
-_TEXT_WIDTHS = {768: "sd15", 1024: "sd2", 2048: "sdxl", 1280: "sdxl-refiner"}
-"""Width of the text that a UNet's cross-attention takes in."""
 
 
 @dataclass(frozen=True)
@@ -125,7 +123,7 @@ def _motion_lora(header: Header, name: str) -> FileKind:
 
 
 def _is_domain_adapter(header: Header) -> bool:
-    """Attention-processor LoRA of bare UNet names: the its rank, name or config tell it from an old LoRA."""
+    """Attention-processor LoRA of bare UNet names: its rank, name or config tells it from an old LoRA."""
     if not _match(header, lora_kinds.ATTENTION_PROCESSOR) or _starts(header, "unet.", "text_encoder"):
         return False
     named = "adapter" in header.name.lower() or "animatediff_config" in header.extras
@@ -191,7 +189,7 @@ def _text_base(header: Header, prefix: str = "") -> str:
     """The base family by the width of the text its UNet takes in."""
     for key, shape in header.items():
         if key.startswith(prefix) and key.endswith("attn2.to_k.weight"):
-            return _TEXT_WIDTHS.get(shape[-1], "custom")
+            return TEXT_WIDTHS.get(shape[-1], "custom")
     return "custom"
 
 
@@ -208,7 +206,7 @@ def _controlnet(header: Header, name: str) -> FileKind:
 def _embedding(header: Header, name: str) -> FileKind:
     widths = {shape[-1] for shape in header.values() if shape}
     base = (
-        "sdxl" if {"clip_g", "clip_l"} & header.keys() else _TEXT_WIDTHS.get(max(widths, default=0), "custom")
+        "sdxl" if {"clip_g", "clip_l"} & header.keys() else TEXT_WIDTHS.get(max(widths, default=0), "custom")
     )
     return FileKind("embedding", header.name, None, None, base)
 
@@ -220,7 +218,7 @@ def _plain(kind: str) -> Callable[[Header, str], FileKind]:
 def _is_embedding(header: Header) -> bool:
     if {"emb_params", "string_to_param.*", "clip_g", "clip_l"} & header.keys():
         return True
-    sizes = [shape for shape in header.values() if len(shape) in (1, 2) and shape[-1] in _TEXT_WIDTHS]
+    sizes = [shape for shape in header.values() if len(shape) in (1, 2) and shape[-1] in TEXT_WIDTHS]
     return len(header) == 1 and len(sizes) == 1 and "." not in next(iter(header))
 
 
@@ -267,7 +265,7 @@ def _pipeline(folder: Path) -> FileKind:
     base = card.get("family")
     if base is None and (folder / "unet" / "config.json").is_file():
         config = read_json(folder / "unet" / "config.json")
-        base = _TEXT_WIDTHS.get(config.get("cross_attention_dim", 0), "custom")
+        base = TEXT_WIDTHS.get(config.get("cross_attention_dim", 0), "custom")
     inside = [part for part in ("motion", "motion_adapter") if (folder / part).is_dir()]
     if inside:
         facts["motion"] = f"inside, in {inside[0]}/"

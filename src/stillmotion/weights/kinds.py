@@ -16,6 +16,9 @@ BASES = {
 }
 """Families of text-to-image models in words."""
 
+TEXT_WIDTHS = {768: "sd15", 1024: "sd2", 2048: "sdxl", 1280: "sdxl-refiner"}
+"""Width of the text that a UNet's cross-attention takes in -> the family it belongs to."""
+
 
 @dataclass(frozen=True)
 class Kind:

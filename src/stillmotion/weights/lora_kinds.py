@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+from stillmotion.weights.kinds import TEXT_WIDTHS
+
 Shape = tuple[int, ...]
 
 MARKS = re.compile(
@@ -32,7 +34,6 @@ LAYOUTS = (
 )
 
 _CROSS = re.compile(r"attn2[._](processor\.)?to_(k|v)([._]|$)")
-_WIDTHS = {768: "sd15", 1024: "sd2", 2048: "sdxl", 1280: "sdxl-refiner"}
 _DOWN = re.compile(r"lora_down|lora\.down|_lora\.down|lora_A|lora_linear_layer\.down")
 
 
@@ -62,7 +63,7 @@ def base(shapes: Mapping[str, Shape]) -> str | None:
     """The text-to-image family, by the width of the text that cross-attention takes in."""
     for key, shape in shapes.items():
         if _CROSS.search(key) and _DOWN.search(key) and len(shape) >= 2:
-            return _WIDTHS.get(shape[1])
+            return TEXT_WIDTHS.get(shape[1])
     if any(key.startswith(("lora_te1_", "lora_te2_", "text_encoder_2.")) for key in shapes):
         return "sdxl"
     return None

@@ -25,13 +25,13 @@ from stillmotion.data.latents import CachedClip
 from stillmotion.data.report import Report
 from stillmotion.data.sampling import frame_indices
 from stillmotion.data.sources import find_items, same_captions
+from stillmotion.fast.precision import training_dtype
 from stillmotion.motion.attach import attach
 from stillmotion.motion_model import MotionModel
 from stillmotion.training import objectives
 from stillmotion.training.clips import prepare_clips
 from stillmotion.training.config import MotionTrainConfig
 from stillmotion.training.draws import OFFSET, Draw
-from stillmotion.training.precision import working_dtype
 from stillmotion.training.targets import Loss
 from stillmotion.training.text import Conditioner
 from stillmotion.training.validation import sample_clip, save_sheet
@@ -50,7 +50,7 @@ class MotionTarget:
         self, config: MotionTrainConfig, accelerator: Accelerator, say: Callable[[str], None]
     ) -> None:
         self.config, self.device = config, accelerator.device
-        self.dtype = working_dtype(config.precision, accelerator.device)
+        self.dtype = training_dtype(config.precision, accelerator.device)
         report = Report()
         items = find_items(
             config.videos, report, config.video_folder
