@@ -42,8 +42,8 @@ class Classifier(nn.Module):
 
     def __init__(self, concept_count: int, style_count: int = len(STYLE_NAMES)):
         super().__init__()
-        widths = (32, 64, 128, 256, 256)
-        self.stem = nn.Conv2d(3, widths[0], 3, 1, 1)
+        widths = (48, 96, 192, 384)
+        self.stem = nn.Conv2d(3, widths[0], 5, 2, 2)
         pairs = zip(widths[:-1], widths[1:], strict=True)
         self.blocks = nn.Sequential(*(Block(a, b, 2) for a, b in pairs))
         self.concept_emb = nn.Linear(widths[-1] * 2, concept_count)
@@ -93,7 +93,7 @@ def train(minutes: float, batch: int = 64, peak: float = 2e-3) -> None:
     torch.manual_seed(0)
     pixels, rows = load()
     codes = {c.code: i for i, c in enumerate(concepts())}
-    rgba = small(torch.from_numpy(np.asarray(pixels)).permute(0, 3, 1, 2).float() / 255)
+    rgba = small(torch.from_numpy(np.array(pixels)).permute(0, 3, 1, 2).float() / 255)
     what = torch.tensor([codes[row["code"]] for row in rows])
     how = torch.tensor([STYLE_NAMES.index(row["style"]) for row in rows])
     model = Classifier(len(codes))
