@@ -162,10 +162,14 @@ def test_vae_means_and_shifts_are_undone_as_pipelines_do(tiny: Animator) -> None
         patch.setitem(config, "latents_mean", mean)
         patch.setitem(config, "latents_std", std)
         expected = latents * torch.tensor(std).view(1, 4, 1, 1) / config.scaling_factor
-        assert torch.allclose(tiny._unscaled(latents), expected + torch.tensor(mean).view(1, 4, 1, 1))
+        assert torch.allclose(
+            animator_module._unscaled(latents, config), expected + torch.tensor(mean).view(1, 4, 1, 1)
+        )
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(config, "shift_factor", 0.5)
-        assert torch.allclose(tiny._unscaled(latents), latents / config.scaling_factor + 0.5)
+        assert torch.allclose(
+            animator_module._unscaled(latents, config), latents / config.scaling_factor + 0.5
+        )
 
 
 def test_bf16_stays_near_float32_and_between_steps_is_float32() -> None:

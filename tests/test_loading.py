@@ -10,32 +10,16 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
-from tiny import TINY_MOTION, tiny_motion, tiny_unet
+from tiny import TINY_MOTION, tiny_lora, tiny_motion
 
 from stillmotion import loading
 from stillmotion.animator import Animator
 from stillmotion.errors import Mismatch, RequestError, UnknownFile, WeightsError, WrongKind
 from stillmotion.motion_model import MotionModel
 
-TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
 
-
-def save_lora(path: Path, kind: str = "sd15", scale: float = 0.5, scheme: str = "peft") -> Path:
-    """A random LoRA of rank 2 on every attention of a tiny UNet."""
-    generator = torch.Generator().manual_seed(0)
-    state = {}
-    for name, module in tiny_unet(kind).named_modules():
-        if not name.endswith(TARGETS) or "attn" not in name:
-            continue
-        down = torch.randn(2, module.in_features, generator=generator) * scale
-        up = torch.randn(module.out_features, 2, generator=generator) * scale
-        if scheme == "peft":
-            state |= {f"unet.{name}.lora_A.weight": down, f"unet.{name}.lora_B.weight": up}
-        else:
-            block, _, target = name.partition(".to_")
-            key = f"{block}.processor.to_{target.removesuffix('.0')}_lora"
-            state |= {f"{key}.down.weight": down, f"{key}.up.weight": up}
-    save_file(state, path)
+def save_lora(path: Path, kind: str = "sd15", scheme: str = "peft") -> Path:
+    save_file(tiny_lora(kind, scheme), path)
     return path
 
 

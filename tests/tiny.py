@@ -194,3 +194,23 @@ def tiny_motion(seed: int = 1, **overrides) -> MotionNet:
             spread = 0.3 if "proj_out" in name else 0.1
             torch.nn.init.normal_(parameter, mean=float("norm" in name and "weight" in name), std=spread)
     return motion.requires_grad_(False)
+
+
+def tiny_lora(
+    kind: Kind = "sd15", scheme: Literal["peft", "processor"] = "peft", rank: int = 2, spread: float = 0.5
+) -> dict[str, torch.Tensor]:
+    """A random LoRA on every attention of `tiny_unet`; "processor" is the scheme of the v3 domain adapter."""
+    generator = torch.Generator().manual_seed(0)
+    state = {}
+    for name, layer in tiny_unet(kind).named_modules():
+        if "attn" not in name or not name.endswith(("to_q", "to_k", "to_v", "to_out.0")):
+            continue
+        down = torch.randn(rank, layer.in_features, generator=generator) * spread
+        up = torch.randn(layer.out_features, rank, generator=generator) * spread
+        if scheme == "peft":
+            state |= {f"unet.{name}.lora_A.weight": down, f"unet.{name}.lora_B.weight": up}
+        else:
+            block, _, part = name.removesuffix(".0").rpartition(".")
+            key = f"{block}.processor.{part}_lora"
+            state |= {f"{key}.down.weight": down, f"{key}.up.weight": up}
+    return state

@@ -48,6 +48,10 @@ SLICE_PIXELS = 512 * 512
 UNSAID_SIZE = (MotionSpec("").width, MotionSpec("").height)
 
 
+def _nothing(stage: str, step: int, total: int) -> None:
+    """Nobody watches."""
+
+
 class Animator:
     """A diffusers pipeline with motion that fits its UNet, ready for requests.
 
@@ -163,22 +167,14 @@ class Animator:
             ).images
         return Latents(latents.float().cpu(), request)
 
-    @torch.no_grad()
     def decode(self, latents: Latents, on_step: OnStep | None = None) -> Clip:
         """Pixels from latents, a few frames at a time, in the precision of the VAE (`load`: float32)."""
-        vae, request = self.pipeline.vae, latents.request
-        tell = on_step or _nothing
-        frames, parts = len(latents.tensor), []
-        for part in self._unscaled(latents.tensor).split(self._slice(latents.tensor)):
-            tell("decoding", sum(map(len, parts)), frames)
-            pixels = vae.decode(part.to(vae.device, vae.dtype)).sample.float()
-            parts.append(_to_uint8(pixels))
-        tell("decoding", frames, frames)
-        return Clip(np.concatenate(parts), request.fps, request)
+        frames = decode_frames(self.pipeline.vae, latents.tensor, on_step or _nothing)
+        return Clip(frames, latents.request.fps, latents.request)
 
     def _row(self) -> dict[str, Any]:
         """Defaults of the motion family; where it says nothing of the size, that of the UNet."""
-        side = self.pipeline.unet.config.sample_size * self._pixels_per_latent
+        side = self.pipeline.unet.config.sample_size * _pixels_per_latent(self.pipeline.vae)
         size = {"width": side, "height": side}
         if self.spec is None:
             return STILL | size
@@ -187,13 +183,9 @@ class Animator:
         unsaid = self.spec.name not in FAMILIES and (self.spec.width, self.spec.height) == UNSAID_SIZE
         return row | size if unsaid else row
 
-    @property
-    def _pixels_per_latent(self) -> int:
-        return 2 ** (len(self.pipeline.vae.config.block_out_channels) - 1)
-
     def _noise(self, request: Request, generator: torch.Generator) -> Tensor:
         """Drawn on the CPU in float32 whatever the device, so that a seed means the same everywhere."""
-        factor = self._pixels_per_latent
+        factor = _pixels_per_latent(self.pipeline.vae)
         if request.width % factor or request.height % factor:
             raise RequestError(
                 f"{request.width}x{request.height} pixels cannot be drawn: both must be multiples of "
@@ -218,23 +210,34 @@ class Animator:
         finally:
             self.pipeline.scheduler = before
 
-    def _unscaled(self, latents: Tensor) -> Tensor:
-        """From the UNet's scale to the VAE's: what every diffusers pipeline does before decoding."""
-        config = self.pipeline.vae.config
-        if config.get("latents_mean") is not None and config.get("latents_std") is not None:
-            mean, std = (torch.tensor(config[f"latents_{x}"]).view(1, -1, 1, 1) for x in ("mean", "std"))
-            return latents * std / config.scaling_factor + mean
-        return latents / config.scaling_factor + (config.get("shift_factor") or 0.0)
 
-    def _slice(self, latents: Tensor) -> int:
-        pixels = latents.shape[2] * latents.shape[3] * self._pixels_per_latent**2
-        return max(1, SLICE_PIXELS // pixels)
+@torch.no_grad()
+def decode_frames(vae: Any, latents: Tensor, tell: OnStep = _nothing) -> np.ndarray:
+    """Latents (f, c, h, w) in the UNet's scale -> frames (f, H, W, 3) uint8, decoded a few at a time."""
+    frames, parts = len(latents), []
+    pixels = latents.shape[2] * latents.shape[3] * _pixels_per_latent(vae) ** 2
+    for part in _unscaled(latents, vae.config).split(max(1, SLICE_PIXELS // pixels)):
+        tell("decoding", sum(map(len, parts)), frames)
+        parts.append(_to_uint8(vae.decode(part.to(vae.device, vae.dtype)).sample.float()))
+    tell("decoding", frames, frames)
+    return np.concatenate(parts)
+
+
+def _pixels_per_latent(vae: Any) -> int:
+    return 2 ** (len(vae.config.block_out_channels) - 1)
+
+
+def _unscaled(latents: Tensor, config: Mapping[str, Any]) -> Tensor:
+    """From the UNet's scale to the VAE's: what every diffusers pipeline does before decoding."""
+    if config.get("latents_mean") is not None and config.get("latents_std") is not None:
+        mean, std = (
+            torch.tensor(config[f"latents_{name}"], device=latents.device).view(1, -1, 1, 1)
+            for name in ("mean", "std")
+        )
+        return latents * std / config["scaling_factor"] + mean
+    return latents / config["scaling_factor"] + (config.get("shift_factor") or 0.0)
 
 
 def _to_uint8(pixels: Tensor) -> np.ndarray:
     """(f, 3, h, w) in -1..1 -> (f, h, w, 3) in 0..255."""
     return ((pixels.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
-
-
-def _nothing(stage: str, step: int, total: int) -> None:
-    """Nobody watches."""

@@ -15,11 +15,11 @@ import torch
 from stillmotion.card import BUNDLED, ModelCard, bundled_folder
 from stillmotion.errors import Mismatch, RequestError, WeightsError, WrongKind
 from stillmotion.fast.precision import best_device, best_dtype
-from stillmotion.motion_model import INSIDE, MotionModel
+from stillmotion.motion_model import MotionModel
 from stillmotion.request import DTYPES
 from stillmotion.weights.base import load_base
 from stillmotion.weights.fit import check_fits
-from stillmotion.weights.hub import locate
+from stillmotion.weights.hub import INSIDE, locate
 from stillmotion.weights.identify import identify
 from stillmotion.weights.lora import read_lora
 

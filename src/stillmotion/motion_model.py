@@ -26,12 +26,9 @@ from stillmotion.weights.convert import from_canonical, to_canonical
 from stillmotion.weights.families import METADATA_KEY, adapter_config, spec_to_json
 from stillmotion.weights.files import read_header, read_state
 from stillmotion.weights.fit import expect
-from stillmotion.weights.hub import locate
+from stillmotion.weights.hub import INSIDE, locate
 from stillmotion.weights.identify import call_name, identify
 from stillmotion.weights.names import EXTRAS, Layout
-
-INSIDE = ("motion", "motion_adapter")
-"""Where a pipeline folder keeps its motion: ours, and the one of diffusers' AnimateDiffPipeline."""
 
 
 class MotionModel(MotionNet):
@@ -55,9 +52,7 @@ class MotionModel(MotionNet):
         """
         path = _motion_folder(locate(source))
         header = read_header(path)
-        found = identify(
-            header, f"{source}/{call_name(path)}" if not Path(source).exists() else call_name(path)
-        )
+        found = identify(header, call_name(path))
         expect(found, "motion")
         canonical = to_canonical(read_state(path), found.layout)  # type: ignore[arg-type]
         extra = {name: canonical.pop(name) for name in EXTRAS if name in canonical}

@@ -11,6 +11,8 @@ import inspect
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from stillmotion.errors import RequestError
 
 if TYPE_CHECKING:
@@ -78,33 +80,41 @@ def make_scheduler(
         config["timestep_spacing"] = "trailing"  # else sampling would start below the step of pure noise
         if "rescale_betas_zero_snr" not in accepted:
             config["trained_betas"] = zero_terminal_snr_betas(config)
-        own = own | {
-            "use_karras_sigmas": False
-        }  # spacing up to sigma 4096 would leave no steps for the picture
+        own = own | {"use_karras_sigmas": False}  # up to sigma 4096 no steps would be left for the picture
     config |= {"clip_sample": False, "steps_offset": 1} | own
     return cls(**{key: value for key, value in config.items() if key in accepted})
 
 
 def zero_terminal_snr_betas(config: Mapping[str, Any]) -> list[float]:
-    """Betas whose last step is pure noise, for samplers that cannot rescale by themselves.
-
-    Algorithm 1 of Lin et al. 2023 (https://arxiv.org/abs/2305.08891): shift and scale sqrt(alpha_bar) so that
-    the first stays and the last becomes zero.
-    """
-    import numpy as np
-
+    """Betas whose last step is pure noise, for samplers that cannot rescale by themselves."""
     steps, start, end = (config[key] for key in ("num_train_timesteps", "beta_start", "beta_end"))
-    if config["beta_schedule"] == "scaled_linear":
-        betas = np.linspace(start**0.5, end**0.5, steps, dtype=np.float64) ** 2
-    elif config["beta_schedule"] == "linear":
-        betas = np.linspace(start, end, steps, dtype=np.float64)
-    else:
-        raise RequestError(
-            f"This base has zero terminal SNR on {config['beta_schedule']!r} betas, which this scheduler "
-            "cannot follow; use ddim, euler, euler_a or dpmpp_2m."
-        )
-    root = np.sqrt(np.cumprod(1 - betas))
-    root = (root - root[-1]) * root[0] / (root[0] - root[-1])
-    alpha_bar = np.maximum(root**2, TERMINAL)
+    alpha_bar = np.maximum(alphas_cumprod(config["beta_schedule"], start, end, steps, True), TERMINAL)
     alphas = np.concatenate([alpha_bar[:1], alpha_bar[1:] / alpha_bar[:-1]])
     return (1 - alphas).tolist()
+
+
+def alphas_cumprod(
+    schedule: str, start: float, end: float, steps: int = 1000, zero_terminal_snr: bool = False
+) -> np.ndarray:
+    """alpha_bar (steps,) float64 of a schedule by diffusers' name.
+
+    "linear" is linear in beta, "scaled_linear" in its root; "squaredcos_cap_v2" is Nichol & Dhariwal 2021 and
+    ignores the ends. Zero terminal SNR is algorithm 1 of Lin et al. 2023 (https://arxiv.org/abs/2305.08891):
+    shift and scale sqrt(alpha_bar) so that the first stays and the last becomes zero.
+    """
+    if schedule == "linear":
+        betas = np.linspace(start, end, steps, dtype=np.float64)
+    elif schedule == "scaled_linear":
+        betas = np.linspace(start**0.5, end**0.5, steps, dtype=np.float64) ** 2
+    elif schedule == "squaredcos_cap_v2":
+        curve = np.cos((np.arange(steps + 1) / steps + 0.008) / 1.008 * np.pi / 2) ** 2
+        betas = np.minimum(1 - curve[1:] / curve[:-1], 0.999)
+    else:
+        raise RequestError(
+            f"beta_schedule is {schedule!r}, but should be one of linear, scaled_linear, squaredcos_cap_v2."
+        )
+    alpha_bar = np.cumprod(1 - betas)
+    if zero_terminal_snr:
+        root = np.sqrt(alpha_bar)
+        alpha_bar = ((root - root[-1]) * root[0] / (root[0] - root[-1])) ** 2
+    return alpha_bar

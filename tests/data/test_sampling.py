@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stillmotion.data.sampling import fits, frame_indices, needed
+from stillmotion.data.sampling import frame_indices, least, needed
 
 lengths = st.integers(2, 200)
 counts = st.integers(2, 32)
@@ -14,8 +14,9 @@ starts = st.floats(0, 1, exclude_max=True)
 
 @given(lengths, counts, strides, starts)
 def test_open_clips_are_cut_in_order_and_inside(total, frames, stride, u):
-    if not fits(total, frames, stride):
-        assert total < needed(frames, stride)
+    if total < needed(frames, stride):
+        with pytest.raises(ValueError, match="too short"):
+            frame_indices(total, frames, stride, u)
         return
     indices = frame_indices(total, frames, stride, u)
     assert len(indices) == frames
@@ -50,7 +51,7 @@ def test_whole_clip_evenly():
 
 
 def test_too_short():
-    assert not fits(60, 16, 4)
-    assert fits(16, 16, 4, span="whole") and not fits(15, 16, 4, span="whole")
+    assert least(16, 4) == 61
+    assert least(16, 4, span="whole") == 16
     with pytest.raises(ValueError, match="too short"):
         frame_indices(60, 16, 4, 0)

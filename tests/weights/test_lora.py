@@ -7,30 +7,17 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
-from tiny import tiny_unet
+from tiny import tiny_lora, tiny_unet
 
 from stillmotion.errors import Mismatch, WrongKind
 from stillmotion.weights.lora import read_lora
-
-
-def adapter_for(unet: torch.nn.Module, rank: int = 4) -> dict[str, torch.Tensor]:
-    """Attention-processor names for every projection of the image attentions."""
-    generator = torch.Generator().manual_seed(0)
-    state = {}
-    for name, layer in unet.named_modules():
-        if ".attn" in name and name.endswith(("to_q", "to_k", "to_v", "to_out.0")):
-            block, _, part = name.removesuffix(".0").rpartition(".")
-            key = f"{block}.processor.{part}_lora"
-            state[f"{key}.down.weight"] = 0.1 * torch.randn(rank, layer.in_features, generator=generator)
-            state[f"{key}.up.weight"] = 0.1 * torch.randn(layer.out_features, rank, generator=generator)
-    return state
 
 
 def test_the_domain_adapter_adds_up_times_down(sd15_folder: Path, tmp_path: Path) -> None:
     from stillmotion.weights.base import load_base
 
     pipeline = load_base(sd15_folder)
-    state = adapter_for(pipeline.unet)
+    state = tiny_lora(scheme="processor", rank=4, spread=0.1)
     torch.save({"state_dict": state, "animatediff_config": "x"}, tmp_path / "v3_sd15_adapter.ckpt")
     expected = tiny_unet()
     expected.load_state_dict(pipeline.unet.state_dict())

@@ -10,7 +10,7 @@ import click
 
 from stillmotion.cli import Settings
 from stillmotion.cli.options import device_option, output_options
-from stillmotion.cli.progress import report, waiting
+from stillmotion.cli.progress import waiting
 from stillmotion.cli.render import Target, load
 from stillmotion.errors import OutputError
 from stillmotion.latents import EXTENSION, Latents
@@ -35,4 +35,4 @@ def decode(settings: Settings, file: Path, output: str | None, device: str | Non
         animator = load(bars, latents.request, device, motion="none")
         clip = animator.decode(latents, bars.step)
         target.write(clip)
-    report(f"{target.path}: {len(clip)} frames, decoded in {monotonic() - settings.start:.1f} s")
+    click.echo(f"{target.path}: {len(clip)} frames, decoded in {monotonic() - settings.start:.1f} s")

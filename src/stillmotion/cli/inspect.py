@@ -9,8 +9,8 @@ import click
 
 from stillmotion.motion.spec import FAMILIES
 from stillmotion.weights.hub import locate
-from stillmotion.weights.identify import call_name, identify
-from stillmotion.weights.kinds import BASES, FileKind
+from stillmotion.weights.identify import identify
+from stillmotion.weights.kinds import BASES
 
 UNKNOWN = 2
 """Exit code if any of the files is of no known kind."""
@@ -31,16 +31,11 @@ def inspect(ctx: click.Context, files: tuple[str, ...], as_json: bool, families:
         click.echo(_families())
     elif not files:
         raise click.UsageError("Name at least one file, or ask for --families.")
-    found = [_identified(file) for file in files]
+    found = [identify(locate(file)) for file in files]
     for kind in found:
         click.echo(json.dumps(asdict(kind)) if as_json else "\n".join(kind.sentences()))
     if not all(kind.known for kind in found):
         ctx.exit(UNKNOWN)
-
-
-def _identified(file: str) -> FileKind:
-    path = locate(file)
-    return identify(path, f"{file}/{call_name(path)}")
 
 
 def _families() -> str:

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import click
 
-from stillmotion.cli.progress import report
 from stillmotion.cli.render import check_sheet, free_name, save_sheet
 from stillmotion.clip import Clip
 
@@ -33,4 +32,4 @@ def sheet(
     check_sheet(path, force)
     clip = Clip.load(file)
     save_sheet(clip, path, force, columns=columns, scale=scale, numbers=numbers, caption=caption)
-    report(f"{path}: {len(clip)} frames of {file}")
+    click.echo(f"{path}: {len(clip)} frames of {file}")

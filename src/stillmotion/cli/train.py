@@ -9,6 +9,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 import click
 from pydantic.fields import FieldInfo
 
+from stillmotion import training
 from stillmotion.training.config import MotionTrainConfig, TrainConfig, load_config
 
 
@@ -53,8 +54,6 @@ def command(name: str, kind: type[TrainConfig], run: str, text: str) -> click.Co
     def call(config: Path | None, **flags: Any) -> None:
         given = {key: list(value) if isinstance(value, tuple) else value for key, value in flags.items()}
         settings = load_config(kind, config, **{k: v for k, v in given.items() if v is not None and v != []})
-        from stillmotion import training
-
         getattr(training, run)(settings)
 
     config = click.Option(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,9 +63,8 @@ class FrameSource:
         result = np.empty((len(stored), self.height, self.width, 3), np.uint8)
         wanted = np.unique(stored).tolist()
         with _named(self.path):
-            for number, pixels in (
-                self.decode(self.path, self.contents, wanted, self.background) if wanted else ()
-            ):
+            decoded = self.decode(self.path, self.contents, wanted, self.background) if wanted else ()
+            for number, pixels in decoded:
                 result[stored == number] = pixels[: self.height, : self.width]
         return result
 
@@ -120,16 +120,11 @@ def _scan(path: Path) -> tuple[Contents, Decode]:
             return video.scan_video(path), video.decode_video
 
 
-class _named:
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
     """Turns what the libraries raise for broken files into a `DataError` that names the file."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, UNREADABLE):
-            reason = str(error).strip().rstrip(".") or type(error).__name__
-            raise DataError(f"{self.path} cannot be read: {reason}.") from error
+    try:
+        yield
+    except UNREADABLE as error:
+        reason = str(error).strip().rstrip(".") or type(error).__name__
+        raise DataError(f"{path} cannot be read: {reason}.") from error

@@ -7,6 +7,7 @@ is said. Knows no Clip.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
@@ -121,28 +122,22 @@ def decode_video(
     raise DataError(f"{path} is damaged: frame {min(numbers.values())} of {len(marks)} cannot be decoded.")
 
 
-class _opened:
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
     """A container and its first video stream; FFmpeg's errors become `DataError`s that name the file."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __enter__(self) -> tuple[av.container.InputContainer, av.VideoStream]:
-        try:  # a playlist must not fetch anything from a network
-            self.container = av.open(f"file:{self.path}", options={"protocol_whitelist": "file"})
-        except FFmpegError as error:
-            raise DataError(f"{self.path} is neither a picture nor a video: {error.strerror}.") from error
-        if not self.container.streams.video or self.container.format.name in TEXT_FORMATS:
-            self.container.close()
-            raise DataError(f"{self.path} has no video in it.")
-        stream = self.container.streams.video[0]
+    try:  # a playlist must not fetch anything from a network
+        container = av.open(f"file:{path}", options={"protocol_whitelist": "file"})
+    except FFmpegError as error:
+        raise DataError(f"{path} is neither a picture nor a video: {error.strerror}.") from error
+    with container:
+        if not container.streams.video or container.format.name in TEXT_FORMATS:
+            raise DataError(f"{path} has no video in it.")
+        stream = container.streams.video[0]
         stream.thread_type = "AUTO"
-        return self.container, stream
-
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
-        self.container.close()
-        if isinstance(error, FFmpegError):
-            raise DataError(f"{self.path} is damaged: {error.strerror}.") from error
+        try:
+            yield container, stream
+        except FFmpegError as error:
+            raise DataError(f"{path} is damaged: {error.strerror}.") from error
 
 
 def _first_size(path: Path) -> tuple[int, int]:

@@ -17,11 +17,11 @@ def needed(frames: int, stride: float) -> int:
     return round((frames - 1) * stride) + 1
 
 
-def fits(total: int, frames: int, stride: float, loop: bool = False, span: Span = "stride") -> bool:
-    """Whether a clip of `total` frames is long enough (a looping clip always is, once it has two frames)."""
+def least(frames: int, stride: float, loop: bool = False, span: Span = "stride") -> int:
+    """Frames that a clip must have to be used (a looping clip is long enough once it has two)."""
     if loop:
-        return total >= 2
-    return total >= (frames if span == "whole" else needed(frames, stride))
+        return 2
+    return frames if span == "whole" else needed(frames, stride)
 
 
 def frame_indices(
@@ -33,7 +33,7 @@ def frame_indices(
     pictures over the whole clip: a closed one is cut into equal steps from any start, an open one runs from
     its first to its last frame.
     """
-    if not fits(total, frames, stride, loop, span):
+    if total < least(frames, stride, loop, span):
         raise ValueError(f"a clip of {total} frames is too short for {frames} at stride {stride:g}")
     if loop:
         step = total / frames if span == "whole" else stride

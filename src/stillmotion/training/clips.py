@@ -14,7 +14,7 @@ from torch import Tensor
 
 from stillmotion.data.latents import CachedClip, Encode, LatentCache
 from stillmotion.data.report import Report
-from stillmotion.data.sampling import fits, needed
+from stillmotion.data.sampling import least
 from stillmotion.data.sources import Item
 from stillmotion.errors import DataError
 from stillmotion.fast.precision import training_dtype
@@ -86,17 +86,10 @@ def _readable(items: Sequence[Item], report: Report) -> list[Item]:
 
 
 def _long_enough(clip: CachedClip, config: MotionTrainConfig, report: Report) -> bool:
-    if fits(clip.length, config.frames, config.stride, config.loop, config.span):
-        return True
-    least = (
-        2
-        if config.loop
-        else config.frames
-        if config.span == "whole"
-        else needed(config.frames, config.stride)
-    )
-    report.skip(clip.item.path, f"too short: {clip.length} frames, {least} needed")
-    return False
+    wanted = least(config.frames, config.stride, config.loop, config.span)
+    if clip.length < wanted:
+        report.skip(clip.item.path, f"too short: {clip.length} frames, {wanted} needed")
+    return clip.length >= wanted
 
 
 def encoder(vae: Any, dtype: torch.dtype) -> Encode:

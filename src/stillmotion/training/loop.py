@@ -71,9 +71,10 @@ def run(
         kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(hours=12))],  # the others wait for samples
     )
     config.output.mkdir(parents=True, exist_ok=True)
-    every, tensorboard = config.log_steps, config.tensorboard
     stop = Stop(config.max_minutes)
-    with Journal(config.output, accelerator, config.max_train_steps, every, tensorboard) as journal:
+    with Journal(
+        config.output, accelerator, config.max_train_steps, config.log_steps, config.tensorboard
+    ) as journal:
         notice = rate_notice(config.learning_rate)
         if notice is not None:
             journal.say(notice)

@@ -1,4 +1,4 @@
-"""The mathematics of denoising training: schedules, noisy latents, targets, weights. Pure functions.
+"""The mathematics of denoising training: noisy latents, targets, weights. Pure functions.
 
 Notation of DDPM (Ho et al. 2020): abar_t is the product of (1 - beta) up to t, and
 x_t = sqrt(abar) x_0 + sqrt(1 - abar) eps.
@@ -12,32 +12,16 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from stillmotion import schedulers
+
 Prediction = Literal["epsilon", "v_prediction"]
 
 
 def alphas_cumprod(
     schedule: str, start: float, end: float, steps: int = 1000, zero_terminal_snr: bool = False
 ) -> Tensor:
-    """abar (steps,) float32, in diffusers' names: "linear" is linear in beta, "scaled_linear" in its root.
-
-    "squaredcos_cap_v2" is Nichol & Dhariwal 2021 and ignores the ends; zero terminal SNR is algorithm 1 of
-    Lin et al. 2023.
-    """
-    if schedule == "linear":
-        betas = torch.linspace(start, end, steps, dtype=torch.float64)
-    elif schedule == "scaled_linear":
-        betas = torch.linspace(start**0.5, end**0.5, steps, dtype=torch.float64) ** 2
-    elif schedule == "squaredcos_cap_v2":
-        time = torch.arange(steps + 1, dtype=torch.float64) / steps
-        abar = torch.cos((time + 0.008) / 1.008 * math.pi / 2) ** 2
-        betas = (1 - abar[1:] / abar[:-1]).clamp(max=0.999)
-    else:
-        raise ValueError(f"unknown beta schedule {schedule!r}")
-    abar = torch.cumprod(1 - betas, 0)
-    if zero_terminal_snr:
-        root = abar.sqrt()
-        abar = ((root - root[-1]) * root[0] / (root[0] - root[-1])) ** 2
-    return abar.float()
+    """abar (steps,) float32 of a schedule by diffusers' name; see `stillmotion.schedulers`."""
+    return torch.from_numpy(schedulers.alphas_cumprod(schedule, start, end, steps, zero_terminal_snr)).float()
 
 
 def noisy(latents: Tensor, noise: Tensor, abar: Tensor) -> Tensor:

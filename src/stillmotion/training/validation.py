@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
 
+from stillmotion.animator import decode_frames
 from stillmotion.atomic import durable
 from stillmotion.clip.clip import Clip, grid
 from stillmotion.clip.pixels import WHITE
@@ -19,7 +19,6 @@ from stillmotion.fast.precision import float32_outside
 from stillmotion.training.text import Conditioner
 
 COLUMNS = 8
-SLICE = 4
 GAP = 2
 
 
@@ -36,18 +35,7 @@ def sample_clip(
     arguments |= {"num_images_per_prompt": frames, "generator": torch.Generator().manual_seed(seed)}
     with float32_outside(pipeline.unet):
         latents = pipeline(**arguments, **options, output_type="latent").images
-    return decode(pipeline.vae, latents)
-
-
-@torch.no_grad()
-def decode(vae: Any, latents: Tensor) -> np.ndarray:
-    """Scaled latents (n, c, h, w) -> uint8 (n, H, W, 3), a few at a time."""
-    shift = vae.config.get("shift_factor") or 0.0
-    parts = []
-    for part in (latents.to(vae.dtype) / vae.config.scaling_factor + shift).split(SLICE):
-        pictures = vae.decode(part).sample.float().clamp(-1, 1)
-        parts.append(((pictures + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy())
-    return np.concatenate(parts)
+    return decode_frames(pipeline.vae, latents.float())
 
 
 def save_sheet(clips: Sequence[np.ndarray], path: Path, fps: float) -> None:

@@ -12,6 +12,9 @@ from stillmotion.weights.files import SUFFIXES
 BUNDLED = Path(__file__).parents[1] / "bundled"
 """Models that come with the package, one folder each."""
 
+INSIDE = ("motion", "motion_adapter")
+"""Where a pipeline folder keeps its motion: ours, and the one of diffusers' AnimateDiffPipeline."""
+
 _HUB = re.compile(r"(?!.*\.\.)(?P<repo>\w[\w.-]*/\w[\w.-]*)(?:/(?P<file>\w[\w./-]*))?")
 
 

@@ -16,6 +16,7 @@ from stillmotion.weights import lora_kinds
 from stillmotion.weights.convert import holds_whole_unet, rename
 from stillmotion.weights.families import family_of, measure
 from stillmotion.weights.files import Header, read_header, read_json
+from stillmotion.weights.hub import INSIDE
 from stillmotion.weights.kinds import BASES, TEXT_WIDTHS, FileKind
 from stillmotion.weights.names import layout_of
 
@@ -266,7 +267,7 @@ def _pipeline(folder: Path) -> FileKind:
     if base is None and (folder / "unet" / "config.json").is_file():
         config = read_json(folder / "unet" / "config.json")
         base = TEXT_WIDTHS.get(config.get("cross_attention_dim", 0), "custom")
-    inside = [part for part in ("motion", "motion_adapter") if (folder / part).is_dir()]
+    inside = [part for part in INSIDE if (folder / part).is_dir()]
     if inside:
         facts["motion"] = f"inside, in {inside[0]}/"
     if card.get("defaults"):

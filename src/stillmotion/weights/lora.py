@@ -26,7 +26,7 @@ def read_lora(source: str | Path, base: str | None = None) -> dict[str, Tensor]:
     that diffusers does not load, `Mismatch` for another base.
     """
     path = locate(source)
-    found = identify(path, str(source))
+    found = identify(path)
     expect(found, "lora", "domain-adapter")
     if found.kind == "lora" and found.family not in LOADABLE:
         raise WrongKind(

@@ -52,9 +52,8 @@ class MotionTarget:
         self.config, self.device = config, accelerator.device
         self.dtype = training_dtype(config.precision, accelerator.device)
         report = Report()
-        items = find_items(
-            config.videos, report, config.video_folder
-        )  # a wrong path is said before models load
+        # before models load, so that a wrong path is said at once
+        items = find_items(config.videos, report, config.video_folder)
         self.pipeline = load_base(config.base, torch.float32).to(self.device)
         self.pipeline.set_progress_bar_config(disable=True)
         unet = self.pipeline.unet.requires_grad_(False).eval().to(self.dtype)
