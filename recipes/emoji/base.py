@@ -163,7 +163,7 @@ def train(options: argparse.Namespace) -> None:
         loss = loss_of(model, scheduler, *batches(step))
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        warm = min(1.0, (step - first + 1) / 100)
+        warm = min(1.0, (step + 1) / 100)
         left = (options.minutes - minutes) / (options.cooldown * options.minutes)
         optimizer.step(options.peak * warm * min(1.0, max(0.02, left)))
         average.update(model)
