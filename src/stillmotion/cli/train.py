@@ -52,9 +52,9 @@ def command(name: str, kind: type[TrainConfig], run: str, text: str) -> click.Co
     """A training command whose flags are the fields of `kind`; `run` is a name in stillmotion.training."""
 
     def call(config: Path | None, **flags: Any) -> None:
-        given = {key: list(value) if isinstance(value, tuple) else value for key, value in flags.items()}
-        settings = load_config(kind, config, **{k: v for k, v in given.items() if v is not None and v != []})
-        getattr(training, run)(settings)
+        given = {name: value for name, value in flags.items() if value not in (None, ())}
+        lists = {name: list(value) for name, value in given.items() if isinstance(value, tuple)}
+        getattr(training, run)(load_config(kind, config, **given | lists))
 
     config = click.Option(
         ["--config"],
@@ -62,9 +62,7 @@ def command(name: str, kind: type[TrainConfig], run: str, text: str) -> click.Co
         help="YAML file with any of the fields below; flags win over it",
     )
     options = [config, *(option(field, info) for field, info in kind.model_fields.items())]
-    return click.Command(
-        name, params=list(options), callback=call, help=text, short_help=text.splitlines()[0]
-    )
+    return click.Command(name, params=options, callback=call, help=text, short_help=text.splitlines()[0])
 
 
 train.add_command(

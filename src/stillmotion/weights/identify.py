@@ -25,11 +25,11 @@ _IMAGE_ENCODER = "img_encoder."
 
 @dataclass(frozen=True)
 class Rule:
-    """A row of the table: which kind, when, and what more can be told of it."""
+    """A row of the table: which kind, when, and what more than its size can be told of it."""
 
     kind: str
     when: Callable[[Header], bool]
-    describe: Callable[[Header, str], FileKind]
+    describe: Callable[[Header, str], FileKind] | None = None
 
 
 def identify(file: str | Path | Header, name: str | None = None) -> FileKind:
@@ -47,7 +47,11 @@ def identify(file: str | Path | Header, name: str | None = None) -> FileKind:
             return _pipeline(path)
         header = read_header(path)
     rule = next((rule for rule in RULES if rule.when(header)), None)
-    return rule.describe(header, name) if rule else _unknown(header)
+    if rule is None:
+        return _unknown(header)
+    if rule.describe is None:
+        return FileKind(rule.kind, header.name, facts=_size(header))
+    return rule.describe(header, name)
 
 
 def call_name(path: Path) -> str:
@@ -212,10 +216,6 @@ def _embedding(header: Header, name: str) -> FileKind:
     return FileKind("embedding", header.name, None, None, base)
 
 
-def _plain(kind: str) -> Callable[[Header, str], FileKind]:
-    return lambda header, name: FileKind(kind, header.name, facts=_size(header))
-
-
 def _is_embedding(header: Header) -> bool:
     if {"emb_params", "string_to_param.*", "clip_g", "clip_l"} & header.keys():
         return True
@@ -234,7 +234,7 @@ RULES = (
         ),
         _sparsectrl,
     ),
-    Rule("cameractrl", lambda h: _has(h, "qkv_merge") and _has(h, "motion_modules."), _plain("cameractrl")),
+    Rule("cameractrl", lambda h: _has(h, "qkv_merge") and _has(h, "motion_modules.")),
     Rule("motion-lora", lambda h: _match(h, lora_kinds.MOTION), _motion_lora),
     Rule("domain-adapter", _is_domain_adapter, _domain_adapter),
     Rule("lora", lambda h: _match(h, lora_kinds.MARKS), _lora),
@@ -245,17 +245,14 @@ RULES = (
         lambda h: _starts(h, "control_model.", "controlnet_cond_embedding.", "controlnet_down_blocks."),
         _controlnet,
     ),
-    Rule(
-        "ip-adapter", lambda h: _starts(h, "image_proj.") and _starts(h, "ip_adapter."), _plain("ip-adapter")
-    ),
+    Rule("ip-adapter", lambda h: _starts(h, "image_proj.") and _starts(h, "ip_adapter.")),
     Rule("unet", lambda h: _match(h, _DIFFUSERS_UNET) or _match(h, _LDM_UNET), _unet),
     Rule(
         "vae",
         lambda h: _has(h, "encoder.conv_in.weight") and _has(h, "decoder.conv_in.weight"),
-        _plain("vae"),
     ),
     Rule("embedding", _is_embedding, _embedding),
-    Rule("text-encoder", lambda h: _has(h, "token_embedding.weight", "text_model."), _plain("text-encoder")),
+    Rule("text-encoder", lambda h: _has(h, "token_embedding.weight", "text_model.")),
 )
 
 

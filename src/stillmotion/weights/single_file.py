@@ -77,8 +77,9 @@ def load_single_file(
             parts[part] = load_vae(vae, config, dtype)
         else:
             parts[part] = _converted(kind, state, path.name, config, part, dtype)
-    options = {key: value for key, value in index.items() if key in ("requires_safety_checker",)}
-    return getattr(diffusers, index["_class_name"])(**parts, **options)
+    if "requires_safety_checker" in index:
+        parts["requires_safety_checker"] = index["requires_safety_checker"]
+    return getattr(diffusers, index["_class_name"])(**parts)
 
 
 def load_vae(source: str | Path, config: Path, dtype: torch.dtype) -> nn.Module:
