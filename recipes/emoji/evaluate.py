@@ -146,12 +146,12 @@ def against_real(
     return found, rows
 
 
-def clips(animator: sm.Animator, judge: Judge, count: int) -> dict[str, dict[str, float]]:
+def clips(animator: sm.Animator, judge: Judge, count: int, most: int) -> dict[str, dict[str, float]]:
     """Concepts animated in training, concepts whose clip was held out, and concepts without any animation."""
     first = ordered()[:count]
     trained = [c for c in first if (CLIPS / "train" / f"{c.code}.webp").exists()]
-    trained = [trained[i] for i in sorted(np.random.default_rng(1).permutation(len(trained))[:30])]
-    held = [c for c in first if (CLIPS / "held-out" / f"{c.code}.webp").exists()]
+    trained = [trained[i] for i in sorted(np.random.default_rng(1).permutation(len(trained))[:most])]
+    held = [c for c in first if (CLIPS / "held-out" / f"{c.code}.webp").exists()][:most]
     found = {}
     for name, wanted, part in (("trained", trained, "train"), ("held_out", held, "held-out")):
         found[name], rows = against_real(animator, judge, wanted, part)
@@ -166,7 +166,7 @@ def clips(animator: sm.Animator, judge: Judge, count: int) -> dict[str, dict[str
     return found
 
 
-def main(count: int, parts: list[str]) -> None:
+def main(count: int, parts: list[str], most: int) -> None:
     judge, animator = Judge(), sm.Animator.load()
     path = OUT / "evaluation.json"
     found = json.loads(path.read_text()) if path.exists() else {}
@@ -176,7 +176,7 @@ def main(count: int, parts: list[str]) -> None:
     if "stills" in parts:
         found["stills"] = stills(animator, judge, count)
     if "clips" in parts:
-        found["clips"] = clips(animator, judge, count)
+        found["clips"] = clips(animator, judge, count, most)
     found["concepts"] = count
     OUT.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(found, indent=1) + "\n")
@@ -187,4 +187,6 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--concepts", type=int, default=1209, help="as many as base.py was given")
     parser.add_argument("--parts", nargs="+", default=["vae", "stills", "clips"])
-    main(parser.parse_args().concepts, parser.parse_args().parts)
+    parser.add_argument("--clips", type=int, default=30, help="at most so many of each kind")
+    options = parser.parse_args()
+    main(options.concepts, options.parts, options.clips)
