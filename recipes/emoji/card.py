@@ -53,8 +53,8 @@ began.
 - Details are soft: faces, letters and thin lines dissolve first. Concepts learnt late, and prompts that
   combine two things, come out as a blend or as one of them.
 - Words that are no concept fall back on what is near in meaning, which can be far off.
-- The motion module has been trained for {steps} steps only: clips stir and flicker more than they move smoothly. The
-  amount of motion in the table says nothing about its smoothness.
+- The motion module has been trained for {steps} steps only: clips stir and flicker more than they move
+  smoothly. The amount of motion in the table says nothing about its smoothness.
 - The motion is that of emoji: bobbing, squashing, turning, flapping. Prompts do not steer it; captions
   named the object only.
 - Clips differ in colour by a little from the stills of the same prompt.
