@@ -72,6 +72,10 @@ def add_motion() -> None:
 def add_base(count: int) -> None:
     """Base model, card and concepts."""
     pipeline(torch.float16).save_pretrained(BUNDLED, safe_serialization=True)
+    for file in BUNDLED.glob("*/config.json"):  # diffusers notes the folder a part was loaded from
+        config = json.loads(file.read_text(encoding="utf-8"))
+        config.pop("_name_or_path", None)
+        file.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     about = {"name": "emoji", "family": "emoji", "defaults": DEFAULTS, "concepts": "concepts.json"}
     (BUNDLED / "stillmotion.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
     text = json.dumps(knowledge(count), ensure_ascii=False, indent=1)
