@@ -21,10 +21,11 @@ FILES = sorted(HOME.rglob("*.py"))
 FLOORS = (
     {"errors"},
     {"atomic"},
-    {"request", "timeline", "motion", "concepts"},
+    {"strength"},
+    {"request", "timeline", "motion", "concepts", "adapt"},
     {"clip", "schedulers", "card"},
     {"weights", "control", "data", "latents"},
-    {"motion_model"},
+    {"motion_model", "lora_model"},
     {"fast", "quality"},
     {"loading"},
     {"animator"},
