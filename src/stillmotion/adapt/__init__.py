@@ -1,1 +1,1 @@
-"""Adapters: small changes of single layers, as hooks that come off again. LoRA and its kin. Knows no files."""
+"""Adapters (LoRA and its kin): changes of single layers, as hooks that come off again. Knows no files."""
