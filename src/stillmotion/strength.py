@@ -47,8 +47,8 @@ class Strength:
         for key in places:
             if key not in PARTS and key.partition(".")[0] not in BLOCKS:
                 raise RequestError(
-                    f"A weight is given for {key!r}, which is no part ({', '.join(PARTS)}), block (down, mid, "
-                    f"up, down_blocks.1) or frame number; expected {FORM}."
+                    f"A weight is given for {key!r}, which is no part ({', '.join(PARTS)}), block "
+                    f"(down, mid, up, down_blocks.1) or frame number; expected {FORM}."
                 )
         return cls(plain, {_long(key): number for key, number in places.items()}, dict(sorted(curve.items())))
 

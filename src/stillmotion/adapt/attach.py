@@ -2,8 +2,8 @@
 
     output of a layer  ->  output + weight[layer, frame] * rider(input)
 
-So the state_dict is the same while they are on, weight 0 computes exactly what there was before, several act in
-parallel, and after `detach` it is the same network bit for bit.
+So the state_dict is the same while they are on, weight 0 computes exactly what there was before, several act
+in parallel, and after `detach` it is the same network bit for bit.
 """
 
 from __future__ import annotations
@@ -138,15 +138,13 @@ def fresh(
 
 
 def _follow(riding: nn.Module, x: Tensor) -> None:
-    """Move to where the layer works, as the network's own `.to()` does not reach it; training casts nothing."""
+    """Move to where the layer works: the network's own `.to()` does not reach it. Training casts nothing."""
     own = next((t for t in (*riding.parameters(), *riding.buffers())), None)
     if own is None or (own.device, own.dtype) == (x.device, x.dtype):
         return
     if own.requires_grad and torch.is_grad_enabled():
         if own.device == x.device and torch.is_autocast_enabled(x.device.type):
             return
-        raise AttachError(
-            f"The adapter in training is {own.dtype}, its layer gets {x.dtype}: give both the same."
-        )
+        raise AttachError(f"The adapter in training is {own.dtype}, its layer {x.dtype}: give both the same.")
     with torch.inference_mode(False), torch.no_grad():
         riding.to(device=x.device, dtype=x.dtype)

@@ -1,12 +1,12 @@
 """The change of one layer as the factors that files hold, and the matrix they stand for. Pure functions.
 
-    lora    delta = up @ down                          Hu et al. 2021; with convolutions LoCon, with `mid` Tucker
+    lora    delta = up @ down                          Hu et al. 2021; LoCon has convolutions and a Tucker core `mid`
     loha    delta = (w1_a @ w1_b) * (w2_a @ w2_b)      FedPara (Hyeon-Woo et al. 2021), LyCORIS
     lokr    delta = kron(w1, w2)                       Kronecker factors, each whole or a product; LyCORIS
     full    delta = diff                               the difference itself
 
-A file's `alpha` scales it: delta * alpha / rank, as kohya defines it; without alpha the scale is 1. DoRA (Liu et
-al. 2024) sets the length of each row (or column) of weight + delta to its `magnitude`.
+A file's `alpha` scales it: delta * alpha / rank, as kohya defines it; without alpha the scale is 1. DoRA (Liu
+et al. 2024) sets the length of each row (or column) of weight + delta to its `magnitude`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ REQUIRED: dict[Algorithm, tuple[tuple[str, ...], ...]] = {
     "lokr": (("w1",), ("w1_a", "w1_b")),
     "full": (("diff",),),
 }
-"""Tensors of which one group must be there; `mid`, `t1`, `t2` (Tucker cores) and lokr's second factor may join."""
+"""Tensors of which one group must be there; Tucker cores (`mid`, `t1`, `t2`) and lokr's second factor join."""
 
 
 @dataclass(frozen=True)
@@ -68,8 +68,8 @@ class Factors:
         change = {"lora": _lora, "loha": _loha, "lokr": _lokr, "full": _full}[self.algorithm](t)
         if change.numel() != torch.Size(shape).numel() or change.shape[0] != shape[0]:
             raise Mismatch(
-                f"a change of {tuple(change.shape)} does not fit a weight of {tuple(shape)}: the adapter was made "
-                "for another model"
+                f"a change of {tuple(change.shape)} does not fit a weight of {tuple(shape)}: the adapter was "
+                "made for another model"
             )
         return change.reshape(shape) * self.scale(parity)
 
