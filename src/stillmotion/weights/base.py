@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from stillmotion.errors import Damaged, WrongKind
+from stillmotion.errors import Damaged, Mismatch, WrongKind
 from stillmotion.weights.files import read_json, weight_files
 from stillmotion.weights.fit import expect
 from stillmotion.weights.hub import locate
@@ -42,21 +42,34 @@ def load_base(
     vae: str | Path | None = None,
     config: str | Path | None = None,
     prediction: Prediction | None = None,
+    ema: bool = False,
 ) -> StableDiffusionPipeline | StableDiffusionXLPipeline:
     """The text-to-image pipeline in a folder, a hub name, a bundled name ("emoji") or one checkpoint file.
 
     `dtype` is float32 if not given; one per part is possible: {"vae": ..., "default": ...}. `vae` is another
-    VAE file to use. For single files only: `config` is a folder of diffusers configs for unknown sizes,
-    `prediction` overrules what the file tells of it.
+    VAE (file or folder) to use. For single files only: `config` is a folder of diffusers configs for unknown
+    sizes, `prediction` overrules what the file tells of it, `ema` takes the averaged weights of the UNet
+    where the file has both (they are taken anyhow where it has no others).
     Raises `WeightsError` or one of its kin in words: a wrong kind of file, a missing part, damage.
     """
     path = _located(source)
     dtypes = dict(dtype) if isinstance(dtype, Mapping) else {"default": dtype or torch.float32}
     if path.is_dir():
-        return _from_folder(path, str(source), dtypes, vae)
-    return load_single_file(
-        path, dtypes, vae=vae, config=Path(config) if config else None, prediction=prediction
-    )
+        pipeline = _from_folder(path, str(source), dtypes, vae)
+    else:
+        config = Path(config) if config else None
+        pipeline = load_single_file(path, dtypes, vae=vae, config=config, prediction=prediction, ema=ema)
+    if vae is not None:
+        _check_vae(pipeline, str(vae), str(source))
+    return pipeline
+
+
+def _check_vae(pipeline: Any, vae: str, base: str) -> None:
+    made, taken = pipeline.vae.config.latent_channels, pipeline.unet.config.out_channels
+    if made != taken:
+        raise Mismatch(
+            f"{vae} is a VAE of {made} latent channels, but {base} draws {taken}: use a VAE made for it."
+        )
 
 
 def _located(source: str | Path) -> Path:

@@ -165,15 +165,25 @@ def _sparsectrl(header: Header, name: str) -> FileKind:
 
 
 def _checkpoint(header: Header, name: str) -> FileKind:
-    prefix = "model.diffusion_model."
-    base = _text_base(header, prefix)
-    channels = header.get(f"{prefix}input_blocks.0.0.weight", (0, 0))[1]
-    special = {9: "inpainting", 8: "instruct-pix2pix"}.get(channels)
+    base = _text_base(header, ("model.diffusion_model.", "model_ema."))
+    first = ("model.diffusion_model.input_blocks.0.0.weight", "model_ema.diffusion_modelinput_blocks00weight")
+    last = ("model.diffusion_model.out.2.weight", "model_ema.diffusion_modelout2weight")
+    channels = next((header[key][1] for key in first if key in header), 0)
+    drawn = next((header[key][0] for key in last if key in header), 4)
+    special = {9: "inpainting", 8: "instruct-pix2pix"}.get(channels) if channels != drawn else None
     title = f"a text-to-image checkpoint in one file: {BASES[base]}{f', {special}' if special else ''}"
     missing = missing_parts(header)
-    notes = tuple(f"It has no {part}." for part in missing)
+    notes = [f"It has no {part}." for part in missing]
+    if all(key in header for key in first):
+        notes.append("It holds averaged weights (EMA) beside the plain ones; the plain ones are used.")
     return FileKind(
-        "checkpoint", header.name, special, "ldm", base, facts={"title": title, **_size(header)}, notes=notes
+        "checkpoint",
+        header.name,
+        special,
+        "ldm",
+        base,
+        facts={"title": title, **_size(header)},
+        notes=tuple(notes),
     )
 
 
@@ -183,17 +193,17 @@ def missing_parts(header: Header) -> list[str]:
 
 
 CHECKPOINT_PARTS = {
-    "UNet": ("model.diffusion_model.",),
+    "UNet": ("model.diffusion_model.", "model_ema.diffusion_model"),
     "VAE": ("first_stage_model.", "vae."),
     "text encoder": ("cond_stage_model.", "conditioner.embedders."),
 }
 """Parts of a single-file checkpoint and how their tensors begin."""
 
 
-def _text_base(header: Header, prefix: str = "") -> str:
+def _text_base(header: Header, prefix: str | tuple[str, ...] = "") -> str:
     """The base family by the width of the text its UNet takes in."""
     for key, shape in header.items():
-        if key.startswith(prefix) and key.endswith("attn2.to_k.weight"):
+        if key.startswith(prefix) and key.endswith(("attn2.to_k.weight", "attn2to_kweight")):
             return TEXT_WIDTHS.get(shape[-1], "custom")
     return "custom"
 
@@ -239,7 +249,11 @@ RULES = (
     Rule("domain-adapter", _is_domain_adapter, _domain_adapter),
     Rule("lora", lambda h: _match(h, lora_kinds.MARKS), _lora),
     Rule("motion", lambda h: layout_of(h) is not None, _motion),
-    Rule("checkpoint", lambda h: _has(h, "model.diffusion_model.input_blocks."), _checkpoint),
+    Rule(
+        "checkpoint",
+        lambda h: _has(h, "model.diffusion_model.input_blocks.", "model_ema.diffusion_modelinput_blocks"),
+        _checkpoint,
+    ),
     Rule(
         "controlnet",
         lambda h: _starts(h, "control_model.", "controlnet_cond_embedding.", "controlnet_down_blocks."),

@@ -1,13 +1,15 @@
 """Text-to-image checkpoints in one file of the LDM layout (.safetensors, .ckpt), loaded without a network.
 
 A single file has no configs and no vocabulary in it, and diffusers would ask the hub for them. The configs of
-each family are beside this module, the CLIP vocabulary is the bundled model's. The names are converted by
-diffusers' own tables.
+each family are beside this module, the CLIP vocabulary is the bundled model's; files that stillmotion wrote
+carry theirs in the header. The names of VAE and text encoders are converted by diffusers' own tables, those
+of the UNet by ours (ldm_names.py), which know averaged weights (EMA) and any number of layers too.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,9 +18,11 @@ import torch
 from stillmotion.errors import Damaged, UnknownFile, WeightsError, WrongKind
 from stillmotion.weights.files import Header, read_header, read_json, read_state
 from stillmotion.weights.fit import expect
-from stillmotion.weights.hub import BUNDLED, locate
+from stillmotion.weights.hub import locate
 from stillmotion.weights.identify import identify, missing_parts
 from stillmotion.weights.kinds import BASES, FileKind
+from stillmotion.weights.ldm_configs import CONFIGS_KEY, VOCABULARY, unpacked
+from stillmotion.weights.ldm_names import EMA, TEXT, TEXT_OPEN, TEXT_XL, TEXT_XL_2, UNET, ema_name, unet_names
 from stillmotion.weights.prediction import Prediction, prediction_of
 
 if TYPE_CHECKING:
@@ -27,21 +31,9 @@ if TYPE_CHECKING:
     from transformers import CLIPTokenizer
 
 CONFIGS = Path(__file__).with_name("configs")
-VOCABULARY = BUNDLED / "emoji" / "tokenizer"
-"""The CLIP tokenizer of all families (49,408 tokens; they differ in their padding only)."""
 
-TEXT_PREFIXES = {
-    "text_encoder": (
-        "cond_stage_model.transformer.",
-        "cond_stage_model.model.",
-        "conditioner.embedders.0.transformer.",
-    ),
-    "text_encoder_2": ("conditioner.embedders.1.model.",),
-}
+TEXT_PREFIXES = {"text_encoder": (TEXT, TEXT_OPEN, TEXT_XL), "text_encoder_2": (TEXT_XL_2,)}
 """Where text encoders are in a checkpoint; those that end in `model.` have the names of OpenCLIP."""
-
-_CLIP = "cond_stage_model.transformer."
-"""Prefix of the CLIP text encoder; old tools left out the `text_model.` that follows it."""
 
 
 def load_single_file(
@@ -51,42 +43,70 @@ def load_single_file(
     vae: str | Path | None = None,
     config: Path | None = None,
     prediction: Prediction | None = None,
+    ema: bool = False,
 ) -> StableDiffusionPipeline | StableDiffusionXLPipeline:
     """The pipeline in a checkpoint of LDM layout (SD 1.x, 2.x, XL); arguments as in `load_base`."""
-    import diffusers
-
     header = read_header(path)
     found = identify(header)
     _check_base(found, header, vae is not None)
     told = prediction_of(header, path, found.base)
-    if config is None:
+    if config is None and CONFIGS_KEY not in header.metadata:
         prediction = prediction or told.prediction
-        config = _config_of(found, prediction)
+    state = _chosen(_with_text_model(read_state(path)), ema, path.name)
+    with _configs(config, header, found, prediction) as folder:
+        return _built(state, path.name, folder, dtypes, vae, prediction, told.zero_snr)
+
+
+def _configs(
+    config: Path | None, header: Header, found: FileKind, prediction: Prediction | None
+) -> AbstractContextManager[Path]:
+    """The folder of configs: the one given, the one in the header, or that of the family."""
+    if config is not None:
+        return nullcontext(config)
+    if CONFIGS_KEY in header.metadata:
+        return unpacked(header.metadata[CONFIGS_KEY], header.name)
+    return nullcontext(_config_of(found, prediction))
+
+
+def _built(
+    state: Mapping[str, Tensor],
+    name: str,
+    config: Path,
+    dtypes: Mapping[str, torch.dtype],
+    vae: str | Path | None,
+    prediction: Prediction | None,
+    zero_snr: bool,
+) -> StableDiffusionPipeline | StableDiffusionXLPipeline:
+    import diffusers
+
     index = read_json(config / "model_index.json")
-    state = _with_text_model(read_state(path))
     parts: dict[str, Any] = {}
     for part, (library, kind) in ((key, value) for key, value in index.items() if isinstance(value, list)):
         dtype = dtypes.get(part, dtypes["default"])
         if library is None:
             parts[part] = None
         elif part == "scheduler":
-            parts[part] = _scheduler(kind, config, prediction, told.zero_snr)
+            parts[part] = _scheduler(kind, config, prediction, zero_snr)
         elif part.startswith("tokenizer"):
             parts[part] = clip_tokenizer(config / part)
         elif part == "vae" and vae is not None:
             parts[part] = load_vae(vae, config, dtype)
         else:
-            parts[part] = _converted(kind, state, path.name, config, part, dtype)
+            parts[part] = _converted(kind, state, name, config, part, dtype)
     if "requires_safety_checker" in index:
         parts["requires_safety_checker"] = index["requires_safety_checker"]
     return getattr(diffusers, index["_class_name"])(**parts)
 
 
 def load_vae(source: str | Path, config: Path, dtype: torch.dtype) -> nn.Module:
-    """An AutoencoderKL from one file (LDM or diffusers names), built after `vae/config.json` in a folder."""
+    """An AutoencoderKL from one file (LDM or diffusers names) or a folder.
+
+    A folder has its own config; a file is built after `vae/config.json` in the folder `config`.
+    """
     path = locate(source)
     expect(identify(path), "vae")
-    return _converted("AutoencoderKL", read_state(path), path.name, config, "vae", dtype)
+    folder = path.resolve() if (path / "config.json").is_file() else config / "vae"
+    return _converted("AutoencoderKL", read_state(path), path.name, folder.parent, folder.name, dtype)
 
 
 def _check_base(found: FileKind, header: Header, other_vae: bool) -> None:
@@ -103,7 +123,16 @@ def _check_base(found: FileKind, header: Header, other_vae: bool) -> None:
         raise Damaged(f"{found.name} has no {' and no '.join(missing)}. {way_out}.")
 
 
-def _config_of(found: FileKind, prediction: Prediction) -> Path:
+def _chosen(state: dict[str, Tensor], ema: bool, name: str) -> dict[str, Tensor]:
+    """The plain weights of the UNet or their averages: the plain ones unless told so or there are none."""
+    averaged = any(key.startswith(f"{EMA}diffusion_model") for key in state)
+    if ema and not averaged:
+        raise Damaged(f"{name} has no averaged weights (EMA): load it without ema=True (--ema).")
+    plain = any(key.startswith(UNET) for key in state) and not ema
+    return {key: tensor for key, tensor in state.items() if not key.startswith(EMA if plain else UNET)}
+
+
+def _config_of(found: FileKind, prediction: Prediction | None) -> Path:
     names = {"sd15": "sd15", "sd2": "sd21-v" if prediction == "v_prediction" else "sd21", "sdxl": "sdxl"}
     if found.base not in names:
         raise UnknownFile(
@@ -115,9 +144,9 @@ def _config_of(found: FileKind, prediction: Prediction) -> Path:
 
 def _with_text_model(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Old merging tools saved `transformer.embeddings...` for `transformer.text_model.embeddings...`."""
-    short = tuple(_CLIP + part for part in ("embeddings.", "encoder.", "final_layer_norm."))
+    short = tuple(TEXT + part for part in ("embeddings.", "encoder.", "final_layer_norm."))
     return {
-        f"{_CLIP}text_model.{name.removeprefix(_CLIP)}" if name.startswith(short) else name: tensor
+        f"{TEXT}text_model.{name.removeprefix(TEXT)}" if name.startswith(short) else name: tensor
         for name, tensor in state.items()
     }
 
@@ -181,13 +210,14 @@ def _empty(kind: str, config: Path, part: str) -> nn.Module:
 
 
 def _renamed(module: nn.Module, state: Mapping[str, Tensor], part: str) -> dict[str, Tensor]:
-    """The tensors of one part by the names of its module: diffusers' conversion tables."""
+    """The tensors of one part by the names of its module."""
     from diffusers.loaders import single_file_utils as tables
 
     if module.state_dict().keys() <= state.keys():
         return dict(state)
     if part == "unet":
-        return tables.convert_ldm_unet_checkpoint(dict(state), module.config)
+        places = ((ours, (name, ema_name(name))) for ours, name in unet_names(module.state_dict()).items())
+        return {ours: state[name] for ours, names in places for name in names if name in state}
     if part == "vae":
         return tables.convert_ldm_vae_checkpoint(dict(state), module.config)
     prefix = next((p for p in TEXT_PREFIXES[part] if any(key.startswith(p) for key in state)), "")
