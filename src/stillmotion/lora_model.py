@@ -1,0 +1,261 @@
+"""LoRAs of every format as one thing that goes on a pipeline and comes off again. Knows files and modules.
+
+    Lora.load("style.safetensors")                     any layout, any algorithm; a hub name
+    with lora.attach(pipeline, strength=0.8): ...      on UNet, text encoders and motion
+    lora.save("style.safetensors", layout="peft")      kohya, peft, diffusers, original
+
+Nothing is merged and nothing replaced: its changes ride along as hooks (stillmotion.adapt), so the pipeline
+is the same bit for bit once they are off.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from stillmotion.adapt.attach import Adaptation, Weight, riders_for
+from stillmotion.adapt.factors import Factors, Parity
+from stillmotion.atomic import replacing
+from stillmotion.errors import Mismatch, OutputError, WrongKind
+from stillmotion.strength import Strength
+from stillmotion.weights.files import read_header, read_state
+from stillmotion.weights.fit import expect
+from stillmotion.weights.hub import locate
+from stillmotion.weights.identify import identify
+from stillmotion.weights.kinds import BASES, FileKind
+from stillmotion.weights.lora_names import LoraLayout, Parts, parse, write
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+KINDS = ("lora", "domain-adapter", "motion-lora")
+"""Kinds of files that hold changes of layers."""
+
+NETWORKS = {
+    "unet": "UNet",
+    "text_encoder": "text encoder",
+    "text_encoder_2": "second text encoder",
+    "motion": "motion",
+}
+"""Parts of a LoRA in words."""
+
+
+class AttachedLora:
+    """A LoRA on a pipeline until `.detach()`; `.strength` and `.frames` may change between two calls."""
+
+    def __init__(self, adaptations: Mapping[str, Adaptation]) -> None:
+        self.adaptations = dict(adaptations)
+
+    @property
+    def strength(self) -> Strength:
+        """How strongly it acts; numbers, text and mappings are understood."""
+        return next(iter(self.adaptations.values())).strength
+
+    @strength.setter
+    def strength(self, strength: Weight) -> None:
+        for adaptation in self.adaptations.values():
+            adaptation.strength = strength
+
+    @property
+    def frames(self) -> int:
+        """Pictures per clip, for strengths along the frames."""
+        return next(iter(self.adaptations.values())).frames
+
+    @frames.setter
+    def frames(self, frames: int) -> None:
+        for adaptation in self.adaptations.values():
+            adaptation.frames = frames
+
+    def detach(self) -> None:
+        """Take it off; the pipeline is what it was before. A second time does nothing."""
+        for adaptation in self.adaptations.values():
+            adaptation.detach()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.detach()
+
+
+class Lora:
+    """The changes in a LoRA file (LoRA, LoCon, LoHa, LoKr, DoRA, differences; style or motion).
+
+    `parts` are its Factors by part (unet, text_encoder, text_encoder_2, motion) and path of the layer; `name`
+    is what the user called it, `kind` what the file is.
+    """
+
+    def __init__(self, parts: Parts, name: str = "this LoRA", kind: FileKind | None = None) -> None:
+        self.parts = {part: dict(layers) for part, layers in parts.items() if layers}
+        self.name = name
+        self.kind = kind or FileKind("motion-lora" if self.parts.keys() == {"motion"} else "lora", name)
+
+    @classmethod
+    def load(cls, source: str | Path, base: str | None = None) -> Self:
+        """The LoRA in a file, a folder or a hub name; `base` is the family it is meant for (sd15, sd2, sdxl).
+
+        Raises `Mismatch` for another base, `WrongKind` for files that hold something else, `UnknownFile` for
+        keys of no LoRA we know, `Damaged` or `Unsafe`.
+        """
+        path = locate(source)
+        found = identify(path)
+        expect(found, *KINDS)
+        _check_algorithm(found)
+        _check_base(found, base)
+        header = read_header(path)
+        state = read_state(path) | _loose_alphas(header.extras)
+        return cls(parse(state, header.metadata), Path(source).name, found)
+
+    def save(
+        self, path: str | Path, layout: LoraLayout | None = None, dtype: torch.dtype | None = None
+    ) -> Path:
+        """Writes it as one .safetensors, whole or not at all, and returns where.
+
+        `layout` is original for a motion LoRA and kohya for others if not given; WrongKind where it cannot
+        hold what this LoRA does.
+        """
+        path = Path(path)
+        if path.suffix != ".safetensors":
+            raise OutputError(f"A LoRA is saved as .safetensors, not as {path.name}: give it that ending.")
+        tensors, metadata = write(self.parts, layout or ("original" if self.moves else "kohya"))
+        tensors = {name: _storable(name, tensor, dtype) for name, tensor in tensors.items()}
+        try:
+            with replacing(path, overwrite=True) as file:
+                save_file(tensors, file, metadata=metadata)
+        except (OSError, SafetensorError) as error:
+            raise OutputError(
+                f"{path} cannot be written ({getattr(error, 'strerror', None) or error})."
+            ) from error
+        return path
+
+    @property
+    def moves(self) -> bool:
+        """Whether it changes motion modules."""
+        return "motion" in self.parts
+
+    def attach(
+        self,
+        pipeline: Any,
+        motion: nn.Module | None = None,
+        strength: Weight = 1.0,
+        frames: int = 1,
+        parity: Parity = "kohya",
+    ) -> AttachedLora:
+        """Put it on the pipeline's UNet and text encoders and on the motion: `with lora.attach(...):`.
+
+        `frames` is the length of the clips in a batch, for strengths along the frames. With parity "original"
+        alpha does not count. Mismatch where a layer is not there or of another size; WrongKind for a motion
+        LoRA without motion.
+        """
+        riders = {
+            part: (network, self._riders(pipeline, part, network, factors, parity))
+            for part, network, factors in self._fitted(pipeline, motion)
+        }
+        return AttachedLora(
+            {
+                part: Adaptation(network, mapping, strength, frames, part)
+                for part, (network, mapping) in riders.items()
+            }
+        )
+
+    def _fitted(
+        self, pipeline: Any, motion: nn.Module | None
+    ) -> Iterator[tuple[str, nn.Module, dict[str, Factors]]]:
+        """Each part with the network it goes on, and its changes by that network's own paths."""
+        for part, factors in self.parts.items():
+            network = motion if part == "motion" else getattr(pipeline, part, None)
+            if part == "motion" and motion is None:
+                raise WrongKind(
+                    f"{self.name} is {self.kind.title}, and there is no motion here: give it a motion module "
+                    "with motion= (--motion FILE), or leave it out."
+                )
+            if network is None:
+                raise Mismatch(
+                    f"{self.name} changes a {NETWORKS[part]}, which {_base_name(pipeline)} does not have: "
+                    "it is for another kind of model."
+                )
+            yield part, network, own_paths(network, factors)
+
+    def _riders(
+        self, pipeline: Any, part: str, network: nn.Module, factors: Mapping[str, Factors], parity: Parity
+    ) -> dict[str, nn.Module]:
+        try:
+            return riders_for(network, factors, parity)
+        except Mismatch as error:
+            where = "the motion" if part == "motion" else f"the {NETWORKS[part]} of {_base_name(pipeline)}"
+            fits = BASES.get(self.kind.base or "", "another model")
+            raise Mismatch(
+                f"{self.name} is a LoRA for {fits} and does not fit {where}: {error}. Use a LoRA made for it."
+            ) from error
+
+
+def adapt(
+    pipeline: Any,
+    lora: Lora | str | Path,
+    strength: Weight = 1.0,
+    frames: int = 1,
+    motion: nn.Module | None = None,
+    parity: Parity = "kohya",
+) -> AttachedLora:
+    """Put a LoRA, or the one in a file, on a diffusers pipeline: `with adapt(...):`, or `.detach()` later.
+
+    Errors as in `Lora.load` and `Lora.attach`.
+    """
+    lora = lora if isinstance(lora, Lora) else Lora.load(lora)
+    return lora.attach(pipeline, motion, strength, frames, parity)
+
+
+def own_paths(network: nn.Module, factors: Mapping[str, Factors]) -> dict[str, Factors]:
+    """The same changes by the paths that this network has for these layers.
+
+    transformers 5.6 took `text_model.` out of CLIPTextModel. Motion of families without a middle (v1, v3)
+    takes no changes of it, so a motion LoRA made for v2 goes on v3.
+    """
+    names = {name for name, _ in network.named_modules()}
+    if "text_model" not in names:
+        factors = {path.removeprefix("text_model."): change for path, change in factors.items()}
+    without_middle = "down_blocks" in names and "mid_block" not in names
+    return {
+        path: change
+        for path, change in factors.items()
+        if not (without_middle and path.startswith("mid_block.motion_modules."))
+    }
+
+
+def _check_algorithm(found: FileKind) -> None:
+    if found.family == "OFT":
+        raise WrongKind(
+            f"{found.name} is {found.title}; stillmotion applies LoRA, LoCon, DoRA, LoHa, LoKr and "
+            "differences. Convert it, or merge it into a checkpoint with the tool it was made with."
+        )
+
+
+def _check_base(found: FileKind, base: str | None) -> None:
+    if base and found.base and found.base != base:
+        raise Mismatch(
+            f"{found.name} is a LoRA for {BASES[found.base]}, but the base is {BASES.get(base, base)}. "
+            "Use a LoRA made for this base, or a base of its family."
+        )
+
+
+def _loose_alphas(extras: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Alphas that a pickle holds as plain numbers instead of tensors."""
+    numbers = {key: value for key, value in extras.items() if isinstance(value, (int, float))}
+    return {key: torch.tensor(float(value)) for key, value in numbers.items() if key.endswith(".alpha")}
+
+
+def _base_name(pipeline: Any) -> str:
+    name = getattr(pipeline, "name_or_path", None) or ""
+    return Path(name).name or f"this {type(pipeline).__name__}"
+
+
+def _storable(name: str, tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
+    """A copy of its own on the CPU (safetensors refuses shared memory); alphas keep their precision."""
+    dtype = None if name.endswith(".alpha") else dtype
+    return tensor.detach().to("cpu", dtype).clone(memory_format=torch.contiguous_format)

@@ -1,0 +1,96 @@
+"""Alphas in the header of a file, where diffusers and peft keep them instead of beside the tensors.
+
+    "lora_adapter_metadata": {"unet.r": 8, "unet.lora_alpha": 4, "unet.alpha_pattern": {"conv_in": 2}, ...}
+
+Knows no tensors but their ranks.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from math import sqrt
+from typing import Any
+
+from stillmotion.adapt.factors import Factors
+from stillmotion.errors import Damaged
+from stillmotion.weights.lora_places import DOTTED, diffusers_layer
+
+KEY = "lora_adapter_metadata"
+WITHOUT = "stillmotion.without_alpha"
+"""Layers that have no alpha, in a file where others have one: peft knows no such difference."""
+
+
+@dataclass(frozen=True)
+class Alphas:
+    """What a header tells of alphas, by diffusers' names of the layers."""
+
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    without: frozenset[str] = frozenset()
+
+    def of(self, part: str, path: str) -> float | None:
+        """The alpha of a layer; None where the header says nothing of it."""
+        layer = diffusers_layer(part, path) if self.settings else ""
+        start = next((start for start in DOTTED if layer.startswith(start)), "")
+        if layer in self.without or f"{start}lora_alpha" not in self.settings:
+            return None
+        path = layer.removeprefix(start)
+        alpha = self._of_layer(path, "alpha_pattern", "lora_alpha", start)
+        if not self.settings.get(f"{start}use_rslora"):
+            return alpha
+        return alpha * sqrt(self._of_layer(path, "rank_pattern", "r", start))
+
+    def _of_layer(self, path: str, patterns: str, otherwise: str, start: str) -> float:
+        """peft's rule: the first pattern that the path ends with, else the value for all."""
+        for pattern, value in (self.settings.get(start + patterns) or {}).items():
+            if re.fullmatch(rf"(.*\.)?({pattern})", path):
+                return float(value)
+        return float(self.settings[start + otherwise])
+
+
+def alphas_in(metadata: Mapping[str, str]) -> Alphas:
+    """What the strings in a file's header tell; Damaged if they cannot be read."""
+    if KEY not in metadata:
+        return Alphas()
+    try:
+        settings, without = json.loads(metadata[KEY]), json.loads(metadata.get(WITHOUT, "[]"))
+    except ValueError as error:
+        raise Damaged(f"The file's {KEY} cannot be read as JSON ({error}).") from error
+    return Alphas(settings, frozenset(without))
+
+
+def with_alphas(parts: Mapping[str, Mapping[str, Factors]], metadata: dict[str, str]) -> dict[str, str]:
+    """`metadata` with the alphas of these layers as diffusers reads them; as it was if no layer has one."""
+    layers = {diffusers_layer(part, path): f for part, paths in parts.items() for path, f in paths.items()}
+    without = [layer for layer, factors in layers.items() if factors.alpha is None]
+    if len(without) == len(layers):
+        return metadata
+    settings: dict[str, Any] = {}
+    for start in DOTTED:
+        own = {_short(name, start): f for name, f in layers.items() if name.startswith(start)}
+        settings |= {f"{start}{key}": value for key, value in _config(own).items()} if own else {}
+    written = metadata | {KEY: json.dumps(settings, sort_keys=True)}
+    return written | ({WITHOUT: json.dumps(without)} if without else {})
+
+
+def _short(layer: str, start: str) -> str:
+    """peft takes ends of paths: without `text_model.` they fit text encoders of every transformers."""
+    return layer.removeprefix(start).removeprefix("text_model.")
+
+
+def _config(layers: Mapping[str, Factors]) -> dict[str, Any]:
+    """The peft LoraConfig of these layers; alpha is the rank where there is none, which means the same."""
+    ranks = {path: factors.rank for path, factors in layers.items()}
+    alphas = {path: ranks[path] if f.alpha is None else f.alpha for path, f in layers.items()}
+    rank, alpha = (Counter(values.values()).most_common(1)[0][0] for values in (ranks, alphas))
+    return {
+        "r": rank,
+        "lora_alpha": alpha,
+        "rank_pattern": {path: value for path, value in ranks.items() if value != rank},
+        "alpha_pattern": {path: value for path, value in alphas.items() if value != alpha},
+        "target_modules": sorted(layers),
+        "use_dora": any(factors.magnitude is not None for factors in layers.values()),
+    }

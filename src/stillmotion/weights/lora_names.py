@@ -1,0 +1,203 @@
+"""LoRA files of every layout <-> the changes they hold, by part of the model and path of the layer.
+
+    parse    kohya, LyCORIS, peft, diffusers (new, old), AnimateDiff, MotionDirector -> parts
+    write    parts -> the tensors and the metadata of one of these layouts
+
+    parts    {"unet": {"mid_block.attentions.0.proj_in": Factors}, "text_encoder": ..., "motion": ...}
+
+Strict: each key is used, or an error names it. parse(*write(parts, layout)) == parts for what the layout can
+hold. Pure functions; a layer's name is read by lora_places.py, alphas in metadata by lora_alphas.py.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from stillmotion.adapt.factors import Algorithm, Factors
+from stillmotion.errors import Damaged, UnknownFile, WrongKind
+from stillmotion.weights.lora_alphas import alphas_in, with_alphas
+from stillmotion.weights.lora_places import diffusers_layer, kohya_layer, place_of
+
+Parts = dict[str, dict[str, Factors]]
+LoraLayout = Literal["kohya", "peft", "diffusers", "original"]
+
+KOHYA: dict[tuple[Algorithm, str], str] = {
+    ("lora", "down"): "lora_down.weight",
+    ("lora", "up"): "lora_up.weight",
+    ("lora", "mid"): "lora_mid.weight",
+    **{("loha", name): f"hada_{name}" for name in ("w1_a", "w1_b", "w2_a", "w2_b", "t1", "t2")},
+    **{("lokr", name): f"lokr_{name}" for name in ("w1", "w1_a", "w1_b", "w2", "w2_a", "w2_b", "t2")},
+    ("full", "diff"): "diff",
+}
+"""Tensor of Factors -> how its key ends in kohya's and LyCORIS' files."""
+
+ENDS: dict[str, tuple[Algorithm | None, str]] = {
+    **{end: role for role, end in KOHYA.items()},
+    "lora_A.weight": ("lora", "down"),
+    "lora_B.weight": ("lora", "up"),
+    "lora.down.weight": ("lora", "down"),
+    "lora.up.weight": ("lora", "up"),
+    "lora_linear_layer.down.weight": ("lora", "down"),
+    "lora_linear_layer.up.weight": ("lora", "up"),
+    "alpha": (None, "alpha"),
+    "lora.alpha": (None, "alpha"),
+    "dora_scale": (None, "magnitude"),
+    "lora_magnitude_vector": (None, "peft magnitude"),
+    "lora_magnitude_vector.weight": (None, "peft magnitude"),
+}
+"""How keys end, in all layouts -> algorithm and tensor of Factors."""
+
+TEXT_OF_SDXL = 2048
+"""Width of SDXL's two texts together, which its UNet takes in."""
+
+_ADAPTER = re.compile(r"\.(lora_[AB]|lora_magnitude_vector)\.[^.]+\.weight$")
+_PROCESSOR = re.compile(r"_lora\.(down\.weight|up\.weight|alpha)$")
+
+
+def parse(state: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> Parts:
+    """The changes in a file's tensors; `metadata` are the strings of its header (peft keeps alpha there).
+
+    UnknownFile naming a key that is of no LoRA we know, Damaged for a layer that lacks a tensor.
+    """
+    layers: dict[tuple[str, str], dict[tuple[Algorithm | None, str], Tensor]] = {}
+    for key, tensor in state.items():
+        layer, role = _read_key(key)
+        there = layers.setdefault(place_of(layer), {})
+        if role in there:
+            raise Damaged(f"{key} and another key of the file are for the same layer: two LoRAs are mixed.")
+        there[role] = tensor
+    alphas = alphas_in(metadata or {})
+    parts: Parts = {}
+    for (part, path), tensors in layers.items():
+        parts.setdefault(part, {})[path] = _factors(path, tensors, alphas.of(part, path))
+    return parts
+
+
+def write(parts: Parts, layout: LoraLayout) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata of a file; WrongKind naming a layer that the layout cannot express.
+
+    The original layout has no alpha: there it is multiplied into `up`.
+    """
+    if layout not in WRITERS:
+        raise WrongKind(f"LoRAs have no layout {layout!r}: choose one of {', '.join(get_args(LoraLayout))}.")
+    two, tensors = _has_two_texts(parts), {}
+    for part, layers in parts.items():
+        for path, factors in layers.items():
+            written = WRITERS[layout](part, path, factors, two)
+            if any(place_of(_read_key(key)[0]) != (part, path) for key in written):
+                raise _inexpressible(layout, path, f"a layer of the {part} of this name")
+            tensors |= written
+    metadata = {"format": "pt"}
+    return tensors, with_alphas(parts, metadata) if layout in ("peft", "diffusers") else metadata
+
+
+def _read_key(key: str) -> tuple[str, tuple[Algorithm | None, str]]:
+    """Name of the layer, and which tensor of it this is."""
+    plain = _ADAPTER.sub(r".\1.weight", key.replace(".processor.", "."))
+    plain = _PROCESSOR.sub(r".lora.\1", plain)
+    end = next((end for end in _LONGEST if plain.endswith(f".{end}")), None)
+    if end is None:
+        raise UnknownFile(
+            f"Among the keys is {key}, which is of no LoRA we know (looked for kohya, LyCORIS, peft, "
+            "diffusers and AnimateDiff names of changes of weights)."
+        )
+    return plain.removesuffix(f".{end}"), ENDS[end]
+
+
+_LONGEST = sorted(ENDS, key=len, reverse=True)
+
+
+def _factors(
+    path: str, tensors: Mapping[tuple[Algorithm | None, str], Tensor], alpha: float | None
+) -> Factors:
+    algorithms = {algorithm for algorithm, _ in tensors if algorithm}
+    if len(algorithms) != 1:
+        found = " and ".join(sorted(algorithms)) or "no tensors of a change"
+        raise Damaged(f"The layer {path} has {found}: the file is not complete, or two are mixed.")
+    own, magnitude = tensors.get((None, "alpha")), tensors.get((None, "magnitude"))
+    if (peft := tensors.get((None, "peft magnitude"))) is not None:
+        magnitude = peft.flatten().view(-1, *[1] * (max(peft.ndim, 2) - 1))
+    changes = {name: tensor for (algorithm, name), tensor in tensors.items() if algorithm}
+    try:
+        return Factors(algorithms.pop(), changes, alpha if own is None else float(own), magnitude)
+    except Damaged as error:
+        raise Damaged(f"{path}: {error}") from None
+
+
+def _kohya(part: str, path: str, factors: Factors, two: bool) -> dict[str, Tensor]:
+    layer = kohya_layer(part, path, two)
+    written = {f"{layer}.{KOHYA[factors.algorithm, name]}": t for name, t in factors.tensors.items()}
+    if factors.alpha is not None:
+        written[f"{layer}.alpha"] = torch.tensor(factors.alpha)
+    if factors.magnitude is not None:
+        written[f"{layer}.dora_scale"] = factors.magnitude
+    return written
+
+
+def _peft(part: str, path: str, factors: Factors, two: bool) -> dict[str, Tensor]:
+    layer, magnitude = diffusers_layer(part, path), factors.magnitude
+    written = _plain("peft", path, factors, f"{layer}.lora_A.weight", f"{layer}.lora_B.weight")
+    if magnitude is None:
+        return written
+    up = factors.tensors["up"]
+    if len(magnitude) != len(up):
+        raise _inexpressible("peft", path, "a DoRA with a length for each input")
+    shape = (-1,) if up.ndim == 2 else (1, -1, 1, 1)
+    return written | {f"{layer}.lora_magnitude_vector": magnitude.reshape(shape)}
+
+
+def _diffusers(part: str, path: str, factors: Factors, two: bool) -> dict[str, Tensor]:
+    _refuse_dora("diffusers", path, factors)
+    middle = "lora_linear_layer" if part.startswith("text") else "lora"
+    layer = f"{diffusers_layer(part, path)}.{middle}"
+    return _plain("diffusers", path, factors, f"{layer}.down.weight", f"{layer}.up.weight")
+
+
+def _original(part: str, path: str, factors: Factors, two: bool) -> dict[str, Tensor]:
+    _refuse_dora("original", path, factors)
+    place, _, name = path.removesuffix(".0" if path.endswith(".to_out.0") else "").rpartition(".")
+    if part not in ("unet", "motion") or not place:
+        raise _inexpressible("original", path, f"a layer of the {part} of this name")
+    layer = f"{place}.processor.{name}_lora"
+    written = _plain("original", path, factors, f"{layer}.down.weight", f"{layer}.up.weight")
+    if factors.scale() != 1.0:
+        written[f"{layer}.up.weight"] = factors.tensors["up"] * factors.scale()
+    return written
+
+
+WRITERS: dict[str, Callable[[str, str, Factors, bool], dict[str, Tensor]]] = {
+    "kohya": _kohya,
+    "peft": _peft,
+    "diffusers": _diffusers,
+    "original": _original,
+}
+"""Layout -> the tensors of one layer, by key."""
+
+
+def _plain(layout: str, path: str, factors: Factors, down: str, up: str) -> dict[str, Tensor]:
+    if factors.algorithm != "lora" or "mid" in factors.tensors:
+        what = "a Tucker core" if factors.algorithm == "lora" else f"a {factors.algorithm} change"
+        raise _inexpressible(layout, path, what)
+    return {down: factors.tensors["down"], up: factors.tensors["up"]}
+
+
+def _refuse_dora(layout: str, path: str, factors: Factors) -> None:
+    if factors.magnitude is not None:
+        raise _inexpressible(layout, path, "a DoRA")
+
+
+def _inexpressible(layout: str, path: str, what: str) -> WrongKind:
+    return WrongKind(f"The {layout} layout cannot hold {what} ({path}): save it in the kohya layout.")
+
+
+def _has_two_texts(parts: Parts) -> bool:
+    """Whether it is for SDXL: by its second text encoder, or by the width of the text the UNet takes in."""
+    downs = (
+        f.tensors.get("down") for path, f in parts.get("unet", {}).items() if path.endswith("attn2.to_k")
+    )
+    return "text_encoder_2" in parts or any(down is not None and down.shape[1] == 2048 for down in downs)
