@@ -81,7 +81,7 @@ def test_flags_reach_the_training(monkeypatch, tmp_path):
     path = tmp_path / "run.yaml"
     path.write_text("output: run\nbase: b\nvideos: v\nloop: true\nseed: 3\n", "utf-8")
     got = []
-    monkeypatch.setattr("stillmotion.training.train_motion", got.append)
+    monkeypatch.setattr("stillmotion.training.train", got.append)
     flags = [
         "--no-loop",
         "--learning-rate",

@@ -15,9 +15,10 @@ from stillmotion.errors import DataError, TrainingError
 from stillmotion.motion_model import MotionModel
 from stillmotion.training import train_motion
 from stillmotion.training.checkpoint import checkpoints
+from stillmotion.training.denoise import training_scheduler
 from stillmotion.training.draws import draws
 from stillmotion.training.journal import read_losses
-from stillmotion.training.targets.motion import MotionTarget, motion_scheduler
+from stillmotion.training.targets.motion import MotionTarget
 
 
 def weights(output):
@@ -83,9 +84,10 @@ def test_the_loss_is_that_of_the_schedulers_own_words(configure, prediction):
     target = make_target(configure("run", prediction_type=prediction))
     batch = draws(0, 3, 0, 2, 1)
     oracle = DDPMScheduler(beta_schedule="linear", beta_start=0.00085, beta_end=0.012)
-    latents, noise, times, captions = target._batch(batch)
+    rows = [target.sample(draw) for draw in batch]
+    captions, times = [row.caption for row in rows], torch.tensor([row.time for row in rows])
     sample, wanted = [], []
-    for clean, eps, time in zip(latents, noise, times, strict=True):
+    for clean, eps, time in ((row.latents, row.noise, torch.tensor(row.time)) for row in rows):
         each = time.repeat(len(clean))
         sample.append(oracle.add_noise(clean, eps, each))
         wanted.append(eps if prediction == "epsilon" else oracle.get_velocity(clean, eps, each))
@@ -101,13 +103,13 @@ def test_the_loss_is_that_of_the_schedulers_own_words(configure, prediction):
 
 def test_one_timestep_per_clip_and_text_dropout(configure):
     target = make_target(configure("run", text_dropout=0.5))
-    rows = [target._sample(draw) for draw in draws(0, 0, 0, 200, 1)]
-    dropped = sum(caption == "" for *_, caption in rows)
+    rows = [target.sample(draw) for draw in draws(0, 0, 0, 200, 1)]
+    dropped = sum(row.caption == "" for row in rows)
     assert 70 < dropped < 130
-    assert {caption for *_, caption in rows} == {""} | {
+    assert {row.caption for row in rows} == {""} | {
         f"a {c} rocket" for c in ("red", "blue", "green", "black")
     }
-    assert min(time for _, _, time, _ in rows) < 50 and max(time for _, _, time, _ in rows) > 950
+    assert min(row.time for row in rows) < 50 and max(row.time for row in rows) > 950
 
 
 def test_the_base_stays_as_it_is(configure):
@@ -169,11 +171,11 @@ def test_noise_follows_the_config_and_the_rest_the_base(configure):
     base = tiny_scheduler(
         prediction_type="v_prediction", rescale_betas_zero_snr=True, timestep_spacing="trailing"
     )
-    ours = motion_scheduler(base.config, configure("run"))
+    ours = training_scheduler(base.config, configure("run"))
     assert ours.config.beta_schedule == "linear" and base.config.beta_schedule == "scaled_linear"
     assert ours.config.prediction_type == "v_prediction" and ours.config.rescale_betas_zero_snr
     assert ours.config.timestep_spacing == "trailing" and ours.alphas_cumprod[-1] < 1e-6
-    other = motion_scheduler(
+    other = training_scheduler(
         base.config, configure("run", zero_terminal_snr=False, prediction_type="epsilon")
     )
     assert other.config.prediction_type == "epsilon" and other.alphas_cumprod[-1] > 1e-3

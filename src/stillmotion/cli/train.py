@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import types
+from inspect import cleandoc
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
 
@@ -10,7 +11,7 @@ import click
 from pydantic.fields import FieldInfo
 
 from stillmotion import training
-from stillmotion.training.config import MotionTrainConfig, TrainConfig, load_config
+from stillmotion.training import Kind, load_config
 
 
 @click.group()
@@ -48,33 +49,23 @@ def _shown(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def command(name: str, kind: type[TrainConfig], run: str, text: str) -> click.Command:
-    """A training command whose flags are the fields of `kind`; `run` is a name in stillmotion.training."""
+def command(name: str, kind: Kind) -> click.Command:
+    """A training command whose flags are the fields of the kind's config."""
 
     def call(config: Path | None, **flags: Any) -> None:
         given = {name: value for name, value in flags.items() if value not in (None, ())}
         lists = {name: list(value) for name, value in given.items() if isinstance(value, tuple)}
-        getattr(training, run)(load_config(kind, config, **given | lists))
+        training.train(load_config(kind.config, config, **given | lists))
 
     config = click.Option(
         ["--config"],
         type=click.Path(path_type=Path),
         help="YAML file with any of the fields below; flags win over it",
     )
-    options = [config, *(option(field, info) for field, info in kind.model_fields.items())]
+    options = [config, *(option(field, info) for field, info in kind.config.model_fields.items())]
+    text = cleandoc(kind.help)
     return click.Command(name, params=options, callback=call, help=text, short_help=text.splitlines()[0])
 
 
-train.add_command(
-    command(
-        "motion",
-        MotionTrainConfig,
-        "train_motion",
-        """Train a motion module on clips with captions.
-
-        The text-to-image model stays frozen. The weights end in OUTPUT/motion, which `stillmotion animate
-        --motion` and diffusers' MotionAdapter load. Kill it whenever you like: the same command goes on where
-        it was.
-        """,
-    )
-)
+for name, kind in training.KINDS.items():
+    train.add_command(command(name, kind))

@@ -18,7 +18,7 @@ from stillmotion.data.sampling import least
 from stillmotion.data.sources import Item
 from stillmotion.errors import DataError
 from stillmotion.fast.precision import training_dtype
-from stillmotion.training.config import MotionTrainConfig
+from stillmotion.training.config import ClipConfig
 from stillmotion.training.journal import duration
 
 TELL = 10.0
@@ -26,7 +26,7 @@ TELL = 10.0
 
 
 def prepare_clips(
-    config: MotionTrainConfig,
+    config: ClipConfig,
     items: Sequence[Item],
     report: Report,
     vae: Any,
@@ -85,7 +85,7 @@ def _readable(items: Sequence[Item], report: Report) -> list[Item]:
     return [item for item in items if str(item.path) not in report.skipped]
 
 
-def _long_enough(clip: CachedClip, config: MotionTrainConfig, report: Report) -> bool:
+def _long_enough(clip: CachedClip, config: ClipConfig, report: Report) -> bool:
     wanted = least(config.frames, config.stride, config.loop, config.span)
     if clip.length < wanted:
         report.skip(clip.item.path, f"too short: {clip.length} frames, {wanted} needed")

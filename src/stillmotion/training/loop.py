@@ -75,7 +75,7 @@ def run(
     with Journal(
         config.output, accelerator, config.max_train_steps, config.log_steps, config.tensorboard
     ) as journal:
-        notice = rate_notice(config.learning_rate)
+        notice = rate_notice(config.learning_rate, config.usual_rate)
         if notice is not None:
             journal.say(notice)
         target = make(config, accelerator, journal.say)  # Ctrl-C may end this at once: what is encoded stays
@@ -101,7 +101,7 @@ class Run:
         self.flat = FlatWeights(target.parameters(), training_dtype(config.precision, accelerator.device))
         self.ema = self.flat.weights.clone() if config.ema_decay else None
         self.optimizer = make_optimizer(self.flat, config)
-        self.watch = Watch()
+        self.watch = Watch(config.usual_rate)
         self.done = 0
         self.saved_at = time.monotonic()
         self.last: Path | None = None

@@ -18,9 +18,8 @@ class Conditioner:
     Captions are encoded one at a time, so that the numbers do not depend on what else is in the batch.
     """
 
-    def __init__(self, pipeline: Any, size: int, dtype: torch.dtype) -> None:
+    def __init__(self, pipeline: Any, dtype: torch.dtype) -> None:
         self.pipeline = pipeline
-        self.size = size
         self.dtype = dtype
         self.xl = hasattr(pipeline, "text_encoder_2")
         self._known: OrderedDict[str, tuple[Tensor, ...]] = OrderedDict()
@@ -43,15 +42,18 @@ class Conditioner:
             self._known.popitem(last=False)
         return self._known[caption]
 
-    def unet_arguments(self, captions: Sequence[str], frames: int) -> dict[str, Any]:
-        """Keyword arguments of the UNet for clips with these captions: every frame has its clip's text."""
+    def unet_arguments(self, captions: Sequence[str], frames: int, pixels: tuple[int, int]) -> dict[str, Any]:
+        """Keyword arguments of the UNet for clips with these captions: every frame has its clip's text.
+
+        `pixels` are height and width, which SDXL is told.
+        """
         parts = [
             torch.cat(rows).repeat_interleave(frames, 0)
             for rows in zip(*map(self.encode, captions), strict=True)
         ]
         arguments: dict[str, Any] = {"encoder_hidden_states": parts[0]}
         if self.xl:
-            times = torch.tensor([[self.size, self.size, 0, 0, self.size, self.size]], dtype=self.dtype)
+            times = torch.tensor([[*pixels, 0, 0, *pixels]], dtype=self.dtype)
             times = times.to(parts[1].device).repeat(len(parts[1]), 1)
             arguments["added_cond_kwargs"] = {"text_embeds": parts[1], "time_ids": times}
         return arguments

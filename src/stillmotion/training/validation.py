@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -18,8 +18,34 @@ from stillmotion.clip.sheet import tile
 from stillmotion.fast.precision import float32_outside
 from stillmotion.training.text import Conditioner
 
+if TYPE_CHECKING:
+    from stillmotion.training.denoise import Denoiser
+
 COLUMNS = 8
 GAP = 2
+
+
+def sample_sheet(
+    denoiser: Denoiser, prompts: Sequence[str], folder: Path, step: int, frames: int, fps: float = 8.0
+) -> Path:
+    """Samples `frames` pictures per prompt with the present weights into step-N.png; gives its path.
+
+    They are a clip where motion is attached, else so many stills; always from the same noise.
+    """
+    config = denoiser.config
+    options: dict[str, Any] = {
+        "width": config.resolution,
+        "height": config.resolution,
+        "guidance_scale": config.validation_guidance,
+        "num_inference_steps": config.validation_inference_steps,
+    }
+    clips = [
+        sample_clip(denoiser.pipeline, denoiser.text, prompt, frames, config.seed + number, **options)
+        for number, prompt in enumerate(prompts)
+    ]
+    path = folder / f"step-{step:08d}.png"
+    save_sheet(clips, path, fps)
+    return path
 
 
 @torch.no_grad()

@@ -1,7 +1,7 @@
 """Notices early what usually goes wrong and says it in words, once. Numbers only; prints nothing itself.
 
-Motion starts as the identity (zero proj_out), so the first losses are those of the base without motion: the
-yardstick for everything after.
+What is trained starts as the identity (zero proj_out, zero up), so the first losses are those of the base
+alone: the yardstick for everything after.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ CRAWL = 1e-7
 
 
 class Watch:
-    """Fed with every step; gives back sentences worth saying now."""
+    """Fed with every step; gives back sentences worth saying now. `usual`: the learning rate of its kind."""
 
-    def __init__(self) -> None:
+    def __init__(self, usual: float = 1e-4) -> None:
+        self.usual = usual
         self.first: list[float] = []
         self.recent: deque[float] = deque(maxlen=WINDOW)
         self.flat = 0
@@ -41,12 +42,12 @@ class Watch:
             "has collapsed to a constant. Start again from an earlier checkpoint with a lower learning rate.",
             "worse": self._worse()
             and f"The loss ({mean(self.recent):.4f}) is far above that of the start ({mean(self.first):.4f}),"
-            f" which was that of the base without motion: the learning rate {rate:g} is probably too high.",
+            f" which was that of the base alone: the learning rate {rate:g} is probably too high.",
             "jump": moved > JUMP
             and f"One step changed the weights by {moved:.1%}: the learning rate {rate:g} is probably too "
-            "high (0.0001 is usual), or the warm-up too short.",
+            f"high ({self.usual:g} is usual), or the warm-up too short.",
             "slow": self.slow >= 200
-            and f"The weights hardly change: the learning rate {rate:g} is too low (0.0001 is usual).",
+            and f"The weights hardly change: the learning rate {rate:g} is too low ({self.usual:g} usual).",
         }
         new = [name for name, sentence in found.items() if sentence and name not in self.said]
         self.said.update(new)
@@ -69,14 +70,12 @@ def refuse_nonfinite(loss: float, grad_norm: float, step: int, checkpoint: str |
     )
 
 
-def rate_notice(rate: float) -> str | None:
-    """A sentence when a learning rate is far from what trains such networks with AdamW."""
-    if 1e-6 <= rate <= 2e-3:
+def rate_notice(rate: float, usual: float = 1e-4) -> str | None:
+    """A sentence when a learning rate is far from what usually trains such weights with AdamW."""
+    if usual / 100 <= rate <= 20 * usual:
         return None
-    side = (
-        "high: the weights will probably run away" if rate > 2e-3 else "low: hardly anything will be learnt"
-    )
-    return f"learning_rate {rate:g} is very {side} (0.0001 is usual)."
+    side = "high: the weights may run away" if rate > usual else "low: hardly anything will be learnt"
+    return f"learning_rate {rate:g} is very {side} ({usual:g} is usual)."
 
 
 def mean(values: deque[float] | list[float]) -> float:

@@ -14,9 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from accelerate import Accelerator
-from diffusers import DDIMScheduler
 from torch import Tensor
 from torch.nn import Parameter
 
@@ -25,20 +23,16 @@ from stillmotion.data.latents import CachedClip
 from stillmotion.data.report import Report
 from stillmotion.data.sampling import frame_indices
 from stillmotion.data.sources import find_items, same_captions
-from stillmotion.fast.precision import training_dtype
 from stillmotion.motion.attach import attach
 from stillmotion.motion_model import MotionModel
-from stillmotion.training import objectives
 from stillmotion.training.clips import prepare_clips
 from stillmotion.training.config import MotionTrainConfig
-from stillmotion.training.draws import OFFSET, Draw
+from stillmotion.training.denoise import BETAS, Denoiser, Sample, loss_of
+from stillmotion.training.draws import Draw
 from stillmotion.training.targets import Loss
-from stillmotion.training.text import Conditioner
-from stillmotion.training.validation import sample_clip, save_sheet
-from stillmotion.weights.base import load_base
+from stillmotion.training.validation import sample_sheet
 
 SHOWN = 4
-BETAS = ("beta_schedule", "beta_start", "beta_end")
 
 
 class MotionTarget:
@@ -49,31 +43,18 @@ class MotionTarget:
     def __init__(
         self, config: MotionTrainConfig, accelerator: Accelerator, say: Callable[[str], None]
     ) -> None:
-        self.config, self.device = config, accelerator.device
-        self.dtype = training_dtype(config.precision, accelerator.device)
+        self.config = config
         report = Report()
         # before models load, so that a wrong path is said at once
         items = find_items(config.videos, report, config.video_folder)
-        self.pipeline = load_base(config.base, torch.float32).to(self.device)
-        self.pipeline.set_progress_bar_config(disable=True)
-        unet = self.pipeline.unet.requires_grad_(False).eval().to(self.dtype)
+        self.denoiser = Denoiser(config, accelerator.device)
+        self.pipeline = self.denoiser.pipeline
         self.clips = prepare_clips(config, items, report, self.pipeline.vae, accelerator, say)
-        self.text = Conditioner(self.pipeline, config.resolution, self.dtype)
-        self.pipeline.scheduler = motion_scheduler(self.pipeline.scheduler.config, config)
-        settings = self.pipeline.scheduler.config
-        self.prediction = settings.prediction_type
-        self.abar = objectives.alphas_cumprod(
-            settings.beta_schedule,
-            settings.beta_start,
-            settings.beta_end,
-            settings.num_train_timesteps,
-            settings.rescale_betas_zero_snr,
-        ).to(self.device)
-        self.motion = self._motion(unet).to(self.device)
+        self.motion = self._motion(self.pipeline.unet).to(accelerator.device)
         if config.gradient_checkpointing:
             self.motion.set_gradient_checkpointing(True)
-            unet.enable_gradient_checkpointing()
-        self.attachment = attach(unet, self.motion, frames=config.frames)
+            self.pipeline.unet.enable_gradient_checkpointing()
+        self.attachment = attach(self.pipeline.unet, self.motion, frames=config.frames)
         self._advise(say)
 
     def data_key(self) -> str:
@@ -87,21 +68,15 @@ class MotionTarget:
 
     def loss(self, draws: Sequence[Draw]) -> Loss:
         """L2 (optionally min-SNR weighted) on the noise or velocity of one clip per draw."""
-        frames, (latents, noise, times, captions) = self.config.frames, self._batch(draws)
-        abar = self.abar[times].view(-1, 1, 1, 1, 1)
-        sample = objectives.noisy(latents, noise, abar)  # b f c h w
-        wanted = objectives.target(latents, noise, abar, self.prediction)
-        said = self.pipeline.unet(
-            sample.flatten(0, 1).to(self.dtype),
-            times.repeat_interleave(frames),
-            **self.text.unet_arguments(captions, frames),
-        ).sample.float()
-        losses = F.mse_loss(said.view_as(wanted), wanted, reduction="none").flatten(1).mean(1)
-        if self.config.snr_gamma is not None:
-            losses = losses * objectives.min_snr_weight(
-                self.abar[times], self.config.snr_gamma, self.prediction
-            )
-        return Loss(losses.mean(), said.detach().std() / wanted.std().clamp(min=1e-6))
+        guess = self.denoiser.guess([self.sample(draw) for draw in draws])
+        return loss_of(self.denoiser.losses(guess).mean(), guess)
+
+    def sample(self, draw: Draw) -> Sample:
+        """A stretch of one clip, with noise, one timestep and a caption."""
+        config, clip = self.config, self.clips[draw.item(len(self.clips))]
+        start, *others = draw.choices(4)
+        indices = frame_indices(clip.length, config.frames, config.stride, start, config.loop, config.span)
+        return self.denoiser.sample(draw, clip.latents(indices), clip.item.captions, *others)
 
     def save(self, output: Path, weights: Mapping[str, Tensor]) -> None:
         """`motion/`: a folder that MotionModel.load and diffusers' MotionAdapter.from_pretrained read."""
@@ -117,39 +92,7 @@ class MotionTarget:
     def samples(self, folder: Path, step: int) -> Path | None:
         """One clip per validation prompt, always from the same noise, in one sheet."""
         prompts = self.config.validation_prompts or [clip.item.captions[0] for clip in self.clips[:SHOWN]]
-        size, config = self.config.resolution, self.config
-        options: dict[str, Any] = {
-            "width": size,
-            "height": size,
-            "guidance_scale": config.validation_guidance,
-            "num_inference_steps": config.validation_inference_steps,
-        }
-        clips = [
-            sample_clip(self.pipeline, self.text, prompt, config.frames, config.seed + number, **options)
-            for number, prompt in enumerate(prompts)
-        ]
-        path = folder / f"step-{step:08d}.png"
-        save_sheet(clips, path, self._fps())
-        return path
-
-    def _batch(self, draws: Sequence[Draw]) -> tuple[Tensor, Tensor, Tensor, list[str]]:
-        """Latents and noise (b, f, c, h, w), timesteps (b,), captions."""
-        rows = [self._sample(draw) for draw in draws]
-        latents, noise, times, captions = zip(*rows, strict=True)
-        stacked = torch.stack(latents).to(self.device), torch.stack(noise).to(self.device)
-        return *stacked, torch.tensor(times, device=self.device), list(captions)
-
-    def _sample(self, draw: Draw) -> tuple[Tensor, Tensor, int, str]:
-        config, clip = self.config, self.clips[draw.item(len(self.clips))]
-        start, which, dropped, time = draw.choices(4)
-        indices = frame_indices(clip.length, config.frames, config.stride, start, config.loop, config.span)
-        latents = clip.latents(indices).float()
-        noise = draw.noise(*latents.shape)
-        if config.noise_offset:
-            noise += config.noise_offset * draw.noise(*latents.shape[:2], 1, 1, purpose=OFFSET)
-        captions = clip.item.captions
-        caption = "" if dropped < config.text_dropout else captions[int(which * len(captions))]
-        return latents, noise, int(time * len(self.abar)), caption
+        return sample_sheet(self.denoiser, prompts, folder, step, self.config.frames, self._fps())
 
     def _motion(self, unet: torch.nn.Module) -> MotionModel:
         config = self.config
@@ -186,27 +129,7 @@ class MotionTarget:
 
     def _advise(self, say: Callable[[str], None]) -> None:
         count = sum(parameter.numel() for parameter in self.motion.parameters())
-        dtype = str(self.dtype).removeprefix("torch.")
-        say(
-            f"{len(self.clips)} clips, {count / 1e6:.1f} M motion weights, {dtype} on {self.device}, "
-            f"the base predicts {self.prediction}."
-        )
+        say(f"{len(self.clips)} clips, {count / 1e6:.1f} M motion weights, {self.denoiser}.")
         caption = same_captions(clip.item for clip in self.clips)
         if caption is not None and len(self.clips) > 1:
             say(f"Note: all captions are {caption!r}; the text will not steer what is learnt.")
-
-
-def motion_scheduler(base: Mapping[str, Any], config: MotionTrainConfig) -> DDIMScheduler:
-    """DDIM with the betas of the motion training; prediction type and terminal SNR stay the base's."""
-    zero_snr = config.zero_terminal_snr
-    prediction = config.prediction_type or base.get("prediction_type", "epsilon")
-    settings = {
-        "beta_schedule": config.beta_schedule,
-        "beta_start": config.beta_start,
-        "beta_end": config.beta_end,
-        "trained_betas": None,
-        "prediction_type": prediction,
-        "rescale_betas_zero_snr": base.get("rescale_betas_zero_snr", False) if zero_snr is None else zero_snr,
-        "clip_sample": False,
-    }
-    return DDIMScheduler.from_config(base, **settings)

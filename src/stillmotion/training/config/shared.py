@@ -1,4 +1,4 @@
-"""Settings of a training run, validated at birth. Every field is a key of the YAML file and a flag.
+"""Settings that all runs share, validated at birth. Every field is a key of the YAML file and a flag.
 
 Knows no torch: `stillmotion train motion --help` is written from these fields.
 """
@@ -7,21 +7,27 @@ from __future__ import annotations
 
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from stillmotion.data.sampling import Span
 from stillmotion.errors import RequestError
 
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
 Config = TypeVar("Config", bound="TrainConfig")
+Betas = Literal["linear", "scaled_linear", "squaredcos_cap_v2"]
 
 
 class TrainConfig(BaseModel):
     """What every target shares: where, how long, how fast, how precisely."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    usual_rate: ClassVar[float] = 1e-4
+    """learning rate that trains such weights with AdamW; far from it the run is warned"""
 
     output: Path = Field(description="folder of the run; the same command goes on with a run that is there")
     base: str = Field(
@@ -80,51 +86,16 @@ class TrainConfig(BaseModel):
             raise RequestError(" ".join(_sentence(cls, detail) for detail in error.errors())) from None
 
 
-class MotionTrainConfig(TrainConfig):
-    """Training a motion module on clips with captions: the defaults are the paper's recipe."""
+class DenoiseConfig(TrainConfig):
+    """What every target shares that teaches a diffusion model: size, text, noise, sample pictures."""
 
-    videos: Path = Field(
-        description="folder of clips with captions in .txt files beside them, a WebVid CSV, or JSONL"
-    )
-    video_folder: Path | None = Field(
-        None, description="where the files of a CSV or JSONL are; default: beside it"
-    )
-    cache: Path | None = Field(
-        None, description="folder for latents; may be shared by runs; default: OUTPUT/latents"
-    )
-    resolution: int = Field(256, ge=8, description="clips are resized and cut to a square of so many pixels")
-    frames: int = Field(16, ge=2, description="frames of a training clip")
-    stride: float = Field(4, gt=0, description="step between its frames, in frames of the video")
-    span: Span = Field(
-        "stride", description="stride: frames STRIDE apart; whole: evenly over the whole video"
-    )
-    loop: bool = Field(
-        False, description="the videos are closed loops: samples may run over the end into the start"
-    )
+    resolution: int = Field(256, ge=8, description="training pictures are resized to about so many pixels")
     text_dropout: float = Field(
         0.1, ge=0, le=1, description="part of the samples trained without text, for guidance"
     )
-
-    motion: str | None = Field(
-        None, description="motion weights to start from; default: fresh ones that fit the base"
-    )
-    positions: int = Field(
-        32, ge=2, description="fresh weights: the longest clip that they can animate in one pass"
-    )
-    mid_block: bool | None = Field(
-        None,
-        description="fresh weights: a module in the mid block too (as v2); default: if the base has a place",
-    )
-    motion_norm: Literal["frame", "clip"] = Field(
-        "frame",
-        description="fresh weights: statistics of the motion norms, per frame or pooled over the clip",
-    )
-
-    beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2"] = Field(
-        "linear", description="noise schedule of the motion training, whatever the base had"
-    )
-    beta_start: float = Field(0.00085, gt=0, lt=1, description="first beta")
-    beta_end: float = Field(0.012, gt=0, lt=1, description="last beta")
+    beta_schedule: Betas | None = Field(None, description="noise schedule; default: as the base's scheduler")
+    beta_start: float | None = Field(None, gt=0, lt=1, description="first beta; default: as the base")
+    beta_end: float | None = Field(None, gt=0, lt=1, description="last beta; default: as the base")
     zero_terminal_snr: bool | None = Field(
         None, description="last step is pure noise; default: as the base's scheduler"
     )
@@ -138,19 +109,15 @@ class MotionTrainConfig(TrainConfig):
         0.0, ge=0, description="adds so much of one value per frame and channel to the noise"
     )
 
-    validation_steps: int = Field(1000, ge=0, description="sample clips every so many steps; 0 = never")
+    validation_steps: int = Field(1000, ge=0, description="sample pictures every so many steps; 0 = never")
     validation_prompts: list[str] = Field(
-        [], description="prompts of the sample clips; default: captions of the data"
+        [], description="prompts of the samples; default: captions of the data"
     )
-    validation_inference_steps: int = Field(25, ge=1, description="denoising steps of the sample clips")
-    validation_guidance: float = Field(7.5, ge=0, description="guidance scale of the sample clips")
+    validation_inference_steps: int = Field(25, ge=1, description="denoising steps of the samples")
+    validation_guidance: float = Field(7.5, ge=0, description="guidance scale of the samples")
 
     @model_validator(mode="after")
-    def _consistent(self) -> MotionTrainConfig:
-        if self.frames > self.positions and self.motion is None:
-            raise ValueError(
-                f"frames is {self.frames}, but positions ({self.positions}) must be at least that"
-            )
+    def _possible_noise(self) -> Self:
         if self.prediction_type == "epsilon" and self.zero_terminal_snr:
             raise ValueError(
                 "zero_terminal_snr needs prediction_type v_prediction (epsilon says nothing at pure noise)"

@@ -1,0 +1,131 @@
+"""What every denoising target shares: the base in its working precision, noise, text, the loss of one pass.
+
+Notation of a batch: b samples of f pictures each (f = 1 for stills), latents (b, f, c, h, w).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from diffusers import DDIMScheduler
+from torch import Tensor
+
+from stillmotion.fast.precision import training_dtype
+from stillmotion.training import objectives
+from stillmotion.training.config.shared import DenoiseConfig
+from stillmotion.training.draws import OFFSET, Draw
+from stillmotion.training.targets import Loss
+from stillmotion.training.text import Conditioner
+from stillmotion.weights.base import load_base
+
+BETAS = ("beta_schedule", "beta_start", "beta_end")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One sample before noise: latents and noise (f, c, h, w) on the CPU, timestep, caption."""
+
+    latents: Tensor
+    noise: Tensor
+    time: int
+    caption: str
+
+
+@dataclass(frozen=True)
+class Guess:
+    """What the network said of a batch and what it should have said, both (b, f, c, h, w) fp32."""
+
+    said: Tensor
+    wanted: Tensor
+    times: Tensor
+
+
+class Denoiser:
+    """The frozen pipeline, its schedule as the config has it, and its text."""
+
+    def __init__(self, config: DenoiseConfig, device: torch.device) -> None:
+        self.config, self.device = config, device
+        self.dtype = training_dtype(config.precision, device)
+        self.pipeline = load_base(config.base, torch.float32).to(device)
+        self.pipeline.set_progress_bar_config(disable=True)
+        self.unet = self.pipeline.unet.requires_grad_(False).eval().to(self.dtype)
+        self.text = Conditioner(self.pipeline, self.dtype)
+        self.pipeline.scheduler = training_scheduler(self.pipeline.scheduler.config, config)
+        settings = self.pipeline.scheduler.config
+        self.prediction = settings.prediction_type
+        self.abar = objectives.alphas_cumprod(
+            *(settings[name] for name in BETAS),
+            settings.num_train_timesteps,
+            settings.rescale_betas_zero_snr,
+        ).to(device)
+
+    def __str__(self) -> str:
+        dtype = str(self.dtype).removeprefix("torch.")
+        return f"{dtype} on {self.device}, the base predicts {self.prediction}"
+
+    def sample(
+        self, draw: Draw, latents: Tensor, captions: Sequence[str], which: float, dropped: float, time: float
+    ) -> Sample:
+        """Noise, caption and timestep for latents (f, c, h, w); the last three are uniform in [0, 1)."""
+        latents = latents.float()
+        noise = draw.noise(*latents.shape)
+        if self.config.noise_offset:
+            noise += self.config.noise_offset * draw.noise(*latents.shape[:2], 1, 1, purpose=OFFSET)
+        caption = "" if dropped < self.config.text_dropout else captions[int(which * len(captions))]
+        return Sample(latents, noise, int(time * len(self.abar)), caption)
+
+    def guess(self, samples: Sequence[Sample]) -> Guess:
+        """One pass of the UNet over samples of one shape."""
+        latents, noise = (
+            torch.stack([getattr(sample, name) for sample in samples]).to(self.device)
+            for name in ("latents", "noise")
+        )
+        times = torch.tensor([sample.time for sample in samples], device=self.device)
+        frames, abar = latents.shape[1], self.abar[times].view(-1, 1, 1, 1, 1)
+        noisy = objectives.noisy(latents, noise, abar)
+        said = self.unet(
+            noisy.flatten(0, 1).to(self.dtype),
+            times.repeat_interleave(frames),
+            **self.text.unet_arguments([s.caption for s in samples], frames, self.pixels(latents)),
+        ).sample
+        wanted = objectives.target(latents, noise, abar, self.prediction)
+        return Guess(said.float().view_as(wanted), wanted, times)
+
+    def losses(self, guess: Guess) -> Tensor:
+        """(b,): L2 of each sample, min-SNR weighted if the config says so."""
+        losses = F.mse_loss(guess.said, guess.wanted, reduction="none").flatten(1).mean(1)
+        return losses * self.weights(guess.times)
+
+    def weights(self, times: Tensor) -> Tensor:
+        """(b,): weight of each timestep in the loss; 1 without min-SNR."""
+        if self.config.snr_gamma is None:
+            return torch.ones(len(times), device=self.device)
+        return objectives.min_snr_weight(self.abar[times], self.config.snr_gamma, self.prediction)
+
+    def pixels(self, latents: Tensor) -> tuple[int, int]:
+        """Height and width in pixels of latents (..., h, w)."""
+        factor = 2 ** (len(self.pipeline.vae.config.block_out_channels) - 1)
+        return latents.shape[-2] * factor, latents.shape[-1] * factor
+
+
+def loss_of(value: Tensor, guess: Guess) -> Loss:
+    """A loss with the spread that the watch wants to know."""
+    return Loss(value, guess.said.detach().std() / guess.wanted.std().clamp(min=1e-6))
+
+
+def training_scheduler(base: Mapping[str, Any], config: DenoiseConfig) -> DDIMScheduler:
+    """DDIM with the noise of the config; what it leaves open (prediction type, zero SNR) is the base's."""
+    zero_snr = config.zero_terminal_snr
+    settings = {name: value for name in BETAS if (value := getattr(config, name)) is not None}
+    if settings:
+        settings["trained_betas"] = None
+    settings |= {
+        "prediction_type": config.prediction_type or base.get("prediction_type", "epsilon"),
+        "rescale_betas_zero_snr": base.get("rescale_betas_zero_snr", False) if zero_snr is None else zero_snr,
+        "clip_sample": False,
+    }
+    return DDIMScheduler.from_config(base, **settings)
