@@ -29,8 +29,11 @@ INERT = (
 )
 """Leftovers of trainers beside the weights (callbacks, losses as numpy numbers): never needed or imported."""
 
+PARAMETERS = "torch.nn.modules.container.ParameterDict"
+"""What the first textual inversions keep their vectors in: read as a plain dict."""
+
 HARMLESS = ("torch._utils.", "torch.storage.", "torch._tensor.", "torch.serialization.")
-HARMLESS_NAMES = {"collections.OrderedDict", "_codecs.encode", "torch.Size", "torch.device"}
+HARMLESS_NAMES = {PARAMETERS, "collections.OrderedDict", "_codecs.encode", "torch.Size", "torch.device"}
 
 BROKEN = (
     AttributeError,
@@ -56,6 +59,14 @@ class StandIn:
 
     def __setstate__(self, state: Any) -> None:
         pass
+
+
+class Parameters(dict[str, Any]):
+    """Takes the place of a ParameterDict: its tensors by name, nothing of the module around them."""
+
+    def __setstate__(self, state: Any) -> None:
+        if isinstance(state, dict) and isinstance(state.get("_parameters"), dict):
+            self.update(state["_parameters"])
 
 
 def load_torch(path: Path, *, shapes_only: bool = False) -> Any:
@@ -139,12 +150,12 @@ def _damaged(path: Path) -> Damaged:
 
 @contextlib.contextmanager
 def _stand_ins() -> Iterator[None]:
-    """Lets the reader meet the names in `INERT` as empty classes, for the time of one load."""
+    """Lets the reader meet `INERT` as empty classes and ParameterDict as a dict, for the time of one load."""
     import torch
 
     classes = []
-    for name in INERT:
+    for name, kind in {**dict.fromkeys(INERT, StandIn), PARAMETERS: Parameters}.items():
         module, _, last = name.rpartition(".")
-        classes.append(type(last, (StandIn,), {"__module__": module, "__qualname__": last}))
+        classes.append(type(last, (kind,), {"__module__": module, "__qualname__": last}))
     with torch.serialization.safe_globals(classes):
         yield

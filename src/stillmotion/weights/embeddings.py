@@ -1,0 +1,61 @@
+"""Textual inversions in files: a word for prompts and the vectors it stands for. Puts them nowhere.
+
+{"string_to_param": {"*": (n, w)}, "name": word}    .pt of the original and of the WebUI
+{"<word>": (w,) or (n, w)}                          .bin and .safetensors of diffusers
+{"emb_params": (n, w)}                              .safetensors of the WebUI
+{"clip_l": (n, 768), "clip_g": (n, 1280)}           both text encoders of SDXL
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from stillmotion.errors import UnknownFile
+from stillmotion.weights.files import read_header, read_state
+from stillmotion.weights.fit import expect
+from stillmotion.weights.hub import locate
+from stillmotion.weights.identify import identify
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+PLACES = {
+    "string_to_param.*": "text_encoder",
+    "emb_params": "text_encoder",
+    "clip_l": "text_encoder",
+    "clip_g": "text_encoder_2",
+}
+"""Names that are no word -> the text encoder the vectors are for."""
+
+_TOKEN = "string_to_token.*"
+"""Number of the token that stood for the word in training; of no use later."""
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """A word and its vectors (n, width) for each text encoder; `name` is that of the file."""
+
+    word: str
+    vectors: dict[str, Tensor]
+    name: str
+
+
+def read_embedding(source: str | Path, word: str = "") -> Embedding:
+    """The textual inversion in a file; the word is the one given, the one inside, or the file's name.
+
+    In lower case, as CLIP reads prompts. WrongKind or UnknownFile in words for other files.
+    """
+    path = locate(source)
+    expect(identify(path), "embedding")
+    state = {name: tensor for name, tensor in read_state(path).items() if name != _TOKEN}
+    inside = [name for name in state if name not in PLACES] or [read_header(path).extras.get("name")]
+    vectors = {
+        PLACES.get(name, "text_encoder"): tensor.float().reshape(-1, tensor.shape[-1])
+        for name, tensor in state.items()
+    }
+    if len(vectors) < len(state):
+        raise UnknownFile(f"{path.name} holds several words ({', '.join(state)}): give files of one each.")
+    word = word or (inside[0] if isinstance(inside[0], str) else "") or path.stem
+    return Embedding(word.strip().lower(), vectors, path.name)
