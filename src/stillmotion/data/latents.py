@@ -8,7 +8,7 @@ It holds the means of the VAE's distribution, not samples (its spread is far bel
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,6 +35,9 @@ HELD = 256 * 2**20
 Encode = Callable[[Tensor], Tensor]
 """pixels (n, 3, size, size) in [-1, 1], float32 -> scaled latents (n, c, h, w)"""
 
+Read = Callable[[Item, int, int], tuple[float, Iterator[Tensor]]]
+"""item, size, pictures at once -> frames per second, and its pixels as `Encode` takes them, in portions"""
+
 
 @dataclass(frozen=True)
 class CachedClip:
@@ -52,16 +55,23 @@ class CachedClip:
 
 
 class LatentCache:
-    """The latents in one folder for one VAE and one resolution."""
+    """The latents in one folder for one VAE and one resolution; `read` gives the pixels of an item."""
 
     def __init__(
-        self, folder: str | Path, encode: Encode, fingerprint: str, size: int, batch: int | None = None
+        self,
+        folder: str | Path,
+        encode: Encode,
+        fingerprint: str,
+        size: int,
+        batch: int | None = None,
+        read: Read | None = None,
     ) -> None:
         self.folder = Path(folder)
         self.encode = encode
         self.fingerprint = fingerprint
         self.size = size
         self.batch = batch or max(1, PIXELS // size**2)
+        self.read = read or read_clip
 
     def ready(self, item: Item) -> CachedClip | None:
         """The clip if its latents are on disk, else None."""
@@ -93,20 +103,29 @@ class LatentCache:
         return encoded
 
     def _file(self, item: Item) -> Path:
-        settings = f"{self.fingerprint} {self.size}".encode()
+        settings = f"{self.fingerprint} {self.size}{item.variant}".encode()
         name = hashlib.blake2b(content_key(item.path) + settings, digest_size=12).hexdigest()
         return self.folder / name[:2] / f"{name}.safetensors"
 
     def _encode(self, item: Item) -> None:
-        source = open_frames(item.path)
-        portion = max(self.batch, HELD // (source.height * source.width * 3))
-        parts = []
-        for first in range(0, len(source), portion):
-            frames = source.frames(range(first, min(first + portion, len(source))))
-            for start in range(0, len(frames), self.batch):
-                parts.append(self.encode(pixels(frames[start : start + self.batch], self.size)).half().cpu())
+        fps, portions = self.read(item, self.size, self.batch)
+        parts = [self.encode(portion).half().cpu() for portion in portions]
         with durable(self._file(item)) as partial:
-            save_file({"latents": torch.cat(parts).contiguous()}, partial, metadata={"fps": str(source.fps)})
+            save_file({"latents": torch.cat(parts).contiguous()}, partial, metadata={"fps": str(fps)})
+
+
+def read_clip(item: Item, size: int, batch: int) -> tuple[float, Iterator[Tensor]]:
+    """All frames of a clip as they are."""
+    source = open_frames(item.path)
+
+    def portions() -> Iterator[Tensor]:
+        held = max(batch, HELD // (source.height * source.width * 3))
+        for first in range(0, len(source), held):
+            frames = source.frames(range(first, min(first + held, len(source))))
+            for start in range(0, len(frames), batch):
+                yield pixels(frames[start : start + batch], size)
+
+    return source.fps, portions()
 
 
 def pixels(frames: np.ndarray, size: int) -> Tensor:

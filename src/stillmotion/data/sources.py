@@ -15,26 +15,37 @@ from stillmotion.data.report import Report
 from stillmotion.errors import DataError
 
 CLIP_SUFFIXES = frozenset({".mp4", ".webm", ".mov", ".mkv", ".avi", ".m4v", ".gif", ".webp", ".apng", ".png"})
+STILL_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"})
 
 
 @dataclass(frozen=True)
 class Item:
-    """One clip on disk; `captions` are alternatives of which training draws one."""
+    """One clip on disk; `captions` are alternatives of which training draws one.
+
+    `variant` tells apart several items made of the same file.
+    """
 
     path: Path
     captions: tuple[str, ...]
+    variant: str = ""
 
 
-def find_items(source: str | Path, report: Report, clip_folder: str | Path | None = None) -> list[Item]:
+def find_items(
+    source: str | Path,
+    report: Report,
+    clip_folder: str | Path | None = None,
+    suffixes: frozenset[str] = CLIP_SUFFIXES,
+) -> list[Item]:
     """The clips of a source, in an order that depends only on its content; missing files go to the report.
 
-    `clip_folder` is where the files named in a CSV or JSONL are; default: the folder of that file.
+    `clip_folder` is where the files named in a CSV or JSONL are; default: the folder of that file. `suffixes`
+    are what is taken from a folder.
     Raises DataError when the source itself cannot be used.
     """
     source = Path(source)
     folder = Path(clip_folder) if clip_folder is not None else source.parent
     if source.is_dir():
-        items = list(_from_folder(source))
+        items = list(_from_folder(source, suffixes))
     elif not source.exists():
         raise DataError(
             f"{source} does not exist; give a folder of clips, a CSV (videoid,name,page_dir) or a JSONL file."
@@ -63,8 +74,8 @@ def same_captions(items: Iterable[Item]) -> str | None:
     return captions.pop() if len(captions) == 1 else None
 
 
-def _from_folder(folder: Path) -> Iterator[Item]:
-    paths = (path for path in folder.rglob("*") if path.suffix.lower() in CLIP_SUFFIXES and path.is_file())
+def _from_folder(folder: Path, suffixes: frozenset[str]) -> Iterator[Item]:
+    paths = (path for path in folder.rglob("*") if path.suffix.lower() in suffixes and path.is_file())
     for path in sorted(paths, key=lambda path: path.relative_to(folder).as_posix()):
         if not any(part.startswith(".") for part in path.relative_to(folder).parts):
             yield Item(path, _sidecar(path) or (_spoken(path.stem),))
