@@ -33,7 +33,7 @@ HELD = 256 * 2**20
 """bytes of decoded frames held at once: going back into a compressed clip costs more than memory"""
 
 Encode = Callable[[Tensor], Tensor]
-"""pixels (n, 3, size, size) in [-1, 1], float32 -> scaled latents (n, c, h, w)"""
+"""pixels (n, 3, H, W) in [-1, 1], float32 -> scaled latents (n, c, h, w)"""
 
 Read = Callable[[Item, int, int], tuple[float, Iterator[Tensor]]]
 """item, size, pictures at once -> frames per second, and its pixels as `Encode` takes them, in portions"""
@@ -128,16 +128,20 @@ def read_clip(item: Item, size: int, batch: int) -> tuple[float, Iterator[Tensor
     return source.fps, portions()
 
 
-def pixels(frames: np.ndarray, size: int) -> Tensor:
-    """uint8 frames (n, H, W, 3) -> (n, 3, size, size) in [-1, 1]: shorter side to `size`, then the centre."""
+def pixels(frames: np.ndarray, size: int | tuple[int, int]) -> Tensor:
+    """uint8 frames (n, H, W, 3) -> (n, 3, *size) in [-1, 1]: resized until they cover it, then the centre.
+
+    `size` is the side of a square, or height and width.
+    """
+    tall, wide = (size, size) if isinstance(size, int) else size
     stack = torch.from_numpy(frames).permute(0, 3, 1, 2).float() / 127.5 - 1
     height, width = stack.shape[-2:]
-    if (height, width) != (size, size):
-        scale = size / min(height, width)
-        shape = (max(size, round(height * scale)), max(size, round(width * scale)))
+    if (height, width) != (tall, wide):
+        scale = max(tall / height, wide / width)
+        shape = (max(tall, round(height * scale)), max(wide, round(width * scale)))
         stack = F.interpolate(stack, shape, mode="bicubic", antialias=True, align_corners=False).clamp(-1, 1)
-        top, left = (shape[0] - size) // 2, (shape[1] - size) // 2
-        stack = stack[..., top : top + size, left : left + size]
+        top, left = (shape[0] - tall) // 2, (shape[1] - wide) // 2
+        stack = stack[..., top : top + tall, left : left + wide]
     return stack.contiguous()
 
 

@@ -62,7 +62,7 @@ def find_items(
         )
     if not items:
         raise DataError(
-            f"{source} names no clip that exists; expected files such as .mp4, .webm, .gif, .webp or .apng. "
+            f"{source} names no file that can be trained on; expected {', '.join(sorted(suffixes))}. "
             f"{report.sentence()}".strip()
         )
     return items
@@ -78,15 +78,15 @@ def _from_folder(folder: Path, suffixes: frozenset[str]) -> Iterator[Item]:
     paths = (path for path in folder.rglob("*") if path.suffix.lower() in suffixes and path.is_file())
     for path in sorted(paths, key=lambda path: path.relative_to(folder).as_posix()):
         if not any(part.startswith(".") for part in path.relative_to(folder).parts):
-            yield Item(path, _sidecar(path) or (_spoken(path.stem),))
+            yield Item(path, sidecar(path) or (_spoken(path.stem),))
 
 
-def _sidecar(path: Path) -> tuple[str, ...]:
-    """The non-empty lines of `name.txt` beside the clip."""
-    sidecar = path.with_suffix(".txt")
-    if not sidecar.is_file():
+def sidecar(path: Path) -> tuple[str, ...]:
+    """The non-empty lines of `name.txt` beside a clip or picture."""
+    text = path.with_suffix(".txt")
+    if not text.is_file():
         return ()
-    return tuple(line.strip() for line in sidecar.read_text("utf-8").splitlines() if line.strip())
+    return tuple(line.strip() for line in text.read_text("utf-8").splitlines() if line.strip())
 
 
 def _spoken(stem: str) -> str:

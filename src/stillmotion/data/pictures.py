@@ -1,0 +1,93 @@
+"""Pictures with captions for training: found, measured, put into buckets, read as pixels. Knows no VAE.
+
+dog/a.png  dog/a.txt        caption: the lines of a.txt, as alternatives
+10_red cat/b.jpg            no .txt: "red cat", the folder's name; shown 10 times per epoch
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+
+from stillmotion.clip.readers import open_frames
+from stillmotion.data.buckets import Size, nearest
+from stillmotion.data.latents import pixels, reason
+from stillmotion.data.report import Report
+from stillmotion.data.sources import Item, find_items, sidecar
+from stillmotion.errors import DataError
+
+PICTURE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif"})
+FOLDER = re.compile(r"(?:(\d+)_)?(.+)")
+"""kohya's names of folders: times per epoch, and what they show"""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture on disk: its own size, the bucket it goes into, and how often an epoch shows it."""
+
+    item: Item
+    size: Size
+    bucket: Size
+    repeats: int = 1
+
+    @property
+    def enlarged(self) -> bool:
+        """Whether it has fewer pixels than its bucket wants."""
+        return self.size[0] < self.bucket[0] or self.size[1] < self.bucket[1]
+
+
+def find_pictures(
+    source: str | Path, report: Report, captions: Sequence[str] | None = None
+) -> list[tuple[Item, int]]:
+    """The pictures of a folder or JSONL with how often an epoch shows each; `captions` overrule all others.
+
+    Raises DataError when the source cannot be used.
+    """
+    source = Path(source)
+    found = []
+    for item in find_items(source, report, suffixes=PICTURE_SUFFIXES):
+        repeats, name = _folder(item.path) if source.is_dir() else (1, "")
+        if source.is_dir() and not sidecar(item.path):
+            item = replace(item, captions=(name,))
+        found.append((replace(item, captions=tuple(captions)) if captions else item, repeats))
+    return found
+
+
+def _folder(path: Path) -> tuple[int, str]:
+    times, name = FOLDER.fullmatch(path.absolute().parent.name).groups()
+    repeats = int(times or 1)
+    if repeats < 1:
+        raise DataError(
+            f"The folder {path.parent} says 0 times per epoch: name it 1_{name}, or move it away."
+        )
+    return repeats, " ".join(name.replace("_", " ").split())
+
+
+def measured(
+    found: Iterable[tuple[Item, int]], sizes: Sequence[Size], flip: bool, report: Report
+) -> Iterator[Picture]:
+    """The readable pictures with their buckets among `sizes`; the others go to the report."""
+    for item, repeats in found:
+        try:
+            opened = open_frames(item.path)
+        except DataError as error:
+            report.skip(item.path, reason(error, item.path))
+            continue
+        size = (opened.height, opened.width)
+        bucket = nearest(*size, sizes)
+        variant = f"picture {bucket[0]}x{bucket[1]}{' flip' if flip else ''}"
+        yield Picture(replace(item, variant=variant), size, bucket, repeats)
+
+
+def read_picture(item: Item, size: int, batch: int) -> tuple[float, Iterator[Tensor]]:
+    """The first frame in the size of its bucket and, where flips are wanted, its mirror image (1, 3, h, w)."""
+    _, bucket, *flip = item.variant.split()
+    tall, wide = map(int, bucket.split("x"))
+    picture = open_frames(item.path).frames([0])
+    views = [picture, np.ascontiguousarray(picture[:, :, ::-1])] if flip else [picture]
+    return 1.0, (pixels(view, (tall, wide)) for view in views)
