@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,13 +13,13 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor
 
-from stillmotion.data.latents import CachedClip, Encode, LatentCache
+from stillmotion.data.latents import CachedClip, Encode, LatentCache, Read
 from stillmotion.data.report import Report
 from stillmotion.data.sampling import least
 from stillmotion.data.sources import Item
 from stillmotion.errors import DataError
 from stillmotion.fast.precision import training_dtype
-from stillmotion.training.config import ClipConfig
+from stillmotion.training.config import ClipConfig, DenoiseConfig
 from stillmotion.training.journal import duration
 
 TELL = 10.0
@@ -34,20 +35,39 @@ def prepare_clips(
     say: Callable[[str], None],
 ) -> list[CachedClip]:
     """The usable clips, in the same order on every process; DataError when there is none."""
-    folder = config.cache or config.output / "latents"
-    dtype = training_dtype(config.precision, accelerator.device)
-    cache = LatentCache(folder, encoder(vae, dtype), fingerprint(vae, dtype), config.resolution)
-    _encode(cache, items, report, accelerator, say)
-    clips = [clip for clip in map(cache.ready, _readable(items, report)) if clip is not None]
+    clips = encode_all(config, items, report, vae, accelerator, say)
     usable = [clip for clip in clips if _long_enough(clip, config, report)]
-    if report.skipped:
-        listing = config.output / "skipped.jsonl"
-        if accelerator.is_main_process:
-            report.save(listing)
-        say(f"{report.sentence()} All are listed in {listing}.")
+    tell_skipped(report, config.output, accelerator, say)
     if not usable:
         raise DataError(f"None of the {len(items)} clips of {config.videos} can be used. {report.sentence()}")
     return usable
+
+
+def encode_all(
+    config: DenoiseConfig,
+    items: Sequence[Item],
+    report: Report,
+    vae: Any,
+    accelerator: Accelerator,
+    say: Callable[[str], None],
+    read: Read | None = None,
+    noun: str = "clips",
+) -> list[CachedClip]:
+    """The readable items with their latents, in the same order on every process; the others are reported."""
+    folder = config.cache or config.output / "latents"
+    dtype = training_dtype(config.precision, accelerator.device)
+    cache = LatentCache(folder, encoder(vae, dtype), fingerprint(vae, dtype), config.resolution, read=read)
+    _encode(cache, items, report, accelerator, say, noun)
+    return [clip for clip in map(cache.ready, _readable(items, report)) if clip is not None]
+
+
+def tell_skipped(report: Report, output: Path, accelerator: Accelerator, say: Callable[[str], None]) -> None:
+    """Says how many files could not be used and lists them in skipped.jsonl."""
+    if report.skipped:
+        listing = output / "skipped.jsonl"
+        if accelerator.is_main_process:
+            report.save(listing)
+        say(f"{report.sentence()} All are listed in {listing}.")
 
 
 def _encode(
@@ -56,6 +76,7 @@ def _encode(
     report: Report,
     accelerator: Accelerator,
     say: Callable[[str], None],
+    noun: str,
 ) -> None:
     """Each process encodes its part; afterwards all know all failures."""
     mine = items[accelerator.process_index :: accelerator.num_processes]
@@ -66,7 +87,7 @@ def _encode(
         now = time.monotonic()
         if now - told > TELL:
             left = duration((now - began) / done * (len(mine) - done))
-            say(f"latents: {done} of {len(mine)} clips, {left} left")
+            say(f"latents: {done} of {len(mine)} {noun}, {left} left")
             told = now
 
     encoded = cache.build(mine, report, progress)
@@ -76,7 +97,7 @@ def _encode(
         accelerator.wait_for_everyone()
     if encoded:
         say(
-            f"Latents of {encoded} clips computed in {duration(time.monotonic() - began)} "
+            f"Latents of {encoded} {noun} computed in {duration(time.monotonic() - began)} "
             f"and kept in {cache.folder}."
         )
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from diffusers import DDIMScheduler
-from torch import Tensor
+from torch import Tensor, nn
 
 from stillmotion.fast.precision import training_dtype
 from stillmotion.training import objectives
@@ -52,9 +52,12 @@ class Denoiser:
         self.dtype = training_dtype(config.precision, device)
         self.pipeline = load_base(config.base, torch.float32).to(device)
         self.pipeline.set_progress_bar_config(disable=True)
-        self.unet = self.pipeline.unet.requires_grad_(False).eval().to(self.dtype)
+        for part in self.parts.values():
+            part.requires_grad_(False).eval()
+        self.unet = self.pipeline.unet.to(self.dtype)
         self.text = Conditioner(self.pipeline, self.dtype)
-        self.pipeline.scheduler = training_scheduler(self.pipeline.scheduler.config, config)
+        self.base_scheduler = self.pipeline.scheduler
+        self.pipeline.scheduler = training_scheduler(self.base_scheduler.config, config)
         settings = self.pipeline.scheduler.config
         self.prediction = settings.prediction_type
         self.abar = objectives.alphas_cumprod(
@@ -106,10 +109,19 @@ class Denoiser:
             return torch.ones(len(times), device=self.device)
         return objectives.min_snr_weight(self.abar[times], self.config.snr_gamma, self.prediction)
 
+    @property
+    def parts(self) -> dict[str, nn.Module]:
+        """The networks of the pipeline by name: unet, vae, text_encoder, for SDXL text_encoder_2."""
+        return {name: part for name, part in self.pipeline.components.items() if isinstance(part, nn.Module)}
+
+    @property
+    def factor(self) -> int:
+        """Pixels per latent."""
+        return 2 ** (len(self.pipeline.vae.config.block_out_channels) - 1)
+
     def pixels(self, latents: Tensor) -> tuple[int, int]:
         """Height and width in pixels of latents (..., h, w)."""
-        factor = 2 ** (len(self.pipeline.vae.config.block_out_channels) - 1)
-        return latents.shape[-2] * factor, latents.shape[-1] * factor
+        return latents.shape[-2] * self.factor, latents.shape[-1] * self.factor
 
 
 def loss_of(value: Tensor, guess: Guess) -> Loss:

@@ -30,7 +30,11 @@ class Draw:
     def item(self, items: int) -> int:
         """Which of `items` it takes: every item once per epoch."""
         epoch, place = divmod(self.number, items)
-        return int(_permutation(self.seed, epoch, items)[place])
+        return int(shuffled(self.seed, epoch, items)[place])
+
+    def other(self, purpose: str) -> Draw:
+        """The draw of the same number in another series."""
+        return Draw(_seed(self.seed, 0, purpose), self.number)
 
     def choices(self, count: int) -> list[float]:
         """`count` numbers in [0, 1): start, caption, dropout, timestep..."""
@@ -59,5 +63,6 @@ def _seed(seed: int, number: int, purpose: str) -> int:
 
 
 @lru_cache(maxsize=4)
-def _permutation(seed: int, epoch: int, items: int) -> np.ndarray:
+def shuffled(seed: int, epoch: int, items: int) -> np.ndarray:
+    """The order (items,) in which an epoch takes its items."""
     return np.random.default_rng(_seed(seed, epoch, "order")).permutation(items)

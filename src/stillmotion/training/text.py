@@ -1,4 +1,4 @@
-"""Captions as what the UNet takes, each encoded once and kept, by the pipeline's own `encode_prompt`."""
+"""Captions as what the UNet takes, by the pipeline's own `encode_prompt`; of frozen encoders each is kept."""
 
 from __future__ import annotations
 
@@ -15,21 +15,30 @@ KEPT = 20_000
 class Conditioner:
     """Text to UNet arguments for a Stable Diffusion or SDXL pipeline.
 
-    Captions are encoded one at a time, so that the numbers do not depend on what else is in the batch.
+    Captions are encoded one at a time, so that the numbers do not depend on what else is in the batch. While
+    something in the text encoders trains, `live` must be true: nothing is kept, and gradients flow.
     """
 
     def __init__(self, pipeline: Any, dtype: torch.dtype) -> None:
         self.pipeline = pipeline
         self.dtype = dtype
         self.xl = hasattr(pipeline, "text_encoder_2")
+        self.live = False
         self._known: OrderedDict[str, tuple[Tensor, ...]] = OrderedDict()
 
-    @torch.no_grad()
     def encode(self, caption: str) -> tuple[Tensor, ...]:
         """(1, tokens, width) embeddings, and for SDXL (1, width) pooled ones."""
-        if caption in self._known:
-            self._known.move_to_end(caption)
-            return self._known[caption]
+        if self.live:
+            return self._encoded(caption)
+        if caption not in self._known:
+            with torch.no_grad():
+                self._known[caption] = self._encoded(caption)
+            if len(self._known) > KEPT:
+                self._known.popitem(last=False)
+        self._known.move_to_end(caption)
+        return self._known[caption]
+
+    def _encoded(self, caption: str) -> tuple[Tensor, ...]:
         encoded = self.pipeline.encode_prompt(
             prompt=caption,
             device=self.pipeline.unet.device,
@@ -37,10 +46,7 @@ class Conditioner:
             do_classifier_free_guidance=False,
         )
         kept = (encoded[0], encoded[2]) if self.xl else (encoded[0],)
-        self._known[caption] = tuple(part.to(self.dtype) for part in kept)
-        if len(self._known) > KEPT:
-            self._known.popitem(last=False)
-        return self._known[caption]
+        return tuple(part.to(self.dtype) for part in kept)
 
     def unet_arguments(self, captions: Sequence[str], frames: int, pixels: tuple[int, int]) -> dict[str, Any]:
         """Keyword arguments of the UNet for clips with these captions: every frame has its clip's text.

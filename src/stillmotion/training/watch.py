@@ -44,6 +44,7 @@ class Watch:
             and f"The loss ({mean(self.recent):.4f}) is far above that of the start ({mean(self.first):.4f}),"
             f" which was that of the base alone: the learning rate {rate:g} is probably too high.",
             "jump": moved > JUMP
+            and rate > self.usual
             and f"One step changed the weights by {moved:.1%}: the learning rate {rate:g} is probably too "
             f"high ({self.usual:g} is usual), or the warm-up too short.",
             "slow": self.slow >= 200

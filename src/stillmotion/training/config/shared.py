@@ -89,6 +89,9 @@ class TrainConfig(BaseModel):
 class DenoiseConfig(TrainConfig):
     """What every target shares that teaches a diffusion model: size, text, noise, sample pictures."""
 
+    cache: Path | None = Field(
+        None, description="folder for latents; may be shared by runs; default: OUTPUT/latents"
+    )
     resolution: int = Field(256, ge=8, description="training pictures are resized to about so many pixels")
     text_dropout: float = Field(
         0.1, ge=0, le=1, description="part of the samples trained without text, for guidance"
