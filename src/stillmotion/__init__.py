@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from stillmotion.animator import Animator
     from stillmotion.clip import Clip
     from stillmotion.errors import StillmotionError
+    from stillmotion.lora_model import AttachedLora, Lora, attach_lora
     from stillmotion.motion.attach import Attachment, attach
     from stillmotion.motion.spec import FAMILIES, MotionSpec
     from stillmotion.motion_model import MotionModel
@@ -22,27 +23,33 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Animator": "animator",
+    "AttachedLora": "lora_model",
     "Attachment": "motion.attach",
     "Clip": "clip",
     "FAMILIES": "motion.spec",
+    "Lora": "lora_model",
     "MotionModel": "motion_model",
     "MotionSpec": "motion.spec",
     "Request": "request",
     "StillmotionError": "errors",
     "attach": "motion.attach",
+    "attach_lora": "lora_model",
     "identify": "weights.identify",
 }
 
 __all__ = [
     "FAMILIES",
     "Animator",
+    "AttachedLora",
     "Attachment",
     "Clip",
+    "Lora",
     "MotionModel",
     "MotionSpec",
     "Request",
     "StillmotionError",
     "attach",
+    "attach_lora",
     "identify",
 ]
 

@@ -195,7 +195,7 @@ class Lora:
             ) from error
 
 
-def adapt(
+def attach_lora(
     pipeline: Any,
     lora: Lora | str | Path,
     strength: Weight = 1.0,
@@ -203,7 +203,7 @@ def adapt(
     motion: nn.Module | None = None,
     parity: Parity = "kohya",
 ) -> AttachedLora:
-    """Put a LoRA, or the one in a file, on a diffusers pipeline: `with adapt(...):`, or `.detach()` later.
+    """Put a LoRA, or the one in a file, on a diffusers pipeline: `with attach_lora(...):`, or detach it later.
 
     Errors as in `Lora.load` and `Lora.attach`.
     """

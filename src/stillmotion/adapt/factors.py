@@ -1,9 +1,9 @@
 """The change of one layer as the factors that files hold, and the matrix they stand for. Pure functions.
 
-    lora    delta = up @ down                          Hu et al. 2021; LoCon has convolutions and a Tucker core `mid`
+    lora    delta = up @ down                          Hu et al. 2021; convolutions: LoCon; `mid`: Tucker core
     loha    delta = (w1_a @ w1_b) * (w2_a @ w2_b)      FedPara (Hyeon-Woo et al. 2021), LyCORIS
     lokr    delta = kron(w1, w2)                       Kronecker factors, each whole or a product; LyCORIS
-    full    delta = diff                               the difference itself
+    full    delta = diff                               the difference itself; `bias`: that of the bias
 
 A file's `alpha` scales it: delta * alpha / rank, as kohya defines it; without alpha the scale is 1. DoRA (Liu
 et al. 2024) sets the length of each row (or column) of weight + delta to its `magnitude`.
@@ -30,7 +30,7 @@ REQUIRED: dict[Algorithm, tuple[tuple[str, ...], ...]] = {
     "lokr": (("w1",), ("w1_a", "w1_b")),
     "full": (("diff",),),
 }
-"""Tensors of which one group must be there; Tucker cores (`mid`, `t1`, `t2`) and lokr's second factor join."""
+"""Tensors of which one group must be there; Tucker cores (`mid`, `t1`, `t2`) and lokr's w2 join them."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,11 @@ class Factors:
         """The inner dimension; None where the factors are whole (alpha has no meaning then)."""
         names = {"lora": ("down",), "loha": ("w1_b",), "lokr": ("w2_b", "w1_b"), "full": ()}[self.algorithm]
         return next((self.tensors[name].shape[0] for name in names if name in self.tensors), None)
+
+    @property
+    def bias(self) -> Tensor | None:
+        """The change of the layer's bias, which only full differences have."""
+        return self.tensors.get("bias")
 
     def scale(self, parity: Parity = "kohya") -> float:
         """alpha / rank, or 1 where there is no alpha, no rank, or the original's arithmetic is wanted."""
@@ -85,7 +90,7 @@ class Factors:
 def rescaled(weight: Tensor, magnitude: Tensor) -> Tensor:
     """`weight` with the lengths in `magnitude`: of its rows (one per output), else of its columns."""
     flat = weight.flatten(1)
-    if magnitude.numel() == weight.shape[0]:
+    if magnitude.shape[0] == weight.shape[0]:
         lengths = magnitude.reshape(-1, 1) / flat.norm(dim=1, keepdim=True)
         return (flat * lengths).view_as(weight)
     columns = weight.transpose(0, 1).flatten(1)  # one length per input, over outputs and kernel
@@ -121,7 +126,8 @@ def _lokr(t: Mapping[str, Tensor]) -> Tensor:
         second = _tucker(t["t2"], t["w2_a"], t["w2_b"])
     else:
         second = (t["w2_a"] @ t["w2_b"].flatten(1)).view(t["w2_a"].shape[0], *t["w2_b"].shape[1:])
-    return torch.kron(first.view(*first.shape, *[1] * (second.ndim - first.ndim)), second)
+    first = first.reshape(*first.shape, *[1] * (second.ndim - first.ndim))
+    return torch.kron(first, second.contiguous())  # it views both as other shapes
 
 
 def _full(t: Mapping[str, Tensor]) -> Tensor:

@@ -47,10 +47,13 @@ class Dense(nn.Module):
         self.layer = (layer,)
         weight = layer.weight.detach().float()
         self.register_buffer("change", factors.merged(weight, 1.0, parity) - weight)
+        self.register_buffer("bias", factors.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         layer = self.layer[0]
-        return _convolved(layer, x, self.change) if isinstance(layer, nn.Conv2d) else F.linear(x, self.change)
+        if isinstance(layer, nn.Conv2d):
+            return _convolved(layer, x, self.change, self.bias)
+        return F.linear(x, self.change, self.bias)
 
 
 def rider(layer: nn.Module, factors: Factors, parity: Parity = "kohya") -> LowRank | Dense:
@@ -82,8 +85,8 @@ def _sizes(layer: nn.Module) -> tuple[int, int, tuple[int, ...]]:
     raise Mismatch(f"a {type(layer).__name__} cannot be adapted: only Linear and Conv2d layers can")
 
 
-def _convolved(layer: nn.Conv2d, x: Tensor, weight: Tensor) -> Tensor:
-    return F.conv2d(x, weight, None, layer.stride, layer.padding, layer.dilation)
+def _convolved(layer: nn.Conv2d, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    return F.conv2d(x, weight, bias, layer.stride, layer.padding, layer.dilation)
 
 
 def _product(kernel: tuple[int, ...]) -> int:

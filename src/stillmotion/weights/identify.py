@@ -122,9 +122,21 @@ def _lora_facts(header: Header) -> dict[str, str]:
 def _motion_lora(header: Header, name: str) -> FileKind:
     director = "motion_director" in header.metadata.get("model_type", "")
     made_by = " made by MotionDirector" if director or _has(header, "ff.net") else ""
-    title = f"a motion LoRA{made_by} (it changes a motion module)"
-    facts = {"title": title, "goes on": "mm_sd_v15_v2 (the v2 motion module)", **_lora_facts(header)}
-    return FileKind("motion-lora", header.name, "sd15-v2", lora_kinds.layout(header), "sd15", facts=facts)
+    algorithm, spec = lora_kinds.algorithm(header), lora_kinds.motion_family(header)
+    family, base = (spec.name, spec.base) if spec else ("custom", "custom")
+    what = "" if algorithm in ("LoRA", "LoCon") else f", {algorithm}"
+    title = f"a motion LoRA{what}{made_by} (it changes a motion module)"
+    facts = {"title": title, "goes on": MOTION_LORA_GOES_ON.get(family, family), **_lora_facts(header)}
+    return FileKind("motion-lora", header.name, family, lora_kinds.layout(header), base, facts=facts)
+
+
+MOTION_LORA_GOES_ON = {
+    "sd15-v2": "mm_sd_v15_v2 (the v2 motion module); on v3 without its changes of the middle",
+    "sdxl-beta": "motion modules for Stable Diffusion XL",
+    "emoji": "the bundled motion",
+    "custom": "motion modules of its own shape",
+}
+"""What a motion LoRA belongs on, by its family."""
 
 
 def _is_domain_adapter(header: Header) -> bool:
@@ -229,8 +241,12 @@ def _embedding(header: Header, name: str) -> FileKind:
 def _is_embedding(header: Header) -> bool:
     if {"emb_params", "string_to_param.*", "clip_g", "clip_l"} & header.keys():
         return True
-    sizes = [shape for shape in header.values() if len(shape) in (1, 2) and shape[-1] in TEXT_WIDTHS]
-    return len(header) == 1 and len(sizes) == 1 and "." not in next(iter(header))
+    if len(header) != 1:
+        return False
+    [(name, shape)] = header.items()
+    if len(shape) not in (1, 2) or "." in name:
+        return False
+    return shape[-1] in TEXT_WIDTHS or (len(shape) == 2 and shape[0] <= 77)
 
 
 _LDM_UNET = re.compile(r"^input_blocks\.\d+\.")

@@ -39,7 +39,7 @@ KINDS: dict[str, Kind] = {
     ),
     "motion-lora": Kind(
         "a motion LoRA (it changes a motion module)",
-        "it goes on top of its motion module; this version of stillmotion does not apply motion LoRAs yet",
+        'stillmotion animate "PROMPT" --base CHECKPOINT --motion MOTION --motion-lora {name}=0.8',
     ),
     "domain-adapter": Kind(
         "the v3 domain adapter (a LoRA of the image layers)",
@@ -76,9 +76,9 @@ KINDS: dict[str, Kind] = {
     ),
     "embedding": Kind(
         "a textual inversion embedding (a word for prompts)",
-        "animator.pipeline.load_textual_inversion(FILE, token=WORD), then use WORD in the prompt",
+        'stillmotion animate "PROMPT WITH ITS WORD" --embedding {name}',
     ),
-    "vae": Kind("a VAE (it turns latents into pictures)", "load_base(CHECKPOINT, vae={name!r})"),
+    "vae": Kind("a VAE (it turns latents into pictures)", 'stillmotion animate "PROMPT" --vae {name}'),
     "text-encoder": Kind(
         "a text encoder alone",
         "it is a part of a model; give the whole checkpoint or the diffusers folder as --base",

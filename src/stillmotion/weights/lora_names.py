@@ -33,6 +33,7 @@ KOHYA: dict[tuple[Algorithm, str], str] = {
     **{("loha", name): f"hada_{name}" for name in ("w1_a", "w1_b", "w2_a", "w2_b", "t1", "t2")},
     **{("lokr", name): f"lokr_{name}" for name in ("w1", "w1_a", "w1_b", "w2", "w2_a", "w2_b", "t2")},
     ("full", "diff"): "diff",
+    ("full", "bias"): "diff_b",
 }
 """Tensor of Factors -> how its key ends in kohya's and LyCORIS' files."""
 
