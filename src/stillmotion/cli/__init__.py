@@ -28,6 +28,8 @@ COMMANDS = {
     "concepts": ("concepts", "List or search what a small model knows."),
     "sheet": ("sheet", "All frames of a clip on one picture."),
     "inspect": ("inspect", "What a file of weights is, what it fits and how to use it."),
+    "convert": ("convert", "Write a file of weights in another layout."),
+    "merge": ("merge", "Bake LoRAs into a model, or mix models."),
     "train": ("train", "Train motion on clips of your own."),
 }
 """Name -> module in this package (which has a command of that name), and one line of help."""

@@ -81,10 +81,12 @@ def _common(tokenizer: Any) -> bool:
     return tokenizer.get_vocab() == common.get_vocab()
 
 
+def without_paths(text: str) -> str:
+    """A config in JSON without the paths of the machine it was loaded on."""
+    settings = {key: value for key, value in json.loads(text).items() if key not in _OF_A_MACHINE}
+    return json.dumps(settings, indent=2) + "\n"
+
+
 def _text(file: Path) -> str:
-    """The text of a config, without the paths of the machine it was loaded on."""
     text = file.read_text(encoding="utf-8")
-    if file.suffix != ".json" or file.name in _WORDS:
-        return text
-    settings = json.loads(text)
-    return json.dumps({key: value for key, value in settings.items() if key not in _OF_A_MACHINE})
+    return text if file.suffix != ".json" or file.name in _WORDS else without_paths(text)

@@ -1,0 +1,38 @@
+"""`stillmotion convert IN OUT`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from stillmotion.cli.options import dtype_option, force_option
+from stillmotion.cli.progress import quiet_libraries, waiting
+from stillmotion.weights.identify import identify
+
+
+@click.command()
+@click.argument("source", metavar="IN")
+@click.argument("target", metavar="OUT", type=click.Path(path_type=Path))
+@click.option(
+    "--layout",
+    type=click.Choice(["original", "diffusers", "kohya", "peft", "hotshot"]),
+    help="Layout of OUT [default: diffusers for a folder, original for a file, kohya for a style LoRA].",
+)
+@dtype_option
+@click.option("--ema", is_flag=True, help="Take the averaged weights of a checkpoint that has both.")
+@force_option
+def convert(source: str, target: Path, layout: str | None, dtype: str | None, ema: bool, force: bool) -> None:
+    """Write the model in IN to OUT in another layout.
+
+    Motion modules have the layouts original, diffusers (a folder or a file) and hotshot; LoRAs of all kinds
+    have kohya, peft, diffusers and original; text-to-image models are one file (original) or a folder
+    (diffusers). OUT is a folder, or ends in .safetensors. No number changes unless --dtype says so.
+    """
+    with waiting() as bars, bars.stage("converting"):
+        from stillmotion import converting
+        from stillmotion.loading import as_dtype
+
+        quiet_libraries()
+        place = converting.convert(source, target, layout, as_dtype(dtype) if dtype else None, force, ema)
+    click.echo(f"{place}: {identify(place).title}")

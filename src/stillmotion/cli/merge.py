@@ -1,0 +1,84 @@
+"""`stillmotion merge BASE OUT`."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+
+import click
+
+from stillmotion.cli.options import dtype_option, force_option, given
+from stillmotion.cli.progress import quiet_libraries, waiting
+from stillmotion.errors import RequestError
+from stillmotion.request import LoraParity, Request
+from stillmotion.weights.identify import identify
+
+
+@click.command()
+@click.argument("base", metavar="BASE")
+@click.argument("target", metavar="OUT", type=click.Path(path_type=Path))
+@click.option(
+    "--lora",
+    "loras",
+    metavar="FILE=WEIGHT",
+    multiple=True,
+    help="LoRA to bake into BASE; may be given several times; WEIGHT as in `stillmotion animate --lora`.",
+)
+@click.option(
+    "--motion-lora",
+    "motion_loras",
+    metavar="FILE=WEIGHT",
+    multiple=True,
+    help="The same for motion LoRAs, when BASE is a motion module.",
+)
+@click.option(
+    "--with",
+    "others",
+    metavar="FILE=SHARE",
+    multiple=True,
+    help="Model of the same kind to mix in, with its share of 1; may be given several times.",
+)
+@click.option(
+    "--lora-parity",
+    type=click.Choice(LoraParity.__args__),
+    default="kohya",
+    help="Whether LoRAs are scaled by their alpha [default: kohya, which does].",
+)
+@dtype_option
+@force_option
+def merge(
+    base: str,
+    target: Path,
+    loras: tuple[str, ...],
+    motion_loras: tuple[str, ...],
+    others: tuple[str, ...],
+    lora_parity: str,
+    dtype: str | None,
+    force: bool,
+) -> None:
+    """Bake LoRAs into BASE or mix other models into it, and write the result to OUT.
+
+    BASE is a text-to-image model or a motion module, OUT a folder or a .safetensors. Mixed, each number is
+    BASE * (1 - shares) + FILE * SHARE + ...; all must be of the same architecture.
+    """
+    if not (loras or motion_loras or others):
+        raise click.UsageError("Nothing to merge: give --lora, --motion-lora or --with.")
+    weights = Request.parse(prompt="", **given({"loras": loras, "motion_loras": motion_loras}))
+    shares = dict(map(_share, others))
+    worn = {**weights.loras, **weights.motion_loras}
+    with waiting() as bars, bars.stage("merging"):
+        from stillmotion import merging
+        from stillmotion.loading import as_dtype
+
+        quiet_libraries()
+        stored = as_dtype(dtype) if dtype else None
+        place = merging.merge(base, target, worn, shares, stored, lora_parity, force)
+    click.echo(f"{place}: {identify(place).title}")
+
+
+def _share(text: str) -> tuple[str, float]:
+    name, _, share = text.rpartition("=")
+    with suppress(ValueError):
+        if name:
+            return name, float(share)
+    raise RequestError(f"--with is {text}, but should be FILE=SHARE: give --with other.safetensors=0.3.")
