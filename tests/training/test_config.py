@@ -10,6 +10,7 @@ from click.testing import CliRunner
 from stillmotion.cli import train as cli
 from stillmotion.errors import RequestError
 from stillmotion.training import MotionTrainConfig, load_config
+from stillmotion.training.config.clips import LINEAR
 
 NEEDED = {"output": "run", "base": "b", "videos": "v"}
 
@@ -17,7 +18,8 @@ NEEDED = {"output": "run", "base": "b", "videos": "v"}
 def test_the_papers_recipe_is_the_default():
     config = MotionTrainConfig.parse(**NEEDED)
     assert (config.frames, config.stride, config.resolution, config.learning_rate) == (16, 4, 256, 1e-4)
-    assert (config.beta_schedule, config.beta_start, config.beta_end) == ("linear", 0.00085, 0.012)
+    assert list(LINEAR.values()) == ["linear", 0.00085, 0.012]
+    assert {getattr(config, name) for name in LINEAR} == {None}
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from stillmotion.errors import DataError, TrainingError
 from stillmotion.motion_model import MotionModel
 from stillmotion.training import train_motion
 from stillmotion.training.checkpoint import checkpoints
+from stillmotion.training.config.clips import LINEAR
 from stillmotion.training.denoise import training_scheduler
 from stillmotion.training.draws import draws
 from stillmotion.training.journal import read_losses
@@ -171,7 +172,7 @@ def test_noise_follows_the_config_and_the_rest_the_base(configure):
     base = tiny_scheduler(
         prediction_type="v_prediction", rescale_betas_zero_snr=True, timestep_spacing="trailing"
     )
-    ours = training_scheduler(base.config, configure("run"))
+    ours = training_scheduler(base.config, configure("run"), LINEAR)
     assert ours.config.beta_schedule == "linear" and base.config.beta_schedule == "scaled_linear"
     assert ours.config.prediction_type == "v_prediction" and ours.config.rescale_betas_zero_snr
     assert ours.config.timestep_spacing == "trailing" and ours.alphas_cumprod[-1] < 1e-6

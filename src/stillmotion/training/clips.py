@@ -15,31 +15,39 @@ from torch import Tensor
 
 from stillmotion.data.latents import CachedClip, Encode, LatentCache, Read
 from stillmotion.data.report import Report
-from stillmotion.data.sampling import least
+from stillmotion.data.sampling import frame_indices
 from stillmotion.data.sources import Item
 from stillmotion.errors import DataError
 from stillmotion.fast.precision import training_dtype
-from stillmotion.training.config import ClipConfig, DenoiseConfig
+from stillmotion.training.config import ClipConfig, DenoiseConfig, VideoConfig
+from stillmotion.training.draws import Draw
 from stillmotion.training.journal import duration
+
+Stretch = tuple[Tensor, tuple[str, ...]]
+"""latents (f, c, h, w) and the captions of their clip"""
 
 TELL = 10.0
 """seconds between two lines about the progress of encoding"""
 
 
 def prepare_clips(
-    config: ClipConfig,
+    config: VideoConfig,
     items: Sequence[Item],
     report: Report,
     vae: Any,
     accelerator: Accelerator,
     say: Callable[[str], None],
+    read: Read | None = None,
 ) -> list[CachedClip]:
-    """The usable clips, in the same order on every process; DataError when there is none."""
-    clips = encode_all(config, items, report, vae, accelerator, say)
-    usable = [clip for clip in clips if _long_enough(clip, config, report)]
+    """The usable clips, in the same order on every process; DataError when there is none.
+
+    `read` gives the pixels of an item where they are not those of the file.
+    """
+    clips = encode_all(config, items, report, vae, accelerator, say, read)
+    usable = [clip for clip in clips if _long_enough(clip, config.needed, report)]
     tell_skipped(report, config.output, accelerator, say)
     if not usable:
-        raise DataError(f"None of the {len(items)} clips of {config.videos} can be used. {report.sentence()}")
+        raise DataError(f"None of the {len(items)} clips of {config.source} can be used. {report.sentence()}")
     return usable
 
 
@@ -106,11 +114,30 @@ def _readable(items: Sequence[Item], report: Report) -> list[Item]:
     return [item for item in items if str(item.path) not in report.skipped]
 
 
-def _long_enough(clip: CachedClip, config: ClipConfig, report: Report) -> bool:
-    wanted = least(config.frames, config.stride, config.loop, config.span)
+def _long_enough(clip: CachedClip, wanted: int, report: Report) -> bool:
     if clip.length < wanted:
         report.skip(clip.item.path, f"too short: {clip.length} frames, {wanted} needed")
     return clip.length >= wanted
+
+
+def key_of(clips: Sequence[CachedClip]) -> str:
+    """Changes with the clips and their captions, not with the folder they are in."""
+    facts = [(clip.file.name, clip.item.captions) for clip in clips]
+    return hashlib.blake2b(repr(facts).encode(), digest_size=12).hexdigest()
+
+
+def pace(clips: Sequence[CachedClip], config: ClipConfig) -> float:
+    """Frames per second of samples: the videos' own, divided by the step between frames."""
+    whole = config.span == "whole"
+    rates = sorted(clip.fps / (clip.length / config.frames if whole else config.stride) for clip in clips)
+    return round(rates[len(rates) // 2], 3)
+
+
+def stretch(draw: Draw, clips: Sequence[CachedClip], config: ClipConfig, start: float) -> Stretch:
+    """The frames of one clip that a sample is made of; `start` in [0, 1) chooses where."""
+    clip = clips[draw.item(len(clips))]
+    indices = frame_indices(clip.length, config.frames, config.stride, start, config.loop, config.span)
+    return clip.latents(indices), clip.item.captions
 
 
 def encoder(vae: Any, dtype: torch.dtype) -> Encode:

@@ -45,9 +45,14 @@ class Guess:
 
 
 class Denoiser:
-    """The frozen pipeline, its schedule as the config has it, and its text."""
+    """The frozen pipeline, its schedule as the config has it, and its text.
 
-    def __init__(self, config: DenoiseConfig, device: torch.device) -> None:
+    What the config leaves open of the betas is in `schedule`, and else the base's.
+    """
+
+    def __init__(
+        self, config: DenoiseConfig, device: torch.device, schedule: Mapping[str, Any] | None = None
+    ) -> None:
         self.config, self.device = config, device
         self.dtype = training_dtype(config.precision, device)
         self.pipeline = load_base(config.base, torch.float32).to(device)
@@ -57,7 +62,7 @@ class Denoiser:
         self.unet = self.pipeline.unet.to(self.dtype)
         self.text = Conditioner(self.pipeline, self.dtype)
         self.base_scheduler = self.pipeline.scheduler
-        self.pipeline.scheduler = training_scheduler(self.base_scheduler.config, config)
+        self.pipeline.scheduler = training_scheduler(self.base_scheduler.config, config, schedule)
         settings = self.pipeline.scheduler.config
         self.prediction = settings.prediction_type
         self.abar = objectives.alphas_cumprod(
@@ -129,10 +134,13 @@ def loss_of(value: Tensor, guess: Guess) -> Loss:
     return Loss(value, guess.said.detach().std() / guess.wanted.std().clamp(min=1e-6))
 
 
-def training_scheduler(base: Mapping[str, Any], config: DenoiseConfig) -> DDIMScheduler:
-    """DDIM with the noise of the config; what it leaves open (prediction type, zero SNR) is the base's."""
+def training_scheduler(
+    base: Mapping[str, Any], config: DenoiseConfig, schedule: Mapping[str, Any] | None = None
+) -> DDIMScheduler:
+    """DDIM with the noise of the config, else the betas of `schedule`; the rest is the base's."""
     zero_snr = config.zero_terminal_snr
-    settings = {name: value for name in BETAS if (value := getattr(config, name)) is not None}
+    told = {name: value for name in BETAS if (value := getattr(config, name)) is not None}
+    settings = {**(schedule or {}), **told}
     if settings:
         settings["trained_betas"] = None
     settings |= {

@@ -7,6 +7,7 @@ x_t = sqrt(abar) x_0 + sqrt(1 - abar) eps.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -37,6 +38,15 @@ def target(latents: Tensor, noise: Tensor, abar: Tensor, prediction: Prediction)
     if prediction == "epsilon":
         return noise
     return abar.sqrt() * noise - (1 - abar).sqrt() * latents
+
+
+def debiased(clips: Tensor, anchors: Sequence[int], beta: float = 1.0) -> Tensor:
+    """Clips (b, f, ...) less what they share with one frame each, `anchors` (b): what is left is motion.
+
+    sqrt(beta^2 + 1) x - beta x_anchor keeps the variance of independent frames (MotionDirector, eq. 5).
+    """
+    anchored = torch.stack([clip[anchor] for clip, anchor in zip(clips, anchors, strict=True)])
+    return math.sqrt(beta**2 + 1) * clips - beta * anchored.unsqueeze(1)
 
 
 def min_snr_weight(abar: Tensor, gamma: float, prediction: Prediction) -> Tensor:

@@ -1,6 +1,21 @@
 """Settings of training runs: what all share, and one class per target. Knows no torch."""
 
-from stillmotion.training.config.clips import ClipConfig, MotionTrainConfig
+from stillmotion.training.config.clips import (
+    ClipConfig,
+    DomainAdapterConfig,
+    MotionTrainConfig,
+    VideoConfig,
+)
+from stillmotion.training.config.motion_lora import MotionLoraConfig
 from stillmotion.training.config.shared import DenoiseConfig, TrainConfig, load_config
 
-__all__ = ["ClipConfig", "DenoiseConfig", "MotionTrainConfig", "TrainConfig", "load_config"]
+__all__ = [
+    "ClipConfig",
+    "DenoiseConfig",
+    "DomainAdapterConfig",
+    "MotionLoraConfig",
+    "MotionTrainConfig",
+    "TrainConfig",
+    "VideoConfig",
+    "load_config",
+]

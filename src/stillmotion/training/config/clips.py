@@ -7,15 +7,19 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, model_validator
 
-from stillmotion.data.sampling import Span
+from stillmotion.data.sampling import Span, least
 from stillmotion.training.config.shared import Betas, DenoiseConfig
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 
-class ClipConfig(DenoiseConfig):
-    """Clips with captions, and which of their frames make a sample."""
+LINEAR: dict[str, str | float] = {"beta_schedule": "linear", "beta_start": 0.00085, "beta_end": 0.012}
+"""AnimateDiff's noise for motion, whatever the base had."""
+
+
+class VideoConfig(DenoiseConfig):
+    """Clips with captions."""
 
     videos: Path = Field(
         description="folder of clips with captions in .txt files beside them, a WebVid CSV, or JSONL"
@@ -23,10 +27,22 @@ class ClipConfig(DenoiseConfig):
     video_folder: Path | None = Field(
         None, description="where the files of a CSV or JSONL are; default: beside it"
     )
-    cache: Path | None = Field(
-        None, description="folder for latents; may be shared by runs; default: OUTPUT/latents"
-    )
     resolution: int = Field(256, ge=8, description="clips are resized and cut to a square of so many pixels")
+
+    @property
+    def source(self) -> Path:
+        """Where the clips come from, in messages."""
+        return self.videos
+
+    @property
+    def needed(self) -> int:
+        """Frames that a clip must have to be of use."""
+        return 1
+
+
+class ClipConfig(VideoConfig):
+    """Clips with captions, and which of their frames make a sample."""
+
     frames: int = Field(16, ge=2, description="frames of a training clip")
     stride: float = Field(4, gt=0, description="step between its frames, in frames of the video")
     span: Span = Field(
@@ -35,9 +51,19 @@ class ClipConfig(DenoiseConfig):
     loop: bool = Field(
         False, description="the videos are closed loops: samples may run over the end into the start"
     )
-    beta_schedule: Betas = Field("linear", description="noise schedule, whatever the base had")
-    beta_start: float = Field(0.00085, gt=0, lt=1, description="first beta")
-    beta_end: float = Field(0.012, gt=0, lt=1, description="last beta")
+    beta_schedule: Betas | None = Field(
+        None, description="noise schedule; default: that of the given motion, linear for fresh motion"
+    )
+    beta_start: float | None = Field(
+        None, gt=0, lt=1, description="first beta; default: that of the motion, 0.00085 for fresh motion"
+    )
+    beta_end: float | None = Field(
+        None, gt=0, lt=1, description="last beta; default: that of the motion, 0.012 for fresh motion"
+    )
+
+    @property
+    def needed(self) -> int:
+        return least(self.frames, self.stride, self.loop, self.span)
 
 
 class MotionTrainConfig(ClipConfig):
@@ -46,12 +72,19 @@ class MotionTrainConfig(ClipConfig):
     motion: str | None = Field(
         None, description="motion weights to start from; default: fresh ones that fit the base"
     )
+    domain_adapter: Path | None = Field(
+        None, description="image LoRA that is on while motion trains (see train domain-adapter); stays frozen"
+    )
+    domain_adapter_scale: float = Field(1.0, description="how strongly the domain adapter acts")
     positions: int = Field(
         32, ge=2, description="fresh weights: the longest clip that they can animate in one pass"
     )
     mid_block: bool | None = Field(
         None,
         description="fresh weights: a module in the mid block too (as v2); default: if the base has a place",
+    )
+    near_frames: bool = Field(
+        False, description="start with half of the heads looking at near frames: order is learnt much sooner"
     )
     motion_norm: Literal["frame", "clip"] = Field(
         "frame",
@@ -65,3 +98,15 @@ class MotionTrainConfig(ClipConfig):
                 f"frames is {self.frames}, but positions ({self.positions}) must be at least that"
             )
         return self
+
+
+class DomainAdapterConfig(VideoConfig):
+    """Training an image LoRA on single frames of the videos (AnimateDiff v3, first stage)."""
+
+    batch_size: int = Field(4, ge=1, description="pictures per process and pass")
+    rank: int = Field(32, ge=1, description="size of the adapter; AnimateDiff v3 has 128")
+    alpha: float | None = Field(
+        None, gt=0, description="the adapter acts at ALPHA / RANK; default: at 1, as AnimateDiff's"
+    )
+    dropout: float = Field(0.0, ge=0, lt=1, description="part of the adapter's inputs left out in training")
+    max_train_steps: int = Field(2000, ge=1, description="optimizer steps of the whole run")

@@ -6,7 +6,6 @@ noise schedule of its own. Knows nothing of optimizers and checkpoints.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -19,20 +18,25 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from stillmotion.atomic import write_text
-from stillmotion.data.latents import CachedClip
 from stillmotion.data.report import Report
-from stillmotion.data.sampling import frame_indices
 from stillmotion.data.sources import find_items, same_captions
+from stillmotion.errors import WrongKind
+from stillmotion.lora_model import AttachedLora, Lora
 from stillmotion.motion.attach import attach
+from stillmotion.motion.nearness import look_near
 from stillmotion.motion_model import MotionModel
-from stillmotion.training.clips import prepare_clips
+from stillmotion.training.clips import key_of, pace, prepare_clips, stretch
 from stillmotion.training.config import MotionTrainConfig
+from stillmotion.training.config.clips import LINEAR
 from stillmotion.training.denoise import BETAS, Denoiser, Sample, loss_of
 from stillmotion.training.draws import Draw
+from stillmotion.training.given import betas, load_motion, origin
 from stillmotion.training.targets import Loss
 from stillmotion.training.validation import sample_sheet
 
 SHOWN = 4
+FINE = 1e-4
+"""highest learning rate that is usual for going on from given weights"""
 
 
 class MotionTarget:
@@ -47,20 +51,22 @@ class MotionTarget:
         report = Report()
         # before models load, so that a wrong path is said at once
         items = find_items(config.videos, report, config.video_folder)
-        self.denoiser = Denoiser(config, accelerator.device)
+        given = load_motion(config.motion) if config.motion is not None else None
+        self.denoiser = Denoiser(config, accelerator.device, LINEAR if given is None else betas(given.spec))
         self.pipeline = self.denoiser.pipeline
+        self.adapter = self._adapter()
         self.clips = prepare_clips(config, items, report, self.pipeline.vae, accelerator, say)
-        self.motion = self._motion(self.pipeline.unet).to(accelerator.device)
+        self.fps = pace(self.clips, config)
+        self.motion = self._settled(given or self._fresh()).to(accelerator.device)
         if config.gradient_checkpointing:
             self.motion.set_gradient_checkpointing(True)
             self.pipeline.unet.enable_gradient_checkpointing()
         self.attachment = attach(self.pipeline.unet, self.motion, frames=config.frames)
-        self._advise(say)
+        self._advise(say, given)
 
     def data_key(self) -> str:
-        """Changes with the clips and their captions, not with the folder they are in."""
-        facts = [(clip.file.name, clip.item.captions) for clip in self.clips]
-        return hashlib.blake2b(repr(facts).encode(), digest_size=12).hexdigest()
+        """Names clips and captions."""
+        return key_of(self.clips)
 
     def parameters(self) -> Mapping[str, Parameter]:
         """All of the motion net."""
@@ -73,10 +79,8 @@ class MotionTarget:
 
     def sample(self, draw: Draw) -> Sample:
         """A stretch of one clip, with noise, one timestep and a caption."""
-        config, clip = self.config, self.clips[draw.item(len(self.clips))]
         start, *others = draw.choices(4)
-        indices = frame_indices(clip.length, config.frames, config.stride, start, config.loop, config.span)
-        return self.denoiser.sample(draw, clip.latents(indices), clip.item.captions, *others)
+        return self.denoiser.sample(draw, *stretch(draw, self.clips, self.config, start), *others)
 
     def save(self, output: Path, weights: Mapping[str, Tensor]) -> None:
         """`motion/`: a folder that MotionModel.load and diffusers' MotionAdapter.from_pretrained read."""
@@ -92,31 +96,40 @@ class MotionTarget:
     def samples(self, folder: Path, step: int) -> Path | None:
         """One clip per validation prompt, always from the same noise, in one sheet."""
         prompts = self.config.validation_prompts or [clip.item.captions[0] for clip in self.clips[:SHOWN]]
-        return sample_sheet(self.denoiser, prompts, folder, step, self.config.frames, self._fps())
+        return sample_sheet(self.denoiser, prompts, folder, step, self.config.frames, self.fps)
 
-    def _motion(self, unet: torch.nn.Module) -> MotionModel:
+    def _fresh(self) -> MotionModel:
         config = self.config
-        if config.motion is not None:
-            net = MotionModel.load(config.motion, dtype=torch.float32)
-        else:
-            overrides: dict[str, Any] = {"positions": config.positions, "motion_norm": config.motion_norm}
-            if config.mid_block is not None:
-                overrides["mid"] = config.mid_block
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(config.seed)
-                net = MotionModel.for_unet(unet, **overrides)
-        betas = {name: getattr(config, name) for name in BETAS}
-        size, fps = config.resolution, self._fps()
-        net.spec = replace(net.spec, **betas, frames=config.frames, width=size, height=size, fps=fps)
+        overrides: dict[str, Any] = {"positions": config.positions, "motion_norm": config.motion_norm}
+        if config.mid_block is not None:
+            overrides["mid"] = config.mid_block
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            return MotionModel.for_unet(self.pipeline.unet, **overrides)
+
+    def _settled(self, net: MotionModel) -> MotionModel:
+        """Its spec says what it is trained for from here on; family, norms and positions stay."""
+        if self.config.near_frames:
+            look_near(net)
+        noise = {name: self.pipeline.scheduler.config[name] for name in BETAS}
+        size = self.config.resolution
+        net.spec = replace(
+            net.spec, **noise, frames=self.config.frames, width=size, height=size, fps=self.fps
+        )
         return net
 
-    def _fps(self) -> float:
-        """Pace of the training clips: the videos' own, divided by the step between frames."""
-        rates = sorted(clip.fps / self._step(clip) for clip in self.clips)
-        return round(rates[len(rates) // 2], 3)
-
-    def _step(self, clip: CachedClip) -> float:
-        return clip.length / self.config.frames if self.config.span == "whole" else self.config.stride
+    def _adapter(self) -> AttachedLora | None:
+        """The frozen domain adapter, on the UNet for the whole run."""
+        file, scale = self.config.domain_adapter, self.config.domain_adapter_scale
+        if file is None:
+            return None
+        lora = Lora.load(file)
+        if lora.moves:
+            raise WrongKind(
+                f"{lora.name} is {lora.kind.title}; domain_adapter takes a LoRA of the image model, such as "
+                "`stillmotion train domain-adapter` makes."
+            )
+        return lora.attach(self.pipeline, strength=scale)
 
     def _facts(self) -> dict[str, Any]:
         """The model card of the motion: what its clips are like, and the noise it knows."""
@@ -127,9 +140,19 @@ class MotionTarget:
             "schedule": {name: self.pipeline.scheduler.config[name] for name in BETAS},
         }
 
-    def _advise(self, say: Callable[[str], None]) -> None:
+    def _advise(self, say: Callable[[str], None], given: MotionModel | None) -> None:
+        config = self.config
         count = sum(parameter.numel() for parameter in self.motion.parameters())
         say(f"{len(self.clips)} clips, {count / 1e6:.1f} M motion weights, {self.denoiser}.")
+        if given is not None:
+            say(f"Starting from {origin(given)}.")
+            if config.learning_rate > FINE:
+                say(
+                    f"Note: learning_rate {config.learning_rate:g} is high for weights that are good: "
+                    f"1e-05 to {FINE:g} is usual, so that they learn your videos and forget little."
+                )
+        if self.adapter is not None:
+            say(f"With {config.domain_adapter} at {config.domain_adapter_scale:g}, which stays as it is.")
         caption = same_captions(clip.item for clip in self.clips)
         if caption is not None and len(self.clips) > 1:
             say(f"Note: all captions are {caption!r}; the text will not steer what is learnt.")

@@ -1,0 +1,50 @@
+"""Motion that training starts from or works on: from a file, a folder, or inside the base. Loads no base."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from stillmotion.card import ModelCard
+from stillmotion.errors import WrongKind
+from stillmotion.motion.spec import MotionSpec
+from stillmotion.motion_model import MotionModel
+from stillmotion.weights.hub import INSIDE, locate
+
+
+def load_motion(source: str) -> MotionModel:
+    """Motion in fp32 with the schedule that its card or family says; WrongKind where it cannot be trained."""
+    net = MotionModel.load(source, dtype=torch.float32)
+    if net.spec.conv_in is not None:
+        raise WrongKind(f"{source} is PIA, which needs given pictures: start from another motion module.")
+    place = locate(source)
+    place = next((place / part for part in INSIDE if (place / part).is_dir()), place)
+    net.spec = replace(net.spec, **ModelCard.read(place).schedule)
+    return net
+
+
+def motion_of(motion: str | None, base: str) -> MotionModel:
+    """The motion that is named, or else the one inside the base; WrongKind if it has none."""
+    place = locate(motion or base)
+    if motion is None and not any((place / part).is_dir() for part in INSIDE):
+        raise WrongKind(
+            f"{base} brings no motion of its own, and a motion LoRA is made for a motion module: name one "
+            "that fits it with --motion FILE."
+        )
+    return load_motion(motion or base)
+
+
+def betas(spec: MotionSpec) -> dict[str, Any]:
+    """The noise schedule of a family by the names in configs."""
+    return {name: getattr(spec, name) for name in ("beta_schedule", "beta_start", "beta_end")}
+
+
+def origin(net: MotionModel) -> str:
+    """What is started from, in words."""
+    spec = net.spec
+    return (
+        f"{net.name}: {spec.name} motion, {spec.positions} positions, {spec.motion_norm} norms, "
+        f"{spec.beta_schedule} betas {spec.beta_start:g} to {spec.beta_end:g}"
+    )
