@@ -148,15 +148,18 @@ def _is_domain_adapter(header: Header) -> bool:
 
 
 def _domain_adapter(header: Header, name: str) -> FileKind:
-    return FileKind(
-        "domain-adapter", header.name, "sd15-v3", "attention-processor", "sd15", facts=_lora_facts(header)
-    )
+    """The v3 one, or one trained for a base of another shape (`stillmotion train domain-adapter`)."""
+    facts = _lora_facts(header)
+    if lora_kinds.base(header) or not _has(header, "attn2.processor."):
+        return FileKind("domain-adapter", header.name, "sd15-v3", "attention-processor", "sd15", facts=facts)
+    facts = {"title": "a domain adapter (a LoRA of the image layers) for a base of its shape", **facts}
+    return FileKind("domain-adapter", header.name, None, "attention-processor", None, facts=facts)
 
 
 def _lora(header: Header, name: str) -> FileKind:
     algorithm, layout, base = lora_kinds.algorithm(header), lora_kinds.layout(header), lora_kinds.base(header)
     facts = {
-        "title": f"a {algorithm} for the image model ({layout} layout)",
+        "title": f"{'an' if algorithm == 'OFT' else 'a'} {algorithm} for the image model ({layout} layout)",
         "changes": lora_kinds.parts(header),
         **_lora_facts(header),
     }

@@ -43,9 +43,10 @@ KINDS: dict[str, Kind] = {
     ),
     "domain-adapter": Kind(
         "the v3 domain adapter (a LoRA of the image layers)",
-        "give it as a LoRA beside the v3 motion module: --motion v3_sd15_mm.ckpt --lora {name}:1.0",
+        "give it as a LoRA beside the motion that was trained with it (v3_sd15_mm.ckpt): "
+        "--motion MOTION --lora {name}=1.0",
     ),
-    "lora": Kind("a LoRA for the image model", 'stillmotion animate "PROMPT" --lora {name}:0.8'),
+    "lora": Kind("a LoRA for the image model", 'stillmotion animate "PROMPT" --lora {name}=0.8'),
     "sparsectrl": Kind(
         "a SparseCtrl encoder (it conditions a clip on a few given frames)",
         "it needs condition pictures; this version of stillmotion does not apply SparseCtrl yet",
