@@ -48,6 +48,7 @@ def random_factors(
         tensors["w2_b"] = draw(rank, inputs // 2, *kernel)
     else:
         tensors = {"diff": draw(outputs, inputs, *kernel)}
+        tensors |= {"bias": draw(outputs)} if layer.bias is not None else {}
     side = {"rows": (outputs, 1, *ones), "columns": (1, inputs, *ones)}.get(magnitude or "")
     return Factors(algorithm, tensors, alpha, draw(*side).abs() + 0.5 if side else None)
 

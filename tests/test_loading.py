@@ -9,12 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from loras import motion_parts, random_parts
 from safetensors.torch import save_file
-from tiny import TINY_MOTION, tiny_lora, tiny_motion
+from tiny import TINY_MOTION, tiny_lora, tiny_motion, tiny_pipeline
 
 from stillmotion import loading
 from stillmotion.animator import Animator
 from stillmotion.errors import Mismatch, RequestError, UnknownFile, WeightsError, WrongKind
+from stillmotion.lora_model import Lora
 from stillmotion.motion_model import MotionModel
 
 
@@ -124,8 +126,12 @@ def test_files_in_the_wrong_place_are_refused(sd15_folder, motion_folder, tmp_pa
 @pytest.mark.parametrize(
     ("key", "shape", "error", "words"),
     [
-        ("lora_unet_x.hada_w1_a", (8, 8), WrongKind, r"l\.safetensors is a LoHa .*; stillmotion loads LoRA"),
-        ("lora_unet_x.lokr_w1", (8, 8), WrongKind, r"l\.safetensors is a LoKr"),
+        (
+            "lora_unet_x.oft_blocks",
+            (8, 8),
+            WrongKind,
+            r"l\.safetensors is an OFT .*; stillmotion applies LoRA",
+        ),
         (
             "lora_unet_attn2_to_k.lora_down.weight",
             (8, 768),
@@ -141,6 +147,113 @@ def test_loras_are_refused_before_the_base_is_loaded(
     save_file({key: torch.zeros(shape)}, tmp_path / "l.safetensors")
     with pytest.raises(error, match=words):
         Animator.load(str(emoji_folder), loras={str(tmp_path / "l.safetensors"): 1.0})
+
+
+@pytest.mark.parametrize("options", [{"algorithm": "loha"}, {"algorithm": "lokr"}, {"magnitude": "rows"}])
+def test_algorithms_that_were_refused_once_are_loaded(options, sd15_folder, motion_folder, tmp_path) -> None:
+    path = Lora(random_parts(tiny_pipeline(), **options)).save(tmp_path / "l.safetensors")
+    plain = Animator.load(str(sd15_folder), str(motion_folder), dtype="float32")
+    styled = Animator.load(str(sd15_folder), str(motion_folder), {str(path): 1.0}, dtype="float32")
+    assert not np.array_equal(frames_of(styled), frames_of(plain))
+
+
+def save_motion_lora(path: Path, motion=None) -> Path:
+    return Lora(motion_parts(motion or tiny_motion())).save(path)
+
+
+def test_a_clip_leaves_the_pipeline_as_it_was(sd15_folder, motion_folder, tmp_path) -> None:
+    loras = {str(save_lora(tmp_path / "style.safetensors")): "0:0,2:1"}
+    moves = {str(save_motion_lora(tmp_path / "pan.safetensors")): 0.5}
+    animator = Animator.load(str(sd15_folder), str(motion_folder), loras, "fp32", motion_loras=moves)
+    networks = [animator.pipeline.unet, animator.pipeline.text_encoder, animator.motion]
+    before = [{name: t.clone() for name, t in network.state_dict().items()} for network in networks]
+    first = frames_of(animator)
+    assert np.array_equal(frames_of(animator), first)
+    for network, state in zip(networks, before, strict=True):
+        assert list(network.state_dict()) == list(state)
+        assert all(torch.equal(tensor, state[name]) for name, tensor in network.state_dict().items())
+        assert not any(module._forward_hooks for module in network.modules())
+
+
+def test_a_clip_that_fails_leaves_it_too(sd15_folder, motion_folder, tmp_path, monkeypatch) -> None:
+    loras = {str(save_lora(tmp_path / "style.safetensors")): 1.0}
+    animator = Animator.load(str(sd15_folder), str(motion_folder), loras, dtype="fp32")
+
+    def stop(stage: str, step: int, total: int) -> None:
+        if step == 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        animator.sample(animator.request("a rocket", seed=1), stop)
+    assert not any(module._forward_hooks for module in animator.pipeline.unet.modules())
+
+
+def test_the_clip_says_which_loras_made_it(sd15_folder, motion_folder, tmp_path) -> None:
+    loras = {str(save_lora(tmp_path / "style.safetensors")): "unet:0.8,text:0.5"}
+    moves = {str(save_motion_lora(tmp_path / "pan.safetensors")): 0.5}
+    animator = Animator.load(str(sd15_folder), str(motion_folder), loras, "fp32", motion_loras=moves)
+    clip = animator.animate("a rocket", seed=1, frames=3, num_inference_steps=2)
+    assert clip.request.loras == {next(iter(loras)): {"unet": 0.8, "text": 0.5}}
+    assert clip.request.motion_loras == moves
+    r = clip.request
+    again = Animator.load(r.base, r.motion, r.loras, r.dtype, motion_loras=r.motion_loras)
+    assert np.array_equal(again.animate(r).frames, clip.frames)
+
+
+def test_alpha_counts_unless_the_original_is_wanted(sd15_folder, motion_folder, tmp_path) -> None:
+    path = Lora(random_parts(tiny_pipeline(), alpha=lambda path: 0.5)).save(tmp_path / "l.safetensors")
+    animator = Animator.load(str(sd15_folder), str(motion_folder), {str(path): 1.0}, "fp32")
+    fields = {"seed": 1, "frames": 3, "num_inference_steps": 2}
+    kohya, original = (
+        animator.animate("a rocket", lora_parity=parity, **fields).frames for parity in ("kohya", "original")
+    )
+    assert not np.array_equal(kohya, original) and np.array_equal(kohya, frames_of(animator))
+
+
+@pytest.mark.parametrize("layout", ["kohya", "original"])
+@pytest.mark.parametrize("right", ["loras", "motion_loras"])
+def test_a_lora_under_the_other_flag_goes_where_it_belongs(
+    right, layout, sd15_folder, motion_folder, tmp_path
+) -> None:
+    parts = (
+        motion_parts(tiny_motion()) if right == "motion_loras" else random_parts(tiny_pipeline(), ("unet",))
+    )
+    path = Lora(parts).save(tmp_path / "v3_sd15_adapter.safetensors", layout)
+    wrong = {"loras": "motion_loras", "motion_loras": "loras"}[right]
+    base, motion = str(sd15_folder), str(motion_folder)
+    wanted, found = (
+        Animator.load(base, motion, dtype="fp32", **{flag: {str(path): 0.5}}) for flag in (right, wrong)
+    )
+    said = "motion, as --motion-lora does" if right == "motion_loras" else "image model, as --lora does"
+    hints = found.hints(found.request("a rocket"))
+    assert [hint for hint in hints if hint.startswith(path.name) and hint.endswith(f"to the {said}.")]
+    assert not any(path.name in hint for hint in wanted.hints(wanted.request("a rocket")))
+    with pytest.warns(UserWarning, match=said):
+        assert np.array_equal(frames_of(found), frames_of(wanted))
+
+
+@pytest.mark.parametrize("flag", ["loras", "motion_loras"])
+def test_a_motion_lora_without_motion_is_refused(flag, sd15_folder, tmp_path) -> None:
+    path = save_motion_lora(tmp_path / "pan.safetensors")
+    with pytest.raises(WrongKind, match=r"pan\.safetensors is a motion LoRA .*no motion here.*--motion FILE"):
+        Animator.load(str(sd15_folder), motion="none", **{flag: {str(path): 1.0}})
+
+
+@pytest.mark.parametrize("flag", ["loras", "motion_loras"])
+def test_a_motion_lora_for_other_motion_is_refused(flag, sd15_folder, motion_folder, tmp_path) -> None:
+    path = save_motion_lora(tmp_path / "pan.safetensors", tiny_motion(channels=(32, 128)))
+    with pytest.raises(Mismatch, match=r"pan\.safetensors is a LoRA .* does not fit the motion"):
+        Animator.load(str(sd15_folder), str(motion_folder), **{flag: {str(path): 1.0}})
+
+
+@pytest.mark.parametrize("flag", ["loras", "motion_loras"])
+def test_what_is_no_lora_is_refused_under_both_flags(flag, sd15_folder, motion_folder, tmp_path) -> None:
+    base, motion = str(sd15_folder), str(motion_folder)
+    for other in (motion, base):
+        with pytest.raises(WrongKind, match="not a LoRA for the image model or .* or a motion LoRA"):
+            Animator.load(base, motion, **{flag: {other: 1.0}})
+    with pytest.raises(RequestError, match="A weight is 'much'"):
+        Animator.load(base, motion, **{flag: {"l.safetensors": "much"}})
 
 
 def test_motion_of_another_shape_does_not_fit(sd15_folder, tmp_path) -> None:

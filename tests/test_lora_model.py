@@ -224,7 +224,7 @@ def test_one_call_from_a_file(pipeline, tmp_path) -> None:
             Mismatch,
             r"l\.safetensors is a LoRA for Stable Diffusion XL, but the base is Stable Diffusion 1\.x",
         ),
-        ("lora_unet_conv_in.oft_blocks", (1, 2, 2), None, WrongKind, "is a OFT .*Convert it, or merge it"),
+        ("lora_unet_conv_in.oft_blocks", (1, 2, 2), None, WrongKind, "is an OFT .*Convert it, or merge it"),
         ("lora_unet_conv_in.lora_down.weight", (8, 4), None, Exception, "it needs down and up"),
         ("bert.conv_in.weight", (1,), None, UnknownFile, "not a file we know"),
         ("model.diffusion_model.input_blocks.0.0.weight", (320, 4, 3, 3), None, WrongKind, "checkpoint"),

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stillmotion.errors import RequestError
-from stillmotion.request import FILLED_BY_MODEL, OTHER_NAMES, REQUEST_VERSION, SCHEDULERS, Request
+from stillmotion.request import FILLED_BY_MODEL, REQUEST_VERSION, SCHEDULERS, Request
+from stillmotion.sentences import OTHER_NAMES
 
 MODEL = {
     "frames": 16,
@@ -25,6 +26,10 @@ MODEL = {
 
 sizes = st.integers(1, 512).map(lambda n: 8 * n)
 numbers = st.floats(0, 1e6, allow_nan=False)
+places = st.dictionaries(
+    st.sampled_from(["unet", "text", "down", "up_blocks.1", "0", "15"]), st.floats(-2, 2)
+)
+weights = st.dictionaries(st.text(min_size=1), st.floats(-2, 2) | places.filter(bool), max_size=3)
 requests = st.fixed_dictionaries(
     {"prompt": st.text()},
     optional={
@@ -41,7 +46,9 @@ requests = st.fixed_dictionaries(
         "clip_skip": st.integers(1, 12),
         "motion": st.text(min_size=1),
         "base": st.none() | st.text(min_size=1),
-        "loras": st.dictionaries(st.text(min_size=1), st.floats(-2, 2), max_size=3),
+        "loras": weights,
+        "motion_loras": weights,
+        "lora_parity": st.sampled_from(["kohya", "original"]),
         "dtype": st.sampled_from(["float32", "float16", "bfloat16"]),
         "parity": st.sampled_from(["original", "diffusers"]),
     },
@@ -66,7 +73,13 @@ requests = st.fixed_dictionaries(
         ),
         ({"seed": -1}, "seed is -1, but a seed is a whole number of at least 0: give --seed 7."),
         ({"prompt": {0: "spring"}}, "prompt is {0: 'spring'}, but it must be text"),
-        ({"loras": ["a=0.5", "b=much"]}, "loras is much, but each is a file and its weight: give --lora"),
+        ({"loras": ["a=0.5", "b=much"]}, "loras is much, but each is a file and its weight (a number, or"),
+        ({"loras": {"a": {"head": 0.5}}}, "loras is {'head': 0.5}, but each is a file and its weight"),
+        ({"motion_loras": "pan.ckpt=0:x"}, "motion_loras is 0:x, but each is a file and its weight"),
+        (
+            {"lora_parity": "comfy"},
+            "lora_parity is comfy, but it must be one of kohya, original: give --lora",
+        ),
         ({"steps": 20}, "A request has no field steps: did you mean num_inference_steps?"),
         ({"framse": 20}, "A request has no field framse: did you mean frames?"),
         ({"zebra": 20}, "A request has no field zebra: known are prompt, negative_prompt,"),
@@ -111,11 +124,15 @@ def test_names_are_read_as_people_write_them():
         (["x=y.safetensors=0.5"], {"x=y.safetensors": 0.5}),
         ("a.safetensors", {"a.safetensors": 1.0}),
         ({"a.safetensors": 0.3}, {"a.safetensors": 0.3}),
+        (["a=unet:0.8,text:0.5"], {"a": {"unet": 0.8, "text": 0.5}}),
+        (["a=0:0,15:1", "C:\\b.ckpt=0.5"], {"a": {"0": 0.0, "15": 1.0}, "C:\\b.ckpt": 0.5}),
+        ({"a": {0: 0, 15: 1}, "b": "0.5"}, {"a": {"0": 0.0, "15": 1.0}, "b": 0.5}),
         ([], {}),
     ],
 )
 def test_loras_as_the_command_line_and_as_python_give_them(given_, meant):
     assert Request(prompt="a rocket", loras=given_).loras == meant
+    assert Request(prompt="a rocket", motion_loras=given_).motion_loras == meant
 
 
 @given(requests)
@@ -172,8 +189,8 @@ def test_the_version_grows_with_the_fields():
     """If this fails because you added a field: add it here, and 1 to REQUEST_VERSION."""
     fields = """prompt negative_prompt frames width height num_inference_steps guidance_scale scheduler seed
     fps
-        motion_strength clip_skip motion base loras dtype parity"""
-    assert (REQUEST_VERSION, list(Request.model_fields)) == (1, fields.split())
+        motion_strength clip_skip motion base vae embeddings loras motion_loras lora_parity dtype parity"""
+    assert (REQUEST_VERSION, list(Request.model_fields)) == (5, fields.split())
 
 
 def test_requests_do_not_change_but_can_be_replaced():
@@ -191,7 +208,7 @@ def test_every_field_is_a_flag_that_accepts_its_own_example_and_choices():
     assert [flag.field for flag in flags] == list(Request.model_fields)
     assert len(set(names)) == len(names) and all(name.startswith("--") for name in names)
     assert [flag.field for flag in flags if not flag.names] == ["prompt"]
-    assert [flag.field for flag in flags if flag.repeated] == ["loras"]
+    assert [flag.field for flag in flags if flag.repeated] == ["embeddings", "loras", "motion_loras"]
     kinds = {flag.field: flag.type for flag in flags}
     assert (kinds["frames"], kinds["fps"], kinds["loras"], kinds["parity"]) == (int, float, str, str)
     for flag in flags:

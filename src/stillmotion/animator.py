@@ -9,8 +9,8 @@ whichever diffusers pipeline belongs to the base draws them. Two Animators share
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -23,18 +23,21 @@ from stillmotion.clip import Clip
 from stillmotion.errors import RequestError
 from stillmotion.fast.precision import float32_outside
 from stillmotion.latents import Latents
-from stillmotion.loading import load_parts
+from stillmotion.loading import Weights, load_parts
 from stillmotion.motion.attach import attach
 from stillmotion.motion.spec import FAMILIES, MotionSpec
 from stillmotion.request import FILLED_BY_MODEL, Request
 from stillmotion.schedulers import make_scheduler
+from stillmotion.words import spelled, unused
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from diffusers import DiffusionPipeline
 
+    from stillmotion.lora_model import Lora
     from stillmotion.motion.module import MotionNet
+    from stillmotion.strength import Strength
 
 OnStep = Callable[[str, int, int], None]
 """Called as (stage, steps done, steps in all), stage being "sampling" or "decoding"."""
@@ -57,6 +60,8 @@ class Animator:
 
     `Animator.load` makes one from names and files; the constructor takes what is loaded already: `card` gives
     defaults and concepts, `models` what the request in a clip says about base, motion, loras and dtype.
+    `loras` are put on for each clip and taken off after it; `notes` are told to the user with every request;
+    `words` are those that its textual inversions have added.
     """
 
     def __init__(
@@ -65,11 +70,16 @@ class Animator:
         motion: MotionNet | None = None,
         card: ModelCard | None = None,
         models: Mapping[str, Any] | None = None,
+        loras: Mapping[Lora, Strength | float] | None = None,
+        notes: Sequence[str] = (),
+        words: Sequence[str] = (),
     ) -> None:
         self.pipeline = pipeline
         self.motion = motion
         self.card = card or ModelCard()
         self.models = dict(models or {})
+        self.loras = dict(loras or {})
+        self.notes, self.words = tuple(notes), tuple(words)
         self.spec = replace(motion.spec, **self.card.schedule) if motion is not None else None
         self.defaults = self._row() | self.card.defaults | ({} if motion is not None else {"frames": 1})
 
@@ -78,17 +88,24 @@ class Animator:
         cls,
         base: str | None = None,
         motion: str | None = None,
-        loras: Mapping[str, float] | None = None,
+        loras: Weights | None = None,
         dtype: str | torch.dtype | None = None,
         device: str | torch.device | None = None,
+        motion_loras: Weights | None = None,
+        vae: str | None = None,
+        embeddings: Mapping[str, str] | None = None,
     ) -> Animator:
         """An Animator from names: files, folders, hub names or bundled models; by default the bundled one.
 
-        `motion="none"` gives a base for stills. `loras` maps files to weights. `dtype` and `device` default
-        to what this machine does well. WeightsError in one sentence if files are damaged or do not fit.
+        `motion="none"` gives a base for stills. `loras` and `motion_loras` map files to weights, which are
+        numbers, text or mappings as in `Strength`; `embeddings` maps files to the words they stand for ("" for
+        their own); `vae` is used instead of the base's. `dtype` and `device` default to what this machine does
+        well. WeightsError in one sentence if files are damaged or do not fit.
         """
-        parts = load_parts(base, motion, loras, dtype, device)
-        return cls(parts.pipeline, parts.motion, parts.card, parts.models)
+        parts = load_parts(base, motion, loras, dtype, device, motion_loras, vae, embeddings)
+        return cls(
+            parts.pipeline, parts.motion, parts.card, parts.models, parts.loras, parts.notes, parts.words
+        )
 
     def animate(self, prompt: str | Request, on_step: OnStep | None = None, **fields: Any) -> Clip:
         """A clip of a prompt or Request; `fields` are those of Request and win over it.
@@ -124,10 +141,12 @@ class Animator:
 
     def hints(self, request: Request) -> list[str]:
         """What the user should know before waiting: doubts about a file, words unknown or not read."""
-        found = [*getattr(self.motion, "notes", ())]
+        found = [*getattr(self.motion, "notes", ()), *self.notes]
         found += [self.card.concepts.hint(request.prompt)] if self.card.concepts else []
+        found += unused(self.words, request.prompt, request.negative_prompt)
         tokenizer = self.pipeline.tokenizer
-        tokens = tokenizer(request.prompt, truncation=False, verbose=False).input_ids
+        prompt = self.pipeline.maybe_convert_prompt(spelled(request.prompt, self.words), tokenizer)
+        tokens = tokenizer(prompt, truncation=False, verbose=False).input_ids
         limit = tokenizer.model_max_length
         if len(tokens) > limit:
             lost = tokenizer.decode(tokens[limit - 1 : -1], skip_special_tokens=True)
@@ -150,10 +169,11 @@ class Animator:
             tell("sampling", index + 1, pipeline.num_timesteps)
             return tensors
 
-        with self._scheduler(scheduler), float32_outside(self.pipeline.unet), self._attached(request):
+        unet = self.pipeline.unet
+        with self._scheduler(scheduler), float32_outside(unet), self._worn(request), self._attached(request):
             latents = self.pipeline(
-                prompt=request.prompt,
-                negative_prompt=request.negative_prompt or None,
+                prompt=spelled(request.prompt, self.words),
+                negative_prompt=spelled(request.negative_prompt, self.words) or None,
                 width=request.width,
                 height=request.height,
                 num_inference_steps=request.num_inference_steps,
@@ -201,6 +221,16 @@ class Animator:
         return attach(
             self.pipeline.unet, self.motion, request.frames, request.motion_strength, request.parity
         )
+
+    def _worn(self, request: Request) -> AbstractContextManager[Any]:
+        """All LoRAs on pipeline and motion."""
+        with ExitStack() as stack:
+            for lora, strength in self.loras.items():
+                attached = lora.attach(
+                    self.pipeline, self.motion, strength, request.frames, request.lora_parity
+                )
+                stack.enter_context(attached)
+            return stack.pop_all()
 
     @contextmanager
     def _scheduler(self, scheduler: Any) -> Iterator[None]:

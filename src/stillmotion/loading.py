@@ -5,7 +5,7 @@ Everything that can be refused without loading gigabytes is refused first. Knows
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,19 +13,24 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from stillmotion.card import BUNDLED, ModelCard, bundled_folder
-from stillmotion.errors import Mismatch, RequestError, WeightsError, WrongKind
+from stillmotion.errors import RequestError, WeightsError, WrongKind
 from stillmotion.fast.precision import best_device, best_dtype
+from stillmotion.lora_model import Lora
 from stillmotion.motion_model import MotionModel
 from stillmotion.request import DTYPES
+from stillmotion.strength import Strength
 from stillmotion.weights.base import load_base
+from stillmotion.weights.embeddings import read_embedding
 from stillmotion.weights.fit import check_fits
 from stillmotion.weights.hub import INSIDE, locate
 from stillmotion.weights.identify import identify
-from stillmotion.weights.lora import read_lora
+from stillmotion.words import add_words
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
-    from torch import Tensor
+
+Weights = Mapping[str, Strength | float | str | Mapping[str, float]]
+"""Files and how strongly each acts."""
 
 NO_MOTION = "none"
 """`motion="none"`: the base alone, for stills."""
@@ -33,42 +38,63 @@ NO_MOTION = "none"
 
 @dataclass(frozen=True)
 class Parts:
-    """What an Animator is made of; `models` are the fields of a Request that name it all again."""
+    """What an Animator is made of; `models` are the fields of a Request that name it all again.
+
+    `notes` are what the user should know of it, such as a LoRA that goes elsewhere than its flag says; `words`
+    are those that textual inversions have added.
+    """
 
     pipeline: DiffusionPipeline
     motion: MotionModel | None
     card: ModelCard
     models: dict[str, Any]
+    loras: dict[Lora, Strength]
+    notes: tuple[str, ...]
+    words: tuple[str, ...]
 
 
 def load_parts(
     base: str | Path | None = None,
     motion: str | Path | None = None,
-    loras: Mapping[str, float] | None = None,
+    loras: Weights | None = None,
     dtype: str | torch.dtype | None = None,
     device: str | torch.device | None = None,
+    motion_loras: Weights | None = None,
+    vae: str | Path | None = None,
+    embeddings: Mapping[str, str] | None = None,
 ) -> Parts:
-    """Loads base, motion and LoRAs and checks that they fit; see `Animator.load`. Raises WeightsError."""
+    """Loads base, motion, LoRAs and words and checks that they fit; see `Animator.load`. Raises WeightsError."""
     device = torch.device(device) if device is not None else best_device()
     dtype = as_dtype(dtype) if dtype is not None else best_dtype(device)
     place = locate(base) if base is not None else bundled_folder()
     motion_place = _motion_place(motion, base or BUNDLED, place)
     net = _load_motion(motion_place) if motion_place else None
-    adapters = _read_loras(loras or {}, place)
-    pipeline = load_base(place, {"vae": torch.float32, "default": dtype})
+    given = {"loras": strengths(loras), "motion_loras": strengths(motion_loras)}
+    adapters = _read_loras(given, place)
+    inversions = [read_embedding(file, word) for file, word in (embeddings or {}).items()]
+    pipeline = load_base(place, {"vae": torch.float32, "default": dtype}, vae=vae)
     pipeline.set_progress_bar_config(disable=True)
     if net is not None:
         check_fits(net.spec, pipeline.unet.config, str(motion or motion_place), str(base or BUNDLED))
         net.to(device, dtype)
-    _apply_loras(pipeline, adapters, loras or {})
+    words = add_words(pipeline, inversions)
+    worn = _fitting(adapters, pipeline, net)
     card = _merged(ModelCard.read(place), ModelCard.read(motion_place) if motion_place else ModelCard())
     models = {
         "base": str(base) if base is not None else BUNDLED,
         "motion": str(motion) if motion is not None else None,
-        "loras": {str(lora): float(weight) for lora, weight in (loras or {}).items()},
+        **{flag: {lora: strength.plain for lora, strength in each.items()} for flag, each in given.items()},
+        "vae": str(vae) if vae is not None else None,
+        "embeddings": {str(file): word for file, word in (embeddings or {}).items()},
         "dtype": str(dtype).removeprefix("torch."),
     }
-    return Parts(pipeline.to(device), net, card, models)
+    notes = tuple(note for flag, lora, _ in adapters if (note := _note(flag, lora)))
+    return Parts(pipeline.to(device), net, card, models, worn, notes, words)
+
+
+def strengths(loras: Weights | None) -> dict[str, Strength]:
+    """Names and what their weights mean; RequestError for a weight that is none."""
+    return {str(lora): Strength.of(weight) for lora, weight in (loras or {}).items()}
 
 
 def as_dtype(name: str | torch.dtype) -> torch.dtype:
@@ -120,33 +146,32 @@ def _merged(base: ModelCard, motion: ModelCard) -> ModelCard:
     )
 
 
-def _read_loras(loras: Mapping[str, float], base: Path) -> dict[str, dict[str, Tensor]]:
-    """The tensors of each; WrongKind or Mismatch for what the base at this place cannot take."""
-    if not loras:
-        return {}
+def _read_loras(given: Mapping[str, Mapping[str, Strength]], base: Path) -> list[tuple[str, Lora, Strength]]:
+    """Flag, LoRA and strength of each; WrongKind or Mismatch for what the base at this place cannot take."""
+    if not any(given.values()):
+        return []
     family = identify(base).base
     known = family if family != "custom" else None  # of other bases only the shapes can tell
-    return {lora: read_lora(lora, known) for lora in loras}
+    return [
+        (flag, Lora.load(lora, known), strength)
+        for flag, loras in given.items()
+        for lora, strength in loras.items()
+    ]
 
 
-def _apply_loras(
-    pipeline: DiffusionPipeline, adapters: Mapping[str, dict[str, Tensor]], loras: Mapping[str, float]
-) -> None:
-    """Puts them on as adapters, by diffusers' own loader; Mismatch if one has no layer in this base."""
-    names = [f"lora{number}" for number in range(len(adapters))]
-    for name, (lora, state) in zip(names, adapters.items(), strict=True):
-        try:
-            pipeline.load_lora_weights(state, adapter_name=name)
-        except (ValueError, RuntimeError, KeyError) as error:
-            raise Mismatch(
-                f"{lora} cannot be applied to this base as a LoRA: {_first_line(error)}"
-            ) from error
-        if not any(name in adapters for adapters in pipeline.get_list_adapters().values()):
-            raise Mismatch(f"{lora} has no layers that this base has: it is for another kind of model.")
-    if names:
-        pipeline.set_adapters(names, [float(weight) for weight in loras.values()])
+def _fitting(
+    adapters: Iterable[tuple[str, Lora, Strength]], pipeline: DiffusionPipeline, motion: MotionModel | None
+) -> dict[Lora, Strength]:
+    """The same, once each has been on: Mismatch for one that does not fit, before any sampling."""
+    for _, lora, strength in adapters:
+        lora.attach(pipeline, motion, strength).detach()
+    return {lora: strength for _, lora, strength in adapters}
 
 
-def _first_line(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    return text if len(text) < 200 else text[:197] + "..."
+def _note(flag: str, lora: Lora) -> str | None:
+    """One line for a file that was given under the other flag: what it is, and what is done with it."""
+    if flag == "loras" and lora.moves:
+        return f"{lora.name} is {lora.kind.title}: it is applied to the motion, as --motion-lora does."
+    if flag == "motion_loras" and not lora.moves:
+        return f"{lora.name} is {lora.kind.title}: it is applied to the image model, as --lora does."
+    return None

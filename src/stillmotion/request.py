@@ -12,14 +12,23 @@ import secrets
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from stillmotion.errors import RequestError
+from stillmotion.sentences import extra_of, sentence
+from stillmotion.strength import FORM, Strength
 
-REQUEST_VERSION = 1
+REQUEST_VERSION = 5
 """Stands in the JSON; goes up by one with every new field: older installations then know what they miss."""
 
 SCHEDULERS = (
@@ -47,36 +56,31 @@ SCHEDULERS = (
 
 DTYPES = {"fp32": "float32", "fp16": "float16", "half": "float16", "bf16": "bfloat16"}
 Parity = Literal["original", "diffusers"]
+LoraParity = Literal["kohya", "original"]
 
-OTHER_NAMES = {
-    "steps": "num_inference_steps",
-    "sampler": "scheduler",
-    "cfg": "guidance_scale",
-    "cfg_scale": "guidance_scale",
-    "num_frames": "frames",
-    "length": "frames",
-    "video_length": "frames",
-    "n_prompt": "negative_prompt",
-    "negative": "negative_prompt",
-    "strength": "motion_strength",
-    "motion_scale": "motion_strength",
-    "lora": "loras",
-    "motion_module": "motion",
-    "motion_adapter": "motion",
-    "model": "base",
-    "generator": "seed",
-}
-"""What other programs call our fields; used for hints only, never accepted silently."""
+WEIGHED = f"each is a file and its weight ({FORM})"
+PLACE = "it must be a name or path"
+SIDE: dict[str, Any] = {"ge": 8, "multiple_of": 8}
+"""Rules that several fields share."""
 
-FILLED_BY_MODEL = (
-    "frames",
-    "width",
-    "height",
-    "num_inference_steps",
-    "guidance_scale",
-    "scheduler",
-    "fps",
-)
+FILLED_BY_MODEL = ("frames", "width", "height", "num_inference_steps", "guidance_scale", "scheduler", "fps")
+
+LORAS = ("loras", "motion_loras")
+"""Fields that map files to weights."""
+
+REPEATED = (*LORAS, "embeddings")
+"""Fields that may be given several times on the command line."""
+
+
+def _plain(weight: Any) -> float | dict[str, float]:
+    """A weight as JSON keeps it; what is none is a ValueError, for pydantic."""
+    try:
+        return Strength.of(weight).plain
+    except RequestError as error:
+        raise ValueError(str(error)) from None
+
+
+Weight = Annotated[float | dict[str, float], BeforeValidator(_plain)]
 
 
 def _field(
@@ -122,22 +126,10 @@ class Request(BaseModel):
         None, "length of the clip in frames", "a clip needs at least 1 whole frame", "16", "--frames", ge=1
     )
     width: int | None = _field(
-        None,
-        "width in pixels, a multiple of 8",
-        "sizes are multiples of 8",
-        "512",
-        "--width",
-        ge=8,
-        multiple_of=8,
+        None, "width in pixels, a multiple of 8", "sizes are multiples of 8", "512", "--width", **SIDE
     )
     height: int | None = _field(
-        None,
-        "height in pixels, a multiple of 8",
-        "sizes are multiples of 8",
-        "512",
-        "--height",
-        ge=8,
-        multiple_of=8,
+        None, "height in pixels, a multiple of 8", "sizes are multiples of 8", "512", "--height", **SIDE
     )
     num_inference_steps: int | None = _field(
         None,
@@ -199,25 +191,45 @@ class Request(BaseModel):
         ge=1,
     )
     motion: str | None = _field(
-        None,
-        "motion module: a file, folder or hub name",
-        "it must be a name or path",
-        "v3_sd15_mm.ckpt",
-        "--motion",
+        None, "motion module: a file, folder or hub name", PLACE, "v3_sd15_mm.ckpt", "--motion"
     )
     base: str | None = _field(
-        None,
-        "text-to-image model: a file, folder or hub name",
-        "it must be a name or path",
-        "model/",
-        "--base",
+        None, "text-to-image model: a file, folder or hub name", PLACE, "model/", "--base"
     )
-    loras: dict[str, float] = _field(
+    vae: str | None = _field(
+        None, "VAE to use instead of the base's: a file, folder or hub name", PLACE, "vae/", "--vae"
+    )
+    embeddings: dict[str, str] = _field(
         {},
-        "LoRA file to apply, as FILE or FILE=WEIGHT; may be given several times",
-        "each is a file and its weight",
+        "textual inversion to load, as FILE or FILE=WORD; may be given several times; WORD is what it is "
+        "called in the prompt, by default the word in the file or the file's name",
+        "each is a file and its word",
+        "easynegative.safetensors",
+        "--embedding",
+    )
+    loras: dict[str, Weight] = _field(
+        {},
+        "LoRA file to apply, as FILE or FILE=WEIGHT; may be given several times; WEIGHT is a number, or by "
+        "part (unet:0.8,text:0.5), block (down:0.5,up:1) or frame (0:0,15:1)",
+        WEIGHED,
         "style.safetensors=0.8",
         "--lora",
+    )
+    motion_loras: dict[str, Weight] = _field(
+        {},
+        "motion LoRA to apply to the motion module, as FILE or FILE=WEIGHT; may be given several times",
+        WEIGHED,
+        "v2_lora_PanLeft.ckpt=0.8",
+        "--motion-lora",
+    )
+    lora_parity: LoraParity = _field(
+        "kohya",
+        "whether LoRAs are scaled by their alpha, as kohya defines it, or as the original AnimateDiff code "
+        "did, which ignores it",
+        "it must be one of",
+        "kohya",
+        "--lora-parity",
+        choices=get_args(LoraParity),
     )
     dtype: str | None = _field(
         None,
@@ -242,7 +254,7 @@ class Request(BaseModel):
         try:
             return handler(fields)
         except ValidationError as error:
-            raise RequestError(" ".join(_sentence(cls, problem) for problem in error.errors())) from None
+            raise RequestError(" ".join(sentence(cls, problem) for problem in error.errors())) from None
 
     @field_validator("*", mode="before")
     @classmethod
@@ -251,7 +263,7 @@ class Request(BaseModel):
             raise ValueError("a yes or no")
         return value
 
-    @field_validator("scheduler", "dtype", "parity", mode="before")
+    @field_validator("scheduler", "dtype", "parity", "lora_parity", mode="before")
     @classmethod
     def _one_of(cls, value: Any, info: Any) -> Any:
         if value is None or not isinstance(value, str):
@@ -262,14 +274,15 @@ class Request(BaseModel):
             raise ValueError("not a choice")
         return value
 
-    @field_validator("loras", mode="before")
+    @field_validator(*REPEATED, mode="before")
     @classmethod
-    def _pairs(cls, value: Any) -> Any:
-        """FILE and FILE=WEIGHT, one or several, as the command line gives them."""
+    def _pairs(cls, value: Any, info: Any) -> Any:
+        """FILE and FILE=WEIGHT (or WORD), one or several, as the command line gives them."""
         if value is None or isinstance(value, Mapping):
             return value or {}
         pairs = [item.rpartition("=") for item in ([value] if isinstance(value, str) else value)]
-        return {name or weight: weight if name else 1.0 for name, _, weight in pairs}
+        unsaid = 1.0 if info.field_name in LORAS else ""
+        return {name or weight: weight if name else unsaid for name, _, weight in pairs}
 
     @classmethod
     def parse(cls, **fields: Any) -> Request:
@@ -290,7 +303,7 @@ class Request(BaseModel):
         fields = {**self.model_dump(), **defaults, **given}
         missing = [name for name in FILLED_BY_MODEL if fields[name] is None]
         if missing:
-            flags = " and ".join(f"{_extra(type(self), name)['flags'][0]}" for name in missing)
+            flags = " and ".join(f"{extra_of(type(self), name)['flags'][0]}" for name in missing)
             raise RequestError(f"The model has no default for {' and '.join(missing)}: give {flags}.")
         if fields["seed"] is None:
             fields["seed"] = secrets.randbelow(2**32)
@@ -330,49 +343,11 @@ class Request(BaseModel):
         return tuple(_flag(cls, name) for name in cls.model_fields)
 
 
-def _extra(cls: type[Request], name: str) -> dict[str, Any]:
-    return cls.model_fields[name].json_schema_extra
-
-
 def _flag(cls: type[Request], name: str) -> Flag:
-    field, extra = cls.model_fields[name], _extra(cls, name)
+    field, extra = cls.model_fields[name], extra_of(cls, name)
     kinds = {field.annotation, *get_args(field.annotation)}
-    repeated = name == "loras"
+    repeated = name in REPEATED
     kind = next((kind for kind in (int, float) if kind in kinds and not repeated), str)
     default = None if field.is_required() or repeated else field.default
     choices = tuple(extra.get("choices", ()))
     return Flag(name, tuple(extra["flags"]), kind, field.description, default, choices, repeated)
-
-
-def _sentence(cls: type[Request], problem: Mapping[str, Any]) -> str:
-    """A pydantic error in words for the user."""
-    if not problem["loc"]:
-        return f"A request is made of named fields such as prompt, not of {_shown(problem['input'])}."
-    name, value = problem["loc"][0], problem["input"]
-    if problem["type"] == "extra_forbidden":
-        return _unknown(cls, str(name))
-    extra = _extra(cls, name)
-    example = extra["example"]
-    if problem["type"] == "missing":
-        return f"{name} is missing: give {example}."
-    if problem["type"] == "multiple_of":
-        example = str(max(8, round(int(value) / 8) * 8))
-    rule = extra["rule"]
-    if choices := extra.get("choices"):
-        rule = f"{rule} {', '.join(choices)}"
-        example = (get_close_matches(str(value).lower(), choices, 1, 0.4) or [example])[0]
-    given = " ".join([*extra["flags"][:1], example])
-    return f"{name} is {_shown(value)}, but {rule}: give {given}."
-
-
-def _unknown(cls: type[Request], name: str) -> str:
-    known = list(cls.model_fields)
-    meant = OTHER_NAMES.get(name) or next(iter(get_close_matches(name, known, 1)), None)
-    hint = f"did you mean {meant}?" if meant else f"known are {', '.join(known)}."
-    return f"A request has no field {name}: {hint}"
-
-
-def _shown(value: Any) -> str:
-    """As it was typed; in quotes only where it would vanish in the sentence."""
-    text = value if isinstance(value, str) and value and not any(map(str.isspace, value)) else repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."

@@ -45,6 +45,7 @@ def test_riders_add_what_the_merged_weight_would(name, algorithm, magnitude, alp
     merged = LAYERS[name]()
     merged.load_state_dict(layer.state_dict())
     merged.weight.data = factors.merged(layer.weight, strength, parity)
+    merged.bias.data += 0 if factors.bias is None else factors.bias
     x = picture(layer)
     with torch.no_grad():
         ours = layer(x) + strength * rider(layer, factors, parity)(x)

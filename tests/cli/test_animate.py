@@ -142,6 +142,9 @@ def test_a_crash_while_decoding_keeps_what_was_sampled(say, bundled, tmp_path, m
         ("a.safetensors=0.8", {"a.safetensors": 0.8}),
         ("C:\\loras\\a.safetensors", {"C:\\loras\\a.safetensors": 1.0}),
         ("C:\\loras\\a.safetensors:1", {"C:\\loras\\a.safetensors": 1.0}),
+        ("C:\\loras\\a.safetensors=0:0,15:1", {"C:\\loras\\a.safetensors": {"0": 0.0, "15": 1.0}}),
+        ("a.safetensors=unet:0.8,text:0.5", {"a.safetensors": {"unet": 0.8, "text": 0.5}}),
+        ("a=b.safetensors:0.5", {"a=b.safetensors": 0.5}),
     ],
 )
 def test_weights_of_loras_after_a_colon(given, fields) -> None:
@@ -149,6 +152,7 @@ def test_weights_of_loras_after_a_colon(given, fields) -> None:
     from stillmotion.request import Request
 
     assert Request.parse(prompt="x", **fields_of({"loras": (given,)})).loras == fields
+    assert Request.parse(prompt="x", **fields_of({"motion_loras": (given,)})).motion_loras == fields
 
 
 def test_names_of_prompts() -> None:

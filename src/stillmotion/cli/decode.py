@@ -32,7 +32,8 @@ def decode(settings: Settings, file: Path, output: str | None, device: str | Non
     target.check_files()
     with waiting() as bars:
         latents = Latents.load(file)
-        animator = load(bars, latents.request, device, motion="none")
+        bare = latents.request.replace(loras={}, motion_loras={}, embeddings={})  # they have done their part
+        animator = load(bars, bare, device, motion="none")
         clip = animator.decode(latents, bars.step)
         target.write(clip)
     click.echo(f"{target.path}: {len(clip)} frames, decoded in {monotonic() - settings.start:.1f} s")

@@ -9,7 +9,9 @@ from typing import Any
 import click
 
 from stillmotion.clip.palette import Dither
-from stillmotion.request import Flag, Request
+from stillmotion.errors import RequestError
+from stillmotion.request import LORAS, Flag, Request
+from stillmotion.strength import Strength
 
 METAVARS = {int: "NUMBER", float: "NUMBER", str: "TEXT"}
 
@@ -40,19 +42,28 @@ def _help(flag: Flag) -> str:
 def given(options: dict[str, Any]) -> dict[str, Any]:
     """The fields of a Request among the options that the user really gave."""
     fields = {name: options[name] for name in Request.model_fields if options.get(name) not in (None, ())}
-    if "loras" in fields:
-        fields["loras"] = [_with_equals(lora) for lora in fields["loras"]]
+    for name in LORAS:
+        if name in fields:
+            fields[name] = [_with_equals(lora) for lora in fields[name]]
     return fields
 
 
 def _with_equals(lora: str) -> str:
-    """FILE:WEIGHT is FILE=WEIGHT; a colon that no number follows belongs to the name."""
+    """FILE:WEIGHT is FILE=WEIGHT; other colons belong to the name or, after =, to the weight."""
     path, _, weight = lora.rpartition(":")
     try:
         float(weight)
     except ValueError:
         return lora
-    return f"{path}={weight}" if path else lora
+    return f"{path}={weight}" if path and not _is_weight(lora.rpartition("=")[2]) else lora
+
+
+def _is_weight(text: str) -> bool:
+    try:
+        Strength.of(text)
+    except RequestError:
+        return False
+    return True
 
 
 def output_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -62,6 +73,13 @@ def output_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
+force_option = click.option("-f", "--force", is_flag=True, help="Overwrite files that exist.")
+dtype_option = click.option(
+    "--dtype",
+    metavar="TEXT",
+    help="Precision to store: float32, float16, bfloat16 [default: that of the file].",
+)
+
 _OUTPUT = (
     click.option(
         "-o",
@@ -69,7 +87,7 @@ _OUTPUT = (
         type=click.Path(path_type=str),
         help="File to write: .gif, .webp, .apng, .mp4, .webm, .png for a still, or a folder for PNGs.",
     ),
-    click.option("-f", "--force", is_flag=True, help="Overwrite files that exist."),
+    force_option,
     click.option(
         "--scale", type=click.IntRange(1), default=1, help="Enlarge crisply, by a whole number [default: 1]."
     ),

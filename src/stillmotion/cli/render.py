@@ -115,7 +115,14 @@ def load(bars: Waiting, request: Request, device: str | None, motion: str | None
 
         quiet_libraries()
         return Animator.load(
-            request.base, motion or request.motion, request.loras, request.dtype, device=device
+            request.base,
+            motion or request.motion,
+            request.loras,
+            request.dtype,
+            device,
+            request.motion_loras,
+            request.vae,
+            request.embeddings,
         )
 
 

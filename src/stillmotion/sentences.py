@@ -1,0 +1,71 @@
+"""What is wrong with a field of a request, in one sentence: what was given, the rule, a working example."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from difflib import get_close_matches
+from typing import Any
+
+from pydantic import BaseModel
+
+OTHER_NAMES = {
+    "steps": "num_inference_steps",
+    "sampler": "scheduler",
+    "cfg": "guidance_scale",
+    "cfg_scale": "guidance_scale",
+    "num_frames": "frames",
+    "length": "frames",
+    "video_length": "frames",
+    "n_prompt": "negative_prompt",
+    "negative": "negative_prompt",
+    "strength": "motion_strength",
+    "motion_scale": "motion_strength",
+    "lora": "loras",
+    "embedding": "embeddings",
+    "textual_inversion": "embeddings",
+    "motion_lora": "motion_loras",
+    "motion_module": "motion",
+    "motion_adapter": "motion",
+    "model": "base",
+    "generator": "seed",
+}
+"""What other programs call our fields; used for hints only, never accepted silently."""
+
+
+def extra_of(cls: type[BaseModel], name: str) -> dict[str, Any]:
+    """Flags, rule, example and choices of a field."""
+    return cls.model_fields[name].json_schema_extra
+
+
+def sentence(cls: type[BaseModel], problem: Mapping[str, Any]) -> str:
+    """A pydantic error in words for the user."""
+    if not problem["loc"]:
+        return f"A request is made of named fields such as prompt, not of {_shown(problem['input'])}."
+    name, value = problem["loc"][0], problem["input"]
+    if problem["type"] == "extra_forbidden":
+        return _unknown(cls, str(name))
+    extra = extra_of(cls, name)
+    example = extra["example"]
+    if problem["type"] == "missing":
+        return f"{name} is missing: give {example}."
+    if problem["type"] == "multiple_of":
+        example = str(max(8, round(int(value) / 8) * 8))
+    rule = extra["rule"]
+    if choices := extra.get("choices"):
+        rule = f"{rule} {', '.join(choices)}"
+        example = (get_close_matches(str(value).lower(), choices, 1, 0.4) or [example])[0]
+    given = " ".join([*extra["flags"][:1], example])
+    return f"{name} is {_shown(value)}, but {rule}: give {given}."
+
+
+def _unknown(cls: type[BaseModel], name: str) -> str:
+    known = list(cls.model_fields)
+    meant = OTHER_NAMES.get(name) or next(iter(get_close_matches(name, known, 1)), None)
+    hint = f"did you mean {meant}?" if meant else f"known are {', '.join(known)}."
+    return f"A request has no field {name}: {hint}"
+
+
+def _shown(value: Any) -> str:
+    """As it was typed; in quotes only where it would vanish in the sentence."""
+    text = value if isinstance(value, str) and value and not any(map(str.isspace, value)) else repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
