@@ -32,7 +32,7 @@ def test_a_known_file_is_told_in_a_few_lines(lora: Path) -> None:
         "  fits       Stable Diffusion 1.x",
         "  changes    UNet",
         "  rank       8",
-        '  use        stillmotion animate "PROMPT" --lora style.safetensors:0.8',
+        '  use        stillmotion animate "PROMPT" --lora style.safetensors=0.8',
     ]
 
 
