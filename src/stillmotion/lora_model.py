@@ -203,7 +203,7 @@ def attach_lora(
     motion: nn.Module | None = None,
     parity: Parity = "kohya",
 ) -> AttachedLora:
-    """Put a LoRA, or the one in a file, on a diffusers pipeline: `with attach_lora(...):`, or detach it later.
+    """Put a LoRA, or the one in a file, on a diffusers pipeline: `with attach_lora(...):`, or detach later.
 
     Errors as in `Lora.load` and `Lora.attach`.
     """
@@ -237,7 +237,7 @@ def _check_algorithm(found: FileKind) -> None:
 
 
 def _check_base(found: FileKind, base: str | None) -> None:
-    if base and found.base and found.base != base:
+    if base and found.base not in (None, "custom", base):  # of other bases only the shapes can tell
         raise Mismatch(
             f"{found.name} is a LoRA for {BASES[found.base]}, but the base is {BASES.get(base, base)}. "
             "Use a LoRA made for this base, or a base of its family."

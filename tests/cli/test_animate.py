@@ -11,11 +11,14 @@ import time
 
 import numpy as np
 import pytest
+from loras import motion_parts
 from PIL import Image
+from tiny import tiny_motion
 
 from stillmotion.animator import Animator
 from stillmotion.cli import render
 from stillmotion.clip import Clip
+from stillmotion.lora_model import Lora
 
 
 @pytest.fixture
@@ -153,6 +156,27 @@ def test_weights_of_loras_after_a_colon(given, fields) -> None:
 
     assert Request.parse(prompt="x", **fields_of({"loras": (given,)})).loras == fields
     assert Request.parse(prompt="x", **fields_of({"motion_loras": (given,)})).motion_loras == fields
+
+
+def test_a_motion_lora_under_the_other_flag_is_applied_and_said(say, bundled, tmp_path, monkeypatch) -> None:
+    Lora(motion_parts(tiny_motion())).save(tmp_path / "pan.safetensors")
+    common = ("--seed", 3, "--quality", 100)
+    said = say("animate", "a rocket", "--lora", "pan.safetensors:0.5", "-o", "a.webp", *common)
+    assert said.code == 0, said.err
+    assert (
+        "Note: pan.safetensors is a motion LoRA (it changes a motion module): it is applied to the"
+        in said.err
+    )
+    with monkeypatch.context() as patch:
+        patch.setattr(Animator, "decode", lambda *args: (_ for _ in ()).throw(RuntimeError("boom")))
+        assert say(
+            "animate", "a rocket", "--motion-lora", "pan.safetensors=0.5", "-o", "b.webp", *common
+        ).code
+    assert say("decode", "b.webp.latents.safetensors", "--quality", 100).code == 0
+    assert np.array_equal(Clip.load("a.webp").frames, Clip.load("b.webp").frames)
+    assert Clip.load("b.webp").request.motion_loras == {"pan.safetensors": 0.5}
+    assert say("animate", "a rocket", "-o", "c.webp", *common).code == 0
+    assert not np.array_equal(Clip.load("a.webp").frames, Clip.load("c.webp").frames)
 
 
 def test_names_of_prompts() -> None:

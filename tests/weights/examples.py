@@ -67,6 +67,8 @@ _SPARSE = {
     "controlnet_down_blocks.0.weight": (320, 320, 1, 1),
 }
 _TEMPORAL = "down_blocks.0.motion_modules.0.temporal_transformer.transformer_blocks.0."
+_PEFT = f"unet.{SD15}attn2.to_k."
+_MOTION_KOHYA = f"lora_unet_{_TEMPORAL.replace('.', '_')}attention_blocks_0_to_q."
 _MOTION_LORA = _TEMPORAL + "attention_blocks.0.processor.to_q_lora"
 
 KINDS: dict[str, tuple[Header, str, str | None, str | None]] = {
@@ -126,6 +128,54 @@ KINDS: dict[str, tuple[Header, str, str | None, str | None]] = {
     "domain adapter": (processor_lora(128, name="v3_sd15_adapter.ckpt"), "domain-adapter", "sd15-v3", "sd15"),
     "domain adapter renamed": (processor_lora(128), "domain-adapter", "sd15-v3", "sd15"),
     "old diffusers lora": (processor_lora(4), "lora", "LoRA", None),
+    "motion lora kohya": (
+        lora(**{f"{_MOTION_KOHYA}lora_down.weight": (64, 320)}),
+        "motion-lora",
+        "sd15-v2",
+        "sd15",
+    ),
+    "motion lora emoji": (
+        Header({f"{_MOTION_LORA}.down.weight": (4, 128)}, name="pan.safetensors"),
+        "motion-lora",
+        "emoji",
+        "emoji",
+    ),
+    "motion lora sdxl": (
+        Header(
+            {
+                f"{_MOTION_LORA}.down.weight".replace(".0.", f".{i}.", 1): (4, c)
+                for i, c in enumerate((320, 640, 1280))
+            },
+            name="pan.safetensors",
+        ),
+        "motion-lora",
+        "sdxl-beta",
+        "sdxl",
+    ),
+    "motion loha": (
+        lora(**{f"{_MOTION_KOHYA}hada_w1_b": (4, 96)}),
+        "motion-lora",
+        "custom",
+        "custom",
+    ),
+    "full difference": (
+        lora(**{f"{KOHYA}diff": (320, 768)}),
+        "lora",
+        "full difference",
+        None,
+    ),
+    "loha sd15": (lora(**{f"{KOHYA}hada_w1_b": (8, 768)}), "lora", "LoHa", "sd15"),
+    "dora peft": (
+        lora(
+            **{
+                f"unet.{SD15}attn2.to_k.lora_A.weight": (8, 768),
+                f"unet.{SD15}attn2.to_k.lora_magnitude_vector": (320,),
+            }
+        ),
+        "lora",
+        "DoRA",
+        "sd15",
+    ),
     "kohya sd15": (
         lora(**{f"{KOHYA}lora_down.weight": (8, 768), f"{KOHYA}alpha": ()}),
         "lora",

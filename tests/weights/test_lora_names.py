@@ -7,6 +7,7 @@ from functools import cache
 
 import pytest
 import torch
+from diffusers import UNet2DConditionModel
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from loras import assert_same, motion_parts, random_factors, random_parts
@@ -15,12 +16,28 @@ from torch import nn
 
 from stillmotion.adapt.factors import Factors
 from stillmotion.errors import Damaged, UnknownFile, WrongKind
+from stillmotion.weights.ldm_names import UNET, unet_names
 from stillmotion.weights.lora_flat import WORDS, flatten, from_ldm, unflatten
 from stillmotion.weights.lora_names import parse, write
 from stillmotion.weights.lora_places import place_of
 
 ATTENTION = "down_blocks.0.attentions.0.transformer_blocks.0.attn1"
 TEMPORAL = "down_blocks.0.motion_modules.1.temporal_transformer.transformer_blocks.0"
+SHAPES = {
+    "sd15": {"cross_attention_dim": 768},
+    "sd2": {"cross_attention_dim": 1024, "use_linear_projection": True},
+    "sdxl": {
+        "block_out_channels": (320, 640, 1280),
+        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        "cross_attention_dim": 2048,
+        "transformer_layers_per_block": (1, 2, 10),
+        "use_linear_projection": True,
+        "addition_embed_type": "text_time",
+        "addition_time_embed_dim": 256,
+        "projection_class_embeddings_input_dim": 2816,
+    },
+}
 pipeline = cache(tiny_pipeline)
 
 
@@ -142,6 +159,17 @@ def test_every_layer_of_the_models_has_its_flat_name(kind) -> None:
     assert [unflatten(flatten(path)) for path in paths if "quant" not in path] == [
         p for p in paths if "quant" not in p
     ]
+
+
+@pytest.mark.parametrize("name", ["sd15", "sd2", "sdxl"])
+def test_names_of_their_authors_lead_back_to_every_layer(name) -> None:
+    with torch.device("meta"):
+        unet = UNet2DConditionModel(**SHAPES[name])
+    paths = [path for path, m in unet.named_modules() if isinstance(m, (nn.Linear, nn.Conv2d))]
+    names = unet_names(f"{path}.weight" for path in paths)
+    for path in paths:
+        theirs = names[f"{path}.weight"].removeprefix(UNET).removesuffix(".weight")
+        assert place_of(f"lora_unet_{flatten(theirs)}") == place_of(f"unet.{theirs}") == ("unet", path)
 
 
 @settings(deadline=None)
