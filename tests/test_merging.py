@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from tiny import tiny_motion, tiny_pipeline, tiny_unet
 from torch import Tensor, nn
 
+from stillmotion.adapt.factors import Factors
 from stillmotion.converting import load_model
 from stillmotion.errors import Mismatch, OutputError, RequestError, WrongKind
 from stillmotion.lora_model import Lora
@@ -65,6 +66,24 @@ def test_a_baked_lora_is_the_attached_one(algorithm: str) -> None:
     assert (attached - plain).abs().max() > 1e-2
     assert torch.allclose(drawn(pipeline.unet), attached, atol=1e-5)
     assert torch.allclose(read(pipeline.text_encoder), text, atol=1e-5)
+
+
+def test_a_change_of_the_bias_goes_into_the_bias(tmp_path: Path) -> None:
+    pipeline = tiny_pipeline("sd15")
+    layers = {path: pipeline.unet.get_submodule(path) for path in ("conv_in", "mid_block.resnets.0.conv1")}
+    diffs = {
+        path: {"diff": torch.randn_like(m.weight), "bias": torch.randn_like(m.bias)}
+        for path, m in layers.items()
+    }
+    lora = Lora({"unet": {path: Factors("full", tensors) for path, tensors in diffs.items()}}, "full")
+    with lora.attach(pipeline, strength=0.5):
+        attached = drawn(pipeline.unet)
+    bake(pipeline, {lora: 0.5})
+    assert torch.allclose(drawn(pipeline.unet), attached, atol=1e-5)
+    query = "mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
+    bare = {"diff": torch.zeros_like(pipeline.unet.get_submodule(query).weight), "bias": torch.ones(64)}
+    with pytest.raises(Mismatch, match="full adds a bias to a Linear of the model that has none"):
+        bake(pipeline, {Lora({"unet": {query: Factors("full", bare)}}, "full"): 1.0})
 
 
 def test_several_loras_with_weights_by_part_and_block() -> None:

@@ -40,8 +40,8 @@ NO_MOTION = "none"
 class Parts:
     """What an Animator is made of; `models` are the fields of a Request that name it all again.
 
-    `notes` are what the user should know of it, such as a LoRA that goes elsewhere than its flag says; `words`
-    are those that textual inversions have added.
+    `notes` are what the user should know of it, such as a LoRA that goes elsewhere than its flag says;
+    `words` are those that textual inversions have added.
     """
 
     pipeline: DiffusionPipeline
@@ -63,7 +63,7 @@ def load_parts(
     vae: str | Path | None = None,
     embeddings: Mapping[str, str] | None = None,
 ) -> Parts:
-    """Loads base, motion, LoRAs and words and checks that they fit; see `Animator.load`. Raises WeightsError."""
+    """Loads base, motion, LoRAs and words and checks that they fit, as `Animator.load` says it."""
     device = torch.device(device) if device is not None else best_device()
     dtype = as_dtype(dtype) if dtype is not None else best_dtype(device)
     place = locate(base) if base is not None else bundled_folder()

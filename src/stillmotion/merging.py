@@ -77,7 +77,7 @@ def bake(
         layer.weight.data = after.to(layer.weight.dtype)
         for factors, scale in each:
             if factors.bias is not None:
-                layer.bias.data += (scale * factors.bias).to(layer.bias)
+                layer.bias.data += (factors.bias * scale).to(layer.bias.dtype)
 
 
 def mix(
@@ -137,6 +137,12 @@ def _check_bakes(model: Model, lora: Lora, strength: Strength, parity: Parity, n
         ours, fits = kinds if motion else kinds[::-1]
         raise WrongKind(f"{lora.name} is {lora.kind.title}, but {name} is {ours}: merge it into {fits}.")
     lora.attach(None if motion else model, model if motion else None, strength, parity=parity).detach()
+    for layer, factors, _ in _changes(model, lora, strength):
+        if factors.bias is not None and layer.bias is None:
+            raise Mismatch(
+                f"{lora.name} adds a bias to a {type(layer).__name__} of {name} that has none, so it cannot "
+                "be merged: use --lora when animating."
+            )
 
 
 def _changes(model: Model, lora: Lora, strength: Strength) -> Iterator[tuple[nn.Module, Factors, float]]:
