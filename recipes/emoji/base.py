@@ -16,7 +16,7 @@ import torch
 from concepts import BACKGROUNDS, STYLES, Concept, caption, held_out
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
-from optim import Average, Muon2
+from optim import Average, Muon2, low_precision
 from places import RUNS
 from stages import ordered
 from stills import load, over
@@ -73,8 +73,7 @@ def latents() -> tuple[list[Still], Tensor]:
                 found += [Still(concept, style, background) for background in picked]
     cache = RUNS / "base" / "latents.npy"
     if not cache.exists():
-        vae = AutoencoderKL.from_pretrained(RUNS / "vae").to(torch.bfloat16)
-        parts = []
+        vae, parts = AutoencoderKL.from_pretrained(RUNS / "vae"), []
         for start in range(0, len(found), 32):
             chunk = found[start : start + 32]
             white = (255, 255, 255)
@@ -86,7 +85,8 @@ def latents() -> tuple[list[Still], Tensor]:
                 for s in chunk
             ]
             x = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2) / 127.5 - 1
-            parts.append(vae.encode(x.bfloat16()).latent_dist.mean.half().numpy())
+            with low_precision():
+                parts.append(vae.encode(x.float()).latent_dist.mean.half().numpy())
         cache.parent.mkdir(parents=True, exist_ok=True)
         np.save(cache.with_name("part.npy"), np.concatenate(parts))
         cache.with_name("part.npy").rename(cache)
@@ -140,7 +140,7 @@ def loss_of(
     model: Model, scheduler: DDIMScheduler, z: Tensor, noise: Tensor, steps: Tensor, tokens: Tensor
 ) -> Tensor:
     noisy, target = scheduler.add_noise(z, noise, steps), scheduler.get_velocity(z, noise, steps)
-    with torch.autocast("cpu", torch.bfloat16):
+    with low_precision():
         found = model(noisy, steps, tokens)
     return (found.float() - target).pow(2).mean()
 

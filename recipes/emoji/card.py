@@ -78,6 +78,10 @@ def rows(found: dict) -> list[tuple[str, str, str]]:
     table = []
     if "vae" in found:
         table.append(("VAE: PSNR on held-out stills", f"{found['vae']['psnr_held_out']:.1f} dB", "27 dB"))
+    if "judge" in found:
+        part = found["judge"]
+        both = f"{percent(part['concept_top5'])}, {percent(part['style'])}"
+        table.append((f"the judge on {part['count']} real stills: concept in top 5, style", both, ""))
     for name, words, aim in (("training", "training concepts", "80%"), ("held_out", "held-out pairs", "50%")):
         if name in found.get("stills", {}):
             part = found["stills"][name]
@@ -90,6 +94,10 @@ def rows(found: dict) -> list[tuple[str, str, str]]:
             ratio, of = f"{part['motion_ratio_median']:.2f}", f"{part['clips']} concepts {words}"
             table.append((f"{of}: motion against the real clip, median", ratio, "0.5 to 2"))
             table.append((f"{of}: clips within a factor of 2", within, ""))
+            order = f"{part['order']:.2f} (real: {part['order_real']:.2f})"
+            table.append(
+                (f"{of}: difference of neighbours over frames 4 apart (flicker: 1)", order, "")
+            )
             table.append((f"{of}: frames that keep what the still had", kept, "90%"))
     if "clips" in found:
         part = found["clips"]["unanimated"]

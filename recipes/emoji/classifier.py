@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import argparse
 import time
+from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from concepts import BACKGROUNDS, KEPT_OUT, STYLES, concepts
-from optim import Average, Muon2
-from places import RUNS
+from optim import Average, Muon2, low_precision
+from safetensors.torch import load_file, save_file
 from stills import load
 from torch import Tensor, nn
 
 STYLE_NAMES = (*STYLES, *KEPT_OUT)
+JUDGE = Path(__file__).with_name("judge.safetensors")
+"""The trained judge, fp16, kept with the recipe: numbers of different days are given by the same one."""
 
 
 class Block(nn.Module):
@@ -106,7 +109,7 @@ def train(minutes: float, batch: int = 64, peak: float = 2e-3) -> None:
     while (left := 1 - (time.time() - clock) / 60 / minutes) > 0:
         generator.manual_seed(step)
         picked = torch.randint(len(rows), (batch,), generator=generator)
-        with torch.autocast("cpu", torch.bfloat16):
+        with low_precision():
             concept, style = model(augmented(rgba[picked], generator))
         concept, style = concept.float(), style.float()
         loss = F.cross_entropy(concept, what[picked], label_smoothing=0.1) + F.cross_entropy(
@@ -117,15 +120,15 @@ def train(minutes: float, batch: int = 64, peak: float = 2e-3) -> None:
         average.update(model)
         hits.append((concept.topk(5).indices == what[picked][:, None]).any(1).float().mean().item())
         step += 1
-        if step % 200 == 0:
+        if step % 100 == 0:
             print(f"{step} loss {loss.item():.3f} top-5 {np.mean(hits):.3f} left {left:.2f}", flush=True)
             hits = []
-    torch.save(average.state(model), RUNS / "classifier.pt")
+    save_file({name: tensor.half().contiguous() for name, tensor in average.state(model).items()}, JUDGE)
 
 
 def load_classifier() -> Classifier:
     model = Classifier(len(concepts()))
-    model.load_state_dict(torch.load(RUNS / "classifier.pt", weights_only=True))
+    model.load_state_dict({name: tensor.float() for name, tensor in load_file(JUDGE).items()})
     return model.eval()
 
 

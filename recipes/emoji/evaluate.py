@@ -1,8 +1,10 @@
 """Step 10: what the bundled model can do, measured, and looked at on contact sheets.
 
-    stills   concept in the classifier's top 5, style right: training concepts, and held-out (concept, style)
-    pairs clips    motion (mean absolute difference of neighbouring frames) against the real clips', concept
-    kept vae      PSNR on held-out stills
+    judge    what the judge itself makes of real stills, as the VAE gives them back
+    vae      PSNR on held-out stills
+    stills   concept in the judge's top 5, style right: training concepts, and held-out (concept, style) pairs
+    clips    motion (mean absolute difference of neighbouring frames) and order against the real clips',
+             concept kept
 
 Writes `evaluation.json` and sheets beside the run; card.py turns them into the model card.
 """
@@ -21,6 +23,7 @@ from diffusers import AutoencoderKL
 from PIL import Image
 from places import BUNDLED, CLIPS, RUNS
 from stages import ordered
+from stills import load, over
 from torch import Tensor
 from vae import Pictures, psnr
 
@@ -98,9 +101,15 @@ def sheet(pictures: np.ndarray, name: str, columns: int = 20, size: int = 64) ->
     page.save(OUT / f"{name}.png")
 
 
-def motion_of(frames: np.ndarray) -> float:
-    """Mean absolute difference of neighbouring frames, 0-255."""
-    return float(np.abs(np.diff(frames.astype(np.float32), axis=0)).mean())
+def motion_of(frames: np.ndarray, apart: int = 1) -> float:
+    """Mean absolute difference (0-255) of frames that are `apart`; 1: neighbours."""
+    frames = frames.astype(np.float32)
+    return float(np.abs(frames[apart:] - frames[:-apart]).mean())
+
+
+def order_of(frames: np.ndarray) -> float:
+    """Neighbours' difference over that of frames 4 apart: 1 for flicker, the less the smoother the motion."""
+    return motion_of(frames) / max(motion_of(frames, 4), 1e-6)
 
 
 def stills(animator: sm.Animator, judge: Judge, count: int) -> dict[str, dict[str, float]]:
@@ -126,20 +135,23 @@ def against_real(
     animator: sm.Animator, judge: Judge, wanted: list[Concept], part: str
 ) -> tuple[dict[str, float], list[np.ndarray]]:
     """Clips of concepts that have a real one in `part`: motion beside it, concept kept or lost."""
-    ratios, kept, rows = [], [], []
+    ratios, orders, kept, rows = [], [], [], []
     for concept in wanted:
         prompt = say(concept, "fluent-3d")
         clip, still = animator.animate(prompt, seed=7), animator.animate(prompt, seed=7, frames=1)
         source = open_frames(CLIPS / part / f"{concept.code}.webp")
         real = source.frames([3 * i % len(source) for i in range(16)])
-        small_real = [np.asarray(Image.fromarray(f).resize((128, 128), Image.BOX)) for f in real]
-        ratios.append(motion_of(clip.frames) / motion_of(np.stack(small_real)))
+        small_real = np.stack([np.asarray(Image.fromarray(f).resize((128, 128), Image.BOX)) for f in real])
+        ratios.append(motion_of(clip.frames) / motion_of(small_real))
+        orders.append((order_of(clip.frames), order_of(small_real)))
         if judge(still.frames, concept.code, "fluent-3d")[0].item():
             kept.append(judge(clip.frames, concept.code, "fluent-3d")[0].float().mean().item())
         rows.append(clip.frames[::2])
     found = {
         "motion_ratio_median": float(np.median(ratios)),
         "motion_within_factor_2": float(np.mean([0.5 <= r <= 2 for r in ratios])),
+        "order": float(np.median([ours for ours, _ in orders])),
+        "order_real": float(np.median([theirs for _, theirs in orders])),
         "concept_kept": float(np.mean(kept)) if kept else 0.0,
         "clips": len(ratios),
     }
@@ -156,20 +168,46 @@ def clips(animator: sm.Animator, judge: Judge, count: int, most: int) -> dict[st
     for name, wanted, part in (("trained", trained, "train"), ("held_out", held, "held-out")):
         found[name], rows = against_real(animator, judge, wanted, part)
         sheet(np.concatenate(rows), f"clips-{name}", columns=16)
-    moved, rows = [], []
+    moved, orders, rows = [], [], []
     for concept in (c for c in first if c.name in UNANIMATED):
         clip = animator.animate(say(concept, "fluent-3d"), seed=7)
         moved.append(motion_of(clip.frames))
+        orders.append(order_of(clip.frames))
         rows.append(clip.frames[::2])
     sheet(np.concatenate(rows), "clips-unanimated", columns=8)
-    found["unanimated"] = {"motion_mean": float(np.mean(moved)), "motion_min": float(np.min(moved))}
+    found["unanimated"] = {
+        "motion_mean": float(np.mean(moved)),
+        "motion_min": float(np.min(moved)),
+        "order": float(np.median(orders)),
+    }
     return found
+
+
+@torch.no_grad()
+def of_the_judge(judge: Judge, count: int = 200) -> dict[str, float]:
+    """What the judge makes of real stills of the training styles: no generated picture can do better."""
+    pixels, rows = load()
+    by_code = {concept.code: concept for concept in concepts()}
+    chosen = [i for i, row in enumerate(rows) if row["style"] in STYLES]
+    chosen = sorted(np.random.default_rng(2).permutation(chosen)[:count])
+    vae = AutoencoderKL.from_pretrained(BUNDLED / "vae", torch_dtype=torch.float32)
+    found = []
+    for start in range(0, count, 20):
+        stack = np.stack([over(pixels[i]) for i in chosen[start : start + 20]])
+        x = torch.from_numpy(stack).permute(0, 3, 1, 2) / 127.5 - 1
+        back = vae.decode(vae.encode(x).latent_dist.mean).sample.clamp(-1, 1)
+        found.append(((back + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy())
+    wanted = [(by_code[rows[i]["code"]], rows[i]["style"]) for i in chosen]
+    return score(judge, np.concatenate(found), wanted)
 
 
 def main(count: int, parts: list[str], most: int) -> None:
     judge, animator = Judge(), sm.Animator.load()
     path = OUT / "evaluation.json"
     found = json.loads(path.read_text()) if path.exists() else {}
+    if "judge" in parts:
+        found["judge"] = of_the_judge(judge)
+        print("judge", found["judge"], flush=True)
     if "vae" in parts:
         vae = AutoencoderKL.from_pretrained(BUNDLED / "vae", torch_dtype=torch.float32)
         found["vae"] = {"psnr_held_out": psnr(vae, Pictures().held_out(10**6))}
@@ -186,7 +224,7 @@ def main(count: int, parts: list[str], most: int) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--concepts", type=int, default=1209, help="as many as base.py was given")
-    parser.add_argument("--parts", nargs="+", default=["vae", "stills", "clips"])
+    parser.add_argument("--parts", nargs="+", default=["judge", "vae", "stills", "clips"])
     parser.add_argument("--clips", type=int, default=30, help="at most so many of each kind")
     options = parser.parse_args()
     main(options.concepts, options.parts, options.clips)

@@ -11,6 +11,13 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from stillmotion.fast.precision import NoEmulatedBf16, best_dtype
+
+
+def low_precision() -> torch.autocast:
+    """bf16 where the processor computes it; one that emulates it (AVX2: 80 times slower) stays in fp32."""
+    return torch.autocast("cpu", torch.bfloat16, enabled=best_dtype("cpu") == torch.bfloat16)
+
 
 class Muon2:
     """Muon on views of all weights of two and more dimensions, AdamW on the rest, behind one `step`.
@@ -45,7 +52,8 @@ class Muon2:
                 group["lr"] = learning_rate
         for p, view in self.pairs:
             view.grad = None if p.grad is None else p.grad.view(p.shape[0], -1)
-        self.muon.step()
+        with NoEmulatedBf16():
+            self.muon.step()
         self.adam.step()
         for p, view in self.pairs:
             p.grad = view.grad = None

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from concepts import BACKGROUNDS, held_out
 from diffusers import AutoencoderKL
-from optim import Average, Muon2
+from optim import Average, Muon2, low_precision
 from places import RUNS
 from stills import load, over
 from torch import Tensor
@@ -131,7 +131,7 @@ def train(steps: int, peak: float, batch: int, name: str, decoder_only: bool = F
     held, clock = pictures.held_out(64), time.time()
     for step in range(start, steps):
         x = pictures.batch(step, batch, 64 if step < 0.92 * steps and not decoder_only else 128)
-        with torch.autocast("cpu", torch.bfloat16):
+        with low_precision():
             loss = loss_of(vae, x, noise)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)

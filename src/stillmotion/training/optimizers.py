@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from stillmotion.errors import TrainingError
+from stillmotion.fast.precision import NoEmulatedBf16
 from stillmotion.training.config import TrainConfig
 from stillmotion.training.flat import FlatWeights
 
@@ -73,8 +74,9 @@ class Muon:
         """One step along `flat.grad`."""
         for view, part in zip(self.views.values(), self.flat.named(self.flat.grad).values(), strict=True):
             view.grad = part
-        for optimizer in self.optimizers:
-            _step(optimizer, rate)
+        with NoEmulatedBf16():
+            for optimizer in self.optimizers:
+                _step(optimizer, rate)
 
     def state(self) -> dict[str, Tensor]:
         """Everything a checkpoint needs, by the name of the weight."""
