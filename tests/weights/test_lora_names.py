@@ -16,6 +16,8 @@ from torch import nn
 
 from stillmotion.adapt.factors import Factors
 from stillmotion.errors import Damaged, UnknownFile, WrongKind
+from stillmotion.motion.module import MotionNet
+from stillmotion.motion.spec import FAMILIES
 from stillmotion.weights.ldm_names import UNET, unet_names
 from stillmotion.weights.lora_flat import WORDS, flatten, from_ldm, unflatten
 from stillmotion.weights.lora_names import parse, write
@@ -98,6 +100,14 @@ def test_motion_loras_come_back_in_every_layout(layout) -> None:
         "kohya": f"lora_unet_{place.replace('.', '_')}_to_q.lora_down.weight",
     }
     assert expected[layout] in state
+
+
+def test_a_motion_lora_of_v2_has_the_336_tensors_of_the_original() -> None:
+    with torch.device("meta"):
+        parts = motion_parts(MotionNet(FAMILIES["sd15-v2"]), rank=64)
+    state, _ = write(parts, "original")
+    assert len(state) == 336 and sum(tensor.numel() for tensor in state.values()) == 19_333_120
+    assert {part: set(layers) for part, layers in parse(state).items()} == {"motion": set(parts["motion"])}
 
 
 def test_the_domain_adapter_comes_back_in_the_original_layout() -> None:
