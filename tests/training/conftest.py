@@ -11,7 +11,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from scene import write_clips
+from scene import write_clips, write_pictures
 
 from stillmotion.training import MotionTrainConfig
 
@@ -50,3 +50,24 @@ def configure(settings: dict[str, Any], tmp_path: Path) -> Callable[..., MotionT
         return MotionTrainConfig.parse(**(settings | {"output": tmp_path / name} | fields))
 
     return make
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four pictures of 32x32 and 16x64 pixels (read only)."""
+    return write_pictures(tmp_path_factory.mktemp("pictures"))
+
+
+@pytest.fixture(scope="session")
+def brief(sd15_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Fields of a run on pictures that takes a second."""
+    return {
+        "base": str(sd15_folder),
+        "cache": tmp_path_factory.mktemp("latents"),
+        "resolution": 32,
+        "max_train_steps": 6,
+        "validation_steps": 0,
+        "validation_inference_steps": 2,
+        "precision": "fp32",
+        "device": "cpu",
+    }

@@ -28,3 +28,15 @@ def write_clips(folder: Path, length: int = 12, size: int = 16) -> Path:
         pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=50, loop=0, lossless=True)
         path.with_suffix(".txt").write_text(f"a {colour} rocket\n", "utf-8")
     return folder
+
+
+def write_pictures(folder: Path, size: int = 16) -> Path:
+    """Four pictures of two shapes, squares on white, with captions in sidecar files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    shapes = [(2 * size, 2 * size), (size, 4 * size), (2 * size, 2 * size), (size, 4 * size)]
+    for (colour, rgb), (height, width) in zip(COLOURS.items(), shapes, strict=True):
+        pixels = np.full((height, width, 3), 255, np.uint8)
+        pixels[4:12, 5:14] = rgb
+        Image.fromarray(pixels).save(folder / f"{colour}.png")
+        (folder / f"{colour}.txt").write_text(f"a {colour} apple\n", "utf-8")
+    return folder

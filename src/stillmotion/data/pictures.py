@@ -85,7 +85,7 @@ def measured(
 
 
 def read_picture(item: Item, size: int, batch: int) -> tuple[float, Iterator[Tensor]]:
-    """The first frame in the size of its bucket and, where flips are wanted, its mirror image (1, 3, h, w)."""
+    """The first frame in the size of its bucket and, if flips are wanted, its mirror image (1, 3, h, w)."""
     _, bucket, *flip = item.variant.split()
     tall, wide = map(int, bucket.split("x"))
     picture = open_frames(item.path).frames([0])

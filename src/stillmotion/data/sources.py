@@ -75,10 +75,15 @@ def same_captions(items: Iterable[Item]) -> str | None:
 
 
 def _from_folder(folder: Path, suffixes: frozenset[str]) -> Iterator[Item]:
+    for path in files_in(folder, suffixes):
+        yield Item(path, sidecar(path) or (_spoken(path.stem),))
+
+
+def files_in(folder: Path, suffixes: frozenset[str]) -> list[Path]:
+    """The files with these endings, in subfolders too, without hidden ones, in the order of their names."""
     paths = (path for path in folder.rglob("*") if path.suffix.lower() in suffixes and path.is_file())
-    for path in sorted(paths, key=lambda path: path.relative_to(folder).as_posix()):
-        if not any(part.startswith(".") for part in path.relative_to(folder).parts):
-            yield Item(path, sidecar(path) or (_spoken(path.stem),))
+    shown = (path for path in paths if not any(p.startswith(".") for p in path.relative_to(folder).parts))
+    return sorted(shown, key=lambda path: path.relative_to(folder).as_posix())
 
 
 def sidecar(path: Path) -> tuple[str, ...]:

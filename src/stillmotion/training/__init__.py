@@ -7,7 +7,14 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from stillmotion.training.config import MotionTrainConfig, TrainConfig, load_config
+from stillmotion.training.config import (
+    DomainAdapterConfig,
+    MotionLoraConfig,
+    MotionTrainConfig,
+    TrainConfig,
+    load_config,
+)
+from stillmotion.training.config.images import DreamBoothConfig, LoraTrainConfig, TextualInversionConfig
 
 if TYPE_CHECKING:
     from stillmotion.training.journal import Step
@@ -34,6 +41,88 @@ KINDS = {
         The text-to-image model stays frozen. The weights end in OUTPUT/motion, which `stillmotion animate
         --motion` and diffusers' MotionAdapter load. Kill it whenever you like: the same command goes on where
         it was. With --motion FILE it goes on from weights you have, to bring them to videos of your kind.
+        """,
+    ),
+    "lora": Kind(
+        LoraTrainConfig,
+        "lora:LoraTarget",
+        """Train a style LoRA on pictures with captions: a small file that changes how the base draws.
+
+        \b
+        stillmotion train lora --base emoji --resolution 128 \\
+            --images my-pictures/ --output runs/style
+
+        The base stays as it is. OUTPUT/lora.safetensors is what you take away: `stillmotion animate --lora`,
+        diffusers' load_lora_weights and other programs read it. Captions stand in .txt files beside the
+        pictures; without them the folder's name is the caption. Kill it whenever you like: the same command
+        goes on where it was. Step by step: docs/training-pictures.md
+        """,
+    ),
+    "dreambooth": Kind(
+        DreamBoothConfig,
+        "dreambooth:DreamBoothTarget",
+        """Teach the base one subject from 3 to 5 pictures, under a rare word.
+
+        \b
+        stillmotion train dreambooth --base emoji --resolution 128 \\
+            --instance-images my-dog/ --instance-prompt "a photo of sks dog" \\
+            --class-prompt "a photo of dog" --output runs/dog
+
+        Then "sks dog" in a prompt is your dog. With --class-prompt the base first draws pictures of the
+        class, so that it keeps what it knew of it. It makes a LoRA (OUTPUT/lora.safetensors) or, with
+        --method full, a whole model (OUTPUT/model, OUTPUT/model.safetensors). The same command goes on where
+        it was.
+        Step by step: docs/training-pictures.md
+        """,
+    ),
+    "textual-inversion": Kind(
+        TextualInversionConfig,
+        "textual_inversion:TextualInversionTarget",
+        """Teach the text encoder a new word from a few pictures: a file of a few kilobytes.
+
+        \b
+        stillmotion train textual-inversion --base emoji --resolution 128 \\
+            --images my-dog/ --token "<my-dog>" --initializer-word dog --output runs/word
+
+        Nothing of the model changes but the word. OUTPUT/embedding.safetensors is what `stillmotion animate
+        --embedding` and diffusers' load_textual_inversion read. The same command goes on where it was. Step
+        by step: docs/training-pictures.md
+        """,
+    ),
+    "domain-adapter": Kind(
+        DomainAdapterConfig,
+        "domain_adapter:DomainAdapterTarget",
+        """Train an image LoRA on single frames of videos, so that motion need not learn how they look.
+
+        \b
+        stillmotion train domain-adapter --base emoji --resolution 128 \\
+            --videos clips/ --output runs/adapter
+
+        First stage of AnimateDiff v3. Then `stillmotion train motion --domain-adapter
+        runs/adapter/adapter.safetensors` keeps it on, frozen, while motion trains; in clips it can be left
+        out or scaled (`stillmotion animate --lora runs/adapter/adapter.safetensors=0.5`). The same command goes
+        on where it was. Step by step: docs/training-motion-lora.md
+        """,
+    ),
+    "motion-lora": Kind(
+        MotionLoraConfig,
+        "motion_lora:MotionLoraTarget",
+        """Train a motion LoRA: a small file that gives a motion module one kind of movement.
+
+        \b
+        From one video:
+        stillmotion train motion-lora --base emoji --resolution 128 \\
+            --reference rocket.webp --prompt "rocket" --output runs/rocket
+        From a folder of videos:
+        stillmotion train motion-lora --base emoji --resolution 128 --videos clips/ --output runs/moves
+        A move of the camera, made from stills (or clips):
+        stillmotion train motion-lora --base emoji --resolution 128 \\
+            --videos stills/ --camera zoom-in --output runs/zoom-in
+
+        Base and motion stay as they are. OUTPUT/motion-lora.safetensors is what `stillmotion animate
+        --motion-lora` and other AnimateDiff programs read, OUTPUT/motion-lora-peft.safetensors what diffusers'
+        AnimateDiffPipeline loads. The same command goes on where it was. Step by step:
+        docs/training-motion-lora.md
         """,
     ),
 }

@@ -47,11 +47,16 @@ class Guess:
 class Denoiser:
     """The frozen pipeline, its schedule as the config has it, and its text.
 
-    What the config leaves open of the betas is in `schedule`, and else the base's.
+    What the config leaves open of the betas is in `schedule`, and else the base's. With `rounded=False` the
+    UNet stays in fp32, for those who train its own weights.
     """
 
     def __init__(
-        self, config: DenoiseConfig, device: torch.device, schedule: Mapping[str, Any] | None = None
+        self,
+        config: DenoiseConfig,
+        device: torch.device,
+        schedule: Mapping[str, Any] | None = None,
+        rounded: bool = True,
     ) -> None:
         self.config, self.device = config, device
         self.dtype = training_dtype(config.precision, device)
@@ -59,7 +64,7 @@ class Denoiser:
         self.pipeline.set_progress_bar_config(disable=True)
         for part in self.parts.values():
             part.requires_grad_(False).eval()
-        self.unet = self.pipeline.unet.to(self.dtype)
+        self.unet = self.pipeline.unet.to(self.dtype if rounded else torch.float32)
         self.text = Conditioner(self.pipeline, self.dtype)
         self.base_scheduler = self.pipeline.scheduler
         self.pipeline.scheduler = training_scheduler(self.base_scheduler.config, config, schedule)

@@ -103,6 +103,18 @@ class LowRanks:
             for adaptation, strength in zip(chosen, before, strict=True):
                 adaptation.strength = strength
 
+    @contextmanager
+    def resting(self) -> Iterator[None]:
+        """No dropout for one block, as when they are used."""
+        modules = [module for part in self.modules.values() for module in part.values()]
+        for module in modules:
+            module.eval()
+        try:
+            yield
+        finally:
+            for module in modules:
+                module.train()
+
     def detach(self) -> None:
         """Take them off; the networks are what they were before."""
         for adaptation in self.adaptations.values():

@@ -1,0 +1,139 @@
+"""The pictures of a run: prepared once, drawn in batches of one size; knows no target.
+
+order of an epoch    every picture once (or as often as its folder says), batches of one bucket
+sample n             place n mod N of epoch n div N, mirrored or not: a function of (seed, n)
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+
+import torch
+from accelerate import Accelerator
+
+from stillmotion.data.buckets import Size, bucket_sizes, fitting_step, grouped
+from stillmotion.data.latents import CachedClip
+from stillmotion.data.pictures import Picture, measured, read_picture
+from stillmotion.data.report import Report
+from stillmotion.data.sources import Item, same_captions
+from stillmotion.errors import DataError, TrainingError
+from stillmotion.training.clips import encode_all, tell_skipped
+from stillmotion.training.config.images import PictureConfig
+from stillmotion.training.denoise import Denoiser, Sample, loss_of
+from stillmotion.training.draws import Draw, shuffled
+from stillmotion.training.targets import Loss
+
+SHOWN = 4
+
+
+class Album:
+    """Pictures with latents on disk; `found` are items and how often an epoch shows each."""
+
+    def __init__(
+        self,
+        config: PictureConfig,
+        found: Sequence[tuple[Item, int]],
+        report: Report,
+        denoiser: Denoiser,
+        accelerator: Accelerator,
+        say: Callable[[str], None],
+    ) -> None:
+        self.config, self.denoiser = config, denoiser
+        self.batch = config.batch_size * config.gradient_accumulation_steps * accelerator.num_processes
+        pictures = list(measured(found, _sizes(config, denoiser), config.flip, report))
+        vae = denoiser.pipeline.vae
+        items = list({p.item.path: p.item for p in pictures}.values())
+        ready = encode_all(config, items, report, vae, accelerator, say, read_picture, "pictures")
+        latents = {clip.item.path: clip for clip in ready}
+        self.pictures = [picture for picture in pictures if picture.item.path in latents]
+        self.clips = [latents[p.item.path] for p in self.pictures for _ in range(p.repeats)]
+        tell_skipped(report, config.output, accelerator, say)
+        if not self.clips:
+            raise DataError(f"None of the {len(found)} pictures can be used. {report.sentence()}")
+        self._buckets = [picture.bucket for picture in self.pictures for _ in range(picture.repeats)]
+        self._order = lru_cache(maxsize=2)(self._new_order)
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def key(self) -> str:
+        """Changes with the pictures and their captions, not with the folder they are in."""
+        facts = [(clip.file.name, clip.item.captions) for clip in self.clips]
+        return hashlib.blake2b(repr(facts).encode(), digest_size=12).hexdigest()
+
+    def clip(self, draw: Draw) -> CachedClip:
+        """The picture of a draw."""
+        epoch, place = divmod(draw.number, len(self.clips))
+        return self.clips[self._order(draw.seed, epoch)[place]]
+
+    def sample(self, draw: Draw, captions: Callable[[Item], Sequence[str]] | None = None) -> Sample:
+        """A picture with noise, timestep and caption; `captions` are others than its own."""
+        clip = self.clip(draw)
+        mirrored, *others = draw.choices(4)
+        view = int(self.config.flip and mirrored < 0.5)
+        said = captions(clip.item) if captions is not None else clip.item.captions
+        return self.denoiser.sample(draw, clip.latents([view]), said, *others)
+
+    def prompts(self) -> list[str]:
+        """Captions of the first few pictures, each once: what sample sheets show if nothing is asked for."""
+        return list(dict.fromkeys(picture.item.captions[0] for picture in self.pictures))[:SHOWN]
+
+    def size_notes(self) -> list[str]:
+        """A sentence if some pictures are too small."""
+        small = [picture for picture in self.pictures if picture.enlarged]
+        return [_small_sentence(small, len(self), self.config.resolution)] if small else []
+
+    def caption_notes(self) -> list[str]:
+        """A sentence if the captions say nothing that differs."""
+        caption = same_captions(picture.item for picture in self.pictures)
+        if caption is None or len(self) == 1:
+            return []
+        return [f"Note: all captions are {caption!r}; other words will not steer what is learnt."]
+
+    def _new_order(self, seed: int, epoch: int) -> list[int]:
+        count = len(self.clips)
+        first = -epoch * count % self.batch
+        return grouped(shuffled(seed, epoch, count).tolist(), self._buckets, self.batch, first)
+
+
+def picture_loss(
+    denoiser: Denoiser, samples: Sequence[Sample], weights: Sequence[float] | None = None
+) -> Loss:
+    """Weighted sum over samples of any sizes, one pass of the UNet for each size; default: the mean."""
+    weights = weights or [1 / len(samples)] * len(samples)
+    shapes: dict[torch.Size, list[int]] = {}
+    for index, sample in enumerate(samples):
+        shapes.setdefault(sample.latents.shape, []).append(index)
+    values, spreads = [], []
+    for indices in shapes.values():
+        guess = denoiser.guess([samples[index] for index in indices])
+        losses = denoiser.losses(guess)
+        share = torch.tensor([weights[index] for index in indices], device=losses.device)
+        part = loss_of((losses * share).sum(), guess)
+        values.append(part.value)
+        spreads.append(part.spread * (len(indices) / len(samples)))
+    return Loss(torch.stack(values).sum(), torch.stack(spreads).sum())
+
+
+def _sizes(config: PictureConfig, denoiser: Denoiser) -> list[Size]:
+    halvings = len(denoiser.unet.config.block_out_channels) - 1
+    step = fitting_step(config.resolution, denoiser.factor, halvings)
+    if not step:
+        raise TrainingError(
+            f"resolution is {config.resolution}, but this base draws sizes in multiples of "
+            f"{denoiser.factor} pixels: give such a one."
+        )
+    if not config.buckets:
+        return [(config.resolution, config.resolution)]
+    return bucket_sizes(config.resolution, step)
+
+
+def _small_sentence(small: Sequence[Picture], count: int, resolution: int) -> str:
+    tall, wide = min((picture.size for picture in small), key=lambda size: size[0] * size[1])
+    return (
+        f"Note: {len(small)} of {count} pictures are smaller than the resolution {resolution} (the smallest "
+        f"{wide}x{tall}) and are enlarged, so the blur is learnt too: use larger ones, or --resolution "
+        f"{min(tall, wide)}."
+    )

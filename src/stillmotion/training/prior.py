@@ -1,0 +1,75 @@
+"""Pictures of the class for DreamBooth, drawn by the base where a folder has too few, and kept there.
+
+OUTPUT/class-images/class-00007.png      drawn from the seed of the run plus 7, whoever draws it
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from accelerate import Accelerator
+from PIL import Image
+
+from stillmotion.atomic import durable
+from stillmotion.data.pictures import PICTURE_SUFFIXES
+from stillmotion.data.sources import files_in
+from stillmotion.training.clips import TELL
+from stillmotion.training.config.images import DreamBoothConfig
+from stillmotion.training.denoise import Denoiser
+from stillmotion.training.journal import duration
+from stillmotion.training.validation import sample_clip
+
+
+def class_pictures(
+    config: DreamBoothConfig, denoiser: Denoiser, accelerator: Accelerator, say: Callable[[str], None]
+) -> Path:
+    """The folder, with at least as many pictures as the config wants; each process draws its part."""
+    folder = config.class_images or config.output / "class-images"
+    wanted = missing(folder, config.num_class_images)
+    accelerator.wait_for_everyone()  # all have counted before anybody draws
+    if not wanted:
+        return folder
+    say(f"{folder} has {config.num_class_images - len(wanted)} pictures: the base draws {len(wanted)} more.")
+    mine = wanted[accelerator.process_index :: accelerator.num_processes]
+    began = told = time.monotonic()
+    for done, path in enumerate(mine):
+        now = time.monotonic()
+        if done and now - told > TELL:
+            left = duration((now - began) / done * (len(mine) - done))
+            say(f"pictures of the class: {done} of {len(mine)}, {left} left")
+            told = now
+        _draw(config, denoiser, path)
+    accelerator.wait_for_everyone()
+    say(f"{len(wanted)} pictures of the class drawn in {duration(time.monotonic() - began)}.")
+    return folder
+
+
+def missing(folder: Path, count: int) -> list[Path]:
+    """The files to draw, so that the folder has `count` pictures; what is there stays."""
+    there = files_in(folder, PICTURE_SUFFIXES) if folder.is_dir() else []
+    names = {path.name for path in there}
+    free = (folder / _name(number) for number in range(count) if _name(number) not in names)
+    return list(free)[: max(0, count - len(there))]
+
+
+def _name(number: int) -> str:
+    return f"class-{number:05d}.png"
+
+
+def _draw(config: DreamBoothConfig, denoiser: Denoiser, path: Path) -> None:
+    number = int(path.stem.removeprefix("class-"))
+    (picture,) = sample_clip(
+        denoiser.pipeline,
+        denoiser.text,
+        config.class_prompt,
+        1,
+        config.seed + number,
+        width=config.resolution,
+        height=config.resolution,
+        guidance_scale=config.validation_guidance,
+        num_inference_steps=config.validation_inference_steps,
+    )
+    with durable(path) as unfinished:
+        Image.fromarray(picture).save(unfinished, format="PNG")

@@ -1,0 +1,96 @@
+"""Textual inversion (Gal et al. 2022): vectors of a new word for the text encoder; the model is frozen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from accelerate import Accelerator
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.nn import Parameter
+
+from stillmotion.atomic import durable
+from stillmotion.data.pictures import find_pictures
+from stillmotion.data.report import Report
+from stillmotion.data.sources import Item
+from stillmotion.training.album import SHOWN, Album, picture_loss
+from stillmotion.training.config.images import TextualInversionConfig
+from stillmotion.training.denoise import Denoiser
+from stillmotion.training.draws import Draw
+from stillmotion.training.new_word import NewWord
+from stillmotion.training.targets import Loss
+from stillmotion.training.validation import sample_sheet
+from stillmotion.words import spelled
+
+TEMPLATES = {
+    "object": (
+        "a photo of a {}",
+        "a close-up photo of a {}",
+        "a cropped photo of the {}",
+        "a bright photo of the {}",
+        "a photo of one {}",
+        "a rendition of a {}",
+        "a picture of the {}",
+        "{}",
+    ),
+    "style": (
+        "a painting in the style of {}",
+        "a picture in the style of {}",
+        "a drawing in the style of {}",
+        "a close-up painting in the style of {}",
+        "a small painting in the style of {}",
+        "a rendering in the style of {}",
+        "{}",
+    ),
+}
+"""Sentences for pictures whose captions do not have the word."""
+
+
+class TextualInversionTarget:
+    """The base, frozen, and a word whose vectors train in its text encoders."""
+
+    product = "embedding.safetensors"
+
+    def __init__(
+        self, config: TextualInversionConfig, accelerator: Accelerator, say: Callable[[str], None]
+    ) -> None:
+        self.config, report = config, Report()
+        found = find_pictures(config.images, report)  # before models load: a wrong path is said at once
+        self.denoiser = Denoiser(config, accelerator.device)
+        self.album = Album(config, found, report, self.denoiser, accelerator, say)
+        self.word = NewWord(self.denoiser, config.token, config.initializer_word, config.vectors)
+        sentences = config.templates or TEMPLATES[config.learnable]
+        self.sentences = tuple(sentence.replace("{}", self.word.text) for sentence in sentences)
+        if config.gradient_checkpointing:
+            self.denoiser.unet.enable_gradient_checkpointing()
+        say(f"{len(self.album)} pictures, {self.word}, {self.denoiser}.")
+        for note in self.album.size_notes():
+            say(note)
+
+    def data_key(self) -> str:
+        """Changes with the pictures and their captions."""
+        return self.album.key()
+
+    def parameters(self) -> Mapping[str, Parameter]:
+        """The vectors, by text encoder."""
+        return self.word.vectors
+
+    def loss(self, draws: Sequence[Draw]) -> Loss:
+        """L2 on the noise or velocity of one picture per draw, with a sentence that has the word."""
+        return picture_loss(self.denoiser, [self.album.sample(draw, self.captions) for draw in draws])
+
+    def captions(self, item: Item) -> tuple[str, ...]:
+        """Those of the picture's captions that have the word, else the templates."""
+        own = (spelled(caption, [self.word.text]) for caption in item.captions)
+        return tuple(caption for caption in own if self.word.text in caption) or self.sentences
+
+    def save(self, output: Path, weights: Mapping[str, Tensor]) -> None:
+        """{word: (vectors, width)}, or for SDXL clip_l and clip_g."""
+        with durable(output / self.product) as unfinished:
+            save_file(self.word.state(weights), unfinished, {"format": "pt", "name": self.word.text})
+
+    def samples(self, folder: Path, step: int) -> Path | None:
+        """A row of stills per prompt, always from the same noise."""
+        prompts = [spelled(prompt, [self.word.text]) for prompt in self.config.validation_prompts]
+        return sample_sheet(self.denoiser, prompts or self.sentences[:1], folder, step, SHOWN)

@@ -1,0 +1,137 @@
+"""What trains on pictures and what comes out of it: a LoRA beside the base, or the whole model.
+
+LoraTrainee     lora.safetensors (kohya), lora-peft.safetensors (diffusers)
+ModelTrainee    model/ (a diffusers folder), model.safetensors (one file)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+from typing import Protocol
+
+from torch import Tensor, nn
+from torch.nn import Parameter
+
+from stillmotion.atomic import durable, sweep
+from stillmotion.training.config.images import LowRankConfig
+from stillmotion.training.denoise import BETAS, Denoiser
+from stillmotion.training.low_rank import LowRanks, every_layer, transformer_layers
+from stillmotion.weights.ldm_write import save_single_file
+
+
+class Trainee(Protocol):
+    """Weights that train on a denoiser's networks, and the files they end in."""
+
+    product: str
+
+    def parameters(self) -> Mapping[str, Parameter]:
+        """By the name they have in checkpoints."""
+
+    def save(self, output: Path, weights: Mapping[str, Tensor]) -> None:
+        """Writes the products, each whole or not at all."""
+
+    def resting(self) -> AbstractContextManager[None]:
+        """Within it nothing is left out (dropout), as when the product is used."""
+
+
+class LoraTrainee:
+    """A fresh LoRA on the UNet and, if wanted, on the text encoders; the base stays as it is."""
+
+    product = "lora.safetensors"
+
+    def __init__(self, config: LowRankConfig, denoiser: Denoiser) -> None:
+        wanted = every_layer if config.conv else transformer_layers
+        networks = {part: net.to(denoiser.dtype) for part, net in trained_networks(config, denoiser).items()}
+        self.ranks = LowRanks(networks, wanted, config.rank, config.alpha, config.dropout, config.seed)
+
+    def __str__(self) -> str:
+        return f"a LoRA of {self.ranks.size / 1e6:.1f} M weights"
+
+    def parameters(self) -> Mapping[str, Parameter]:
+        """All factors."""
+        return self.ranks.parameters()
+
+    def save(self, output: Path, weights: Mapping[str, Tensor]) -> None:
+        """The same LoRA in two layouts."""
+        lora = self.ranks.lora(weights, output.name)
+        lora.save(output / self.product, "kohya")
+        lora.save(output / "lora-peft.safetensors", "peft")
+
+    def resting(self) -> AbstractContextManager[None]:
+        """Dropout off."""
+        return self.ranks.resting()
+
+
+class ModelTrainee:
+    """All weights of the UNet and, if wanted, of the text encoders."""
+
+    product = "model.safetensors"
+
+    def __init__(self, config: LowRankConfig, denoiser: Denoiser) -> None:
+        self.config, self.denoiser = config, denoiser
+        self.networks = trained_networks(config, denoiser)
+
+    def __str__(self) -> str:
+        count = sum(parameter.numel() for parameter in self.parameters().values())
+        return f"all {count / 1e6:.1f} M weights of {' and '.join(self.networks)}"
+
+    def parameters(self) -> Mapping[str, Parameter]:
+        """By "part/name"."""
+        return {
+            f"{part}/{name}": parameter
+            for part, network in self.networks.items()
+            for name, parameter in network.named_parameters()
+        }
+
+    def save(self, output: Path, weights: Mapping[str, Tensor]) -> None:
+        """The pipeline as the base had it, with these weights: as a folder and as one file."""
+        pipeline = self.denoiser.pipeline
+        training = pipeline.scheduler
+        sweep(output)
+        with holding(self.parameters(), weights):
+            pipeline.scheduler = self._scheduler()
+            try:
+                with durable(output / "model") as folder:
+                    pipeline.save_pretrained(folder)
+                save_single_file(pipeline, output / self.product)
+            finally:
+                pipeline.scheduler = training
+
+    def resting(self) -> AbstractContextManager[None]:
+        """Nothing is left out in training either."""
+        return nullcontext()
+
+    def _scheduler(self) -> object:
+        """The base's own, unless the config says that the noise is another one."""
+        said = (*BETAS, "zero_terminal_snr", "prediction_type")
+        told = any(getattr(self.config, name) is not None for name in said)
+        return self.denoiser.pipeline.scheduler if told else self.denoiser.base_scheduler
+
+
+def make_trainee(config: LowRankConfig, denoiser: Denoiser) -> LoraTrainee | ModelTrainee:
+    """What the config wants to train; text is encoded with gradients from here on if it trains."""
+    denoiser.text.live = config.train_text_encoder
+    if config.gradient_checkpointing:
+        denoiser.unet.enable_gradient_checkpointing()
+    return (ModelTrainee if config.trains_whole_model else LoraTrainee)(config, denoiser)
+
+
+def trained_networks(config: LowRankConfig, denoiser: Denoiser) -> dict[str, nn.Module]:
+    """The UNet and, if the config says so, the text encoders."""
+    texts = {name: part for name, part in denoiser.parts.items() if name.startswith("text_encoder")}
+    return {"unet": denoiser.unet} | (texts if config.train_text_encoder else {})
+
+
+@contextmanager
+def holding(parameters: Mapping[str, Parameter], weights: Mapping[str, Tensor]) -> Iterator[None]:
+    """The parameters hold copies of these weights for one block."""
+    before = {name: parameter.data for name, parameter in parameters.items()}
+    try:
+        for name, parameter in parameters.items():
+            parameter.data = weights[name].detach().clone()
+        yield
+    finally:
+        for name, parameter in parameters.items():
+            parameter.data = before[name]
