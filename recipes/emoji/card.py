@@ -95,9 +95,7 @@ def rows(found: dict) -> list[tuple[str, str, str]]:
             table.append((f"{of}: motion against the real clip, median", ratio, "0.5 to 2"))
             table.append((f"{of}: clips within a factor of 2", within, ""))
             order = f"{part['order']:.2f} (real: {part['order_real']:.2f})"
-            table.append(
-                (f"{of}: difference of neighbours over frames 4 apart (flicker: 1)", order, "")
-            )
+            table.append((f"{of}: difference of neighbours over frames 4 apart (flicker: 1)", order, ""))
             table.append((f"{of}: frames that keep what the still had", kept, "90%"))
     if "clips" in found:
         part = found["clips"]["unanimated"]
