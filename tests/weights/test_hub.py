@@ -83,3 +83,14 @@ def test_what_looks_like_a_path_never_asks_the_hub(name: str, monkeypatch: pytes
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", None)
     with pytest.raises(WeightsError, match="There is no file or folder"):
         locate(name)
+
+
+def test_bundled_loras_have_short_names_and_files_of_yours_go_first(tmp_path, monkeypatch):
+    kept = tmp_path / "emoji" / "loras" / "zoom-in.safetensors"
+    kept.parent.mkdir(parents=True)
+    kept.write_bytes(b"")
+    monkeypatch.setattr("stillmotion.weights.hub.BUNDLED", tmp_path)
+    assert locate("zoom-in") == kept
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "zoom-in").mkdir()
+    assert locate("zoom-in") == Path("zoom-in")

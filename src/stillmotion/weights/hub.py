@@ -19,9 +19,10 @@ _HUB = re.compile(r"(?!.*\.\.)(?P<repo>\w[\w.-]*/\w[\w.-]*)(?:/(?P<file>\w[\w./-
 
 
 def locate(source: str | Path) -> Path:
-    """The file or folder that `source` means: a path, "emoji", or on the hub "owner/model[/file.ckpt]".
+    """The file or folder that `source` means: a path, a bundled name, or "owner/model[/file.ckpt]" on the hub.
 
-    Raises `WeightsError` in one sentence if there is none, or if the hub cannot be reached.
+    Bundled are models ("emoji") and their LoRAs ("high-contrast", "zoom-in"). Raises `WeightsError` in one
+    sentence if there is none, or if the hub cannot be reached.
     """
     path = Path(source).expanduser()
     if path.exists():
@@ -29,6 +30,8 @@ def locate(source: str | Path) -> Path:
     name = str(source)
     if name in bundled_names():
         return BUNDLED / name
+    if name in bundled_loras():
+        return bundled_loras()[name]
     found = _HUB.fullmatch(name) if isinstance(source, str) else None
     if not found or (Path(name).suffix in SUFFIXES and not found["file"]):
         raise WeightsError(f"There is no file or folder {source}.{_similar(path)}")
@@ -38,6 +41,11 @@ def locate(source: str | Path) -> Path:
 def bundled_names() -> list[str]:
     """Names of the models that come with the package."""
     return sorted(folder.name for folder in BUNDLED.iterdir() if folder.is_dir()) if BUNDLED.is_dir() else []
+
+
+def bundled_loras() -> dict[str, Path]:
+    """LoRAs that come with the bundled models, by name ("high-contrast", "zoom-in")."""
+    return {file.stem: file for file in sorted(BUNDLED.glob("*/loras/*.safetensors"))}
 
 
 def _fetch(name: str, repo: str, file: str | None) -> Path:
