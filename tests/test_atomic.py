@@ -58,3 +58,13 @@ def test_what_a_killed_process_left_is_swept_away(tmp_path: Path) -> None:
     (tmp_path / ".y.1234.part").touch()
     sweep(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["kept"]
+
+
+def test_files_get_the_usual_permissions(tmp_path):
+    (tmp_path / "plain").touch()
+    usual = (tmp_path / "plain").stat().st_mode
+    with replacing(tmp_path / "model") as unfinished:
+        unfinished.mkdir()
+        (unfinished / "a.safetensors").touch(mode=0o600)
+    assert (tmp_path / "model" / "a.safetensors").stat().st_mode == usual
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "plain"]

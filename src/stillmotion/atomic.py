@@ -41,6 +41,7 @@ def replacing(path: Path, overwrite: bool = False) -> Iterator[Path]:
     try:
         yield unfinished
         check_free(path, overwrite)  # it may have appeared meanwhile
+        _open_up(unfinished)
         if unfinished.is_dir():
             _swap_folder(unfinished, path)
         else:
@@ -96,6 +97,17 @@ def _swap_folder(new: Path, path: Path) -> None:
         os.replace(old, path)
         raise
     _remove(old)
+
+
+def _open_up(path: Path) -> None:
+    """Gives files the permissions that new files have here: safetensors writes for the owner's eyes only."""
+    probe = path.with_name(path.name + ".mode")
+    probe.touch(exist_ok=False)
+    usual = probe.stat().st_mode & 0o777
+    probe.unlink()
+    for part in (path, *path.rglob("*")):
+        if part.is_file() and part.stat().st_mode & 0o777 == 0o600:
+            part.chmod(usual)
 
 
 def _remove(path: Path) -> None:

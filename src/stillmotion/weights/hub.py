@@ -19,7 +19,7 @@ _HUB = re.compile(r"(?!.*\.\.)(?P<repo>\w[\w.-]*/\w[\w.-]*)(?:/(?P<file>\w[\w./-
 
 
 def locate(source: str | Path) -> Path:
-    """The file or folder that `source` means: a path, a bundled name, or "owner/model[/file.ckpt]" on the hub.
+    """The file or folder that `source` means: a path, a bundled name, or on the hub "owner/model[/file]".
 
     Bundled are models ("emoji") and their LoRAs ("high-contrast", "zoom-in"). Raises `WeightsError` in one
     sentence if there is none, or if the hub cannot be reached.

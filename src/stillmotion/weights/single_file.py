@@ -117,9 +117,8 @@ def _check_base(found: FileKind, header: Header, other_vae: bool) -> None:
         )
     missing = [part for part in missing_parts(header) if not (part == "VAE" and other_vae)]
     if missing:
-        way_out = (
-            "Give a VAE beside it with vae= (--vae FILE)" if missing == ["VAE"] else "Use the complete checkpoint"
-        )
+        only_vae = missing == ["VAE"]
+        way_out = "Give a VAE beside it with vae= (--vae FILE)" if only_vae else "Use the complete checkpoint"
         raise Damaged(f"{found.name} has no {' and no '.join(missing)}. {way_out}.")
 
 
