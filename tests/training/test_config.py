@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ from click.testing import CliRunner
 
 from stillmotion.cli import train as cli
 from stillmotion.errors import RequestError
-from stillmotion.training import MotionTrainConfig, load_config
+from stillmotion.training import KINDS, MotionTrainConfig, load_config
 from stillmotion.training.config.clips import LINEAR
 
 NEEDED = {"output": "run", "base": "b", "videos": "v"}
@@ -64,19 +65,33 @@ def test_bad_files_are_named(tmp_path, text, words):
         load_config(MotionTrainConfig, tmp_path / "none.yaml")
 
 
-def test_the_shipped_config_is_valid():
-    path = Path(__file__).parents[2] / "configs" / "train-motion.yaml"
-    config = load_config(MotionTrainConfig, path)
-    assert config == MotionTrainConfig.parse(**config.model_dump())
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_shipped_config_is_valid(kind):
+    path = Path(__file__).parents[2] / "configs" / f"train-{kind}.yaml"
+    config = load_config(KINDS[kind].config, path)
+    assert config == KINDS[kind].config.parse(**config.model_dump())
 
 
-def test_every_field_is_a_flag_with_help():
-    result = CliRunner().invoke(cli.train, ["motion", "--help"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_field_is_a_flag_with_help(kind):
+    result = CliRunner().invoke(cli.train, [kind, "--help"])
     assert result.exit_code == 0
     shown = " ".join(result.output.split())
-    for name, field in MotionTrainConfig.model_fields.items():
+    for name, field in KINDS[kind].config.model_fields.items():
         assert f"--{name.replace('_', '-')}" in shown
         assert field.description
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "motion"])
+def test_help_begins_with_a_command_that_can_be_typed(kind, monkeypatch):
+    """The command in the help has all that its config needs."""
+    got = []
+    monkeypatch.setattr("stillmotion.training.train", got.append)
+    shown = CliRunner().invoke(cli.train, [kind, "--help"]).output.replace("\\\n", " ")
+    line = next(line for line in shown.splitlines() if line.startswith(f"  stillmotion train {kind} "))
+    result = CliRunner().invoke(cli.train, shlex.split(line)[2:])
+    assert result.exit_code == 0, result.output
+    assert (got[0].base, got[0].resolution) == ("emoji", 128) and type(got[0]) is KINDS[kind].config
 
 
 def test_flags_reach_the_training(monkeypatch, tmp_path):

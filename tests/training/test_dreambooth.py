@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
-from diffusers import StableDiffusionPipeline
+from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 from endings import ends_the_same, state_of
 from PIL import Image
 from torch.nn.functional import mse_loss
@@ -153,6 +153,20 @@ def test_in_full_it_is_a_model_as_folder_and_as_file(configure, sd15_folder, tex
         assert all(torch.equal(before[key], after[key]) for key in before)
     assert trained.scheduler.config == base.scheduler.config
     assert trained.tokenizer.get_vocab() == base.tokenizer.get_vocab()
+
+
+def test_sdxl_in_full(configure, sdxl_folder):
+    fields = {"method": "full", "train_text_encoder": True, "learning_rate": 1e-3, "max_train_steps": 2}
+    outcome = train(configure("run", base=str(sdxl_folder), **fields))
+    folder = StableDiffusionXLPipeline.from_pretrained(outcome.output / "model")
+    folder.set_progress_bar_config(disable=True)
+    single = load_base(outcome.output / "model.safetensors")
+    single.set_progress_bar_config(disable=True)
+    base = StableDiffusionXLPipeline.from_pretrained(sdxl_folder)
+    for name in ("unet", "text_encoder", "text_encoder_2"):
+        trained, before = (getattr(p, name).state_dict() for p in (folder, base))
+        assert any(not torch.equal(trained[key], before[key]) for key in before)
+    assert torch.allclose(drawn(single), drawn(folder), atol=1e-5)
 
 
 def test_training_in_full_lowers_the_loss(configure):

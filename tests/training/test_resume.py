@@ -97,7 +97,7 @@ def test_other_clips_are_said(configure, clips, tmp_path, capsys):
     for path in list(clips.glob("*.webp"))[:3]:
         (tmp_path / path.name).write_bytes(path.read_bytes())
     train_motion(configure("run", max_train_steps=2, videos=tmp_path))
-    assert "the clips are not those of the last start" in " ".join(capsys.readouterr().err.split())
+    assert "the training data are not those of the last start" in " ".join(capsys.readouterr().err.split())
 
 
 def test_another_network_is_refused(configure):

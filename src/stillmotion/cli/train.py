@@ -16,7 +16,7 @@ from stillmotion.training import Kind, load_config
 
 @click.group()
 def train() -> None:
-    """Train on clips of your own; every run resumes where it stopped."""
+    """Train on clips or pictures of your own; every run resumes where it stopped."""
 
 
 def option(name: str, field: FieldInfo) -> click.Option:

@@ -180,7 +180,7 @@ class Run:
         return loss, spread, stopping > 0
 
     def _sample(self) -> None:
-        """Sample clips with the weights that would be saved, on the main process."""
+        """Samples with the weights that would be saved, on the main process."""
         every = getattr(self.config, "validation_steps", 0)
         if not every or self.done % every or not self.accelerator.is_main_process:
             return
@@ -188,7 +188,7 @@ class Run:
         sheet = self.target.samples(self.config.output / "samples", self.done)
         self.flat.publish()
         if sheet is not None:
-            self.journal.say(f"step {self.done}: sample clips in {sheet}")
+            self.journal.say(f"step {self.done}: samples in {sheet}")
             with Image.open(sheet) as picture:
                 self.journal.picture("samples", np.asarray(picture.convert("RGB")), self.done)
 
@@ -221,7 +221,7 @@ class Run:
             self.journal.say(f"Note: {sentence}.")
         if saved.facts["data"] != self.target.data_key():
             self.journal.say(
-                "Note: the clips are not those of the last start, so their order differs from here on."
+                "Note: the training data are not those of the last start: their order differs from here on."
             )
         if saved.facts["processes"] != self.accelerator.num_processes:
             self.journal.say(
