@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import sys
@@ -152,6 +153,14 @@ def test_small_pictures_and_equal_captions_are_noticed(configure, tmp_path):
     told = " ".join(said)
     assert "2 of 2 pictures are smaller than the resolution 32 (the smallest 20x24)" in told
     assert "all captions are 'my cats'" in told
+
+
+def test_a_picture_may_be_named_twice_with_other_captions(configure, pictures, tmp_path):
+    rows = [{"file": "red.png", "caption": caption} for caption in ("red", "round")]
+    (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, rows)), "utf-8")
+    (tmp_path / "red.png").write_bytes((pictures / "red.png").read_bytes())
+    album = make_target(configure("run", images=tmp_path / "t.jsonl", text_dropout=0.0)).album
+    assert {album.sample(draw).caption for draw in draws(0, 0, 0, 2, 1)} == {"red", "round"}
 
 
 def test_what_cannot_be_used_is_said(configure, tmp_path):

@@ -84,7 +84,7 @@ def test_sdxl_learns_it_in_both_text_encoders(configure, sdxl_folder):
     for name, end in (("clip_l", ""), ("clip_g", "_2")):
         parts = {kind: getattr(plain, kind + end) for kind in ("tokenizer", "text_encoder")}
         plain.load_textual_inversion(state[name], token="<my-dog>", **parts)
-    add_words(ours, [read_embedding(outcome.output / PRODUCT, "<my-dog>")])
+    assert add_words(ours, [read_embedding(outcome.output / PRODUCT)]) == ("<my-dog>",)
     assert torch.equal(drawn(plain), drawn(ours))
 
 

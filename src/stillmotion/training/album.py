@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import lru_cache
 
 import torch
@@ -48,7 +49,9 @@ class Album:
         ready = encode_all(config, items, report, vae, accelerator, say, read_picture, "pictures")
         latents = {clip.item.path: clip for clip in ready}
         self.pictures = [picture for picture in pictures if picture.item.path in latents]
-        self.clips = [latents[p.item.path] for p in self.pictures for _ in range(p.repeats)]
+        self.clips = [
+            replace(latents[p.item.path], item=p.item) for p in self.pictures for _ in range(p.repeats)
+        ]
         tell_skipped(report, config.output, accelerator, say)
         if not self.clips:
             raise DataError(f"None of the {len(found)} pictures can be used. {report.sentence()}")

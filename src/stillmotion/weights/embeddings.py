@@ -29,6 +29,9 @@ PLACES = {
 }
 """Names that are no word -> the text encoder the vectors are for."""
 
+WORD = "stillmotion.word"
+"""Where the header of a file of ours has the word, as the form for SDXL has no place for it."""
+
 _TOKEN = "string_to_token.*"
 """Number of the token that stood for the word in training; of no use later."""
 
@@ -50,7 +53,9 @@ def read_embedding(source: str | Path, word: str = "") -> Embedding:
     path = locate(source)
     expect(identify(path), "embedding")
     state = {name: tensor for name, tensor in read_state(path).items() if name != _TOKEN}
-    inside = [name for name in state if name not in PLACES] or [read_header(path).extras.get("name")]
+    header = read_header(path)
+    told = header.extras.get("name") or header.metadata.get(WORD)
+    inside = [name for name in state if name not in PLACES] or [told]
     vectors = {
         PLACES.get(name, "text_encoder"): tensor.float().reshape(-1, tensor.shape[-1])
         for name, tensor in state.items()

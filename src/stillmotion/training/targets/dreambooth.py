@@ -38,7 +38,7 @@ class DreamBoothTarget:
         found = find_pictures(config.instance_images, report, [config.instance_prompt])
         self.denoiser = Denoiser(config, accelerator.device, rounded=not config.trains_whole_model)
         self.subject = Album(config, found, report, self.denoiser, accelerator, say)
-        self.prior = self._prior(accelerator, say)  # drawn by the base before anything is on it
+        self.prior = self._prior(report, accelerator, say)  # drawn by the base before anything is on it
         self.trainee = make_trainee(config, self.denoiser)
         self.product = self.trainee.product
         self._advise(say)
@@ -74,11 +74,10 @@ class DreamBoothTarget:
     def _albums(self) -> list[Album]:
         return [album for album in (self.subject, self.prior) if album is not None]
 
-    def _prior(self, accelerator: Accelerator, say: Callable[[str], None]) -> Album | None:
+    def _prior(self, report: Report, accelerator: Accelerator, say: Callable[[str], None]) -> Album | None:
         if self.config.class_prompt is None:
             return None
         folder = class_pictures(self.config, self.denoiser, accelerator, say)
-        report = Report()
         found = find_pictures(folder, report, [self.config.class_prompt])
         once = [(item, 1) for item, _ in found]
         return Album(self.config, once, report, self.denoiser, accelerator, say)

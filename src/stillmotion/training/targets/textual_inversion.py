@@ -21,6 +21,7 @@ from stillmotion.training.draws import Draw
 from stillmotion.training.new_word import NewWord
 from stillmotion.training.targets import Loss
 from stillmotion.training.validation import sample_sheet
+from stillmotion.weights.embeddings import WORD
 from stillmotion.words import spelled
 
 TEMPLATES = {
@@ -88,7 +89,7 @@ class TextualInversionTarget:
     def save(self, output: Path, weights: Mapping[str, Tensor]) -> None:
         """{word: (vectors, width)}, or for SDXL clip_l and clip_g."""
         with durable(output / self.product) as unfinished:
-            save_file(self.word.state(weights), unfinished, {"format": "pt", "name": self.word.text})
+            save_file(self.word.state(weights), unfinished, {"format": "pt", WORD: self.word.text})
 
     def samples(self, folder: Path, step: int) -> Path | None:
         """A row of stills per prompt, always from the same noise."""
