@@ -84,6 +84,9 @@ def test_jsonl_of_pictures(tmp_path):
     report = Report()
     ((item, times),) = find_pictures(tmp_path / "t.jsonl", report)
     assert (item.captions, times) == (("x", "y"), 1) and len(report.skipped) == 1
+    for name, what in (("a.png", "is no folder of pictures"), ("none", "does not exist")):
+        with pytest.raises(DataError, match=f"{name} {what}; give a folder with captions"):
+            find_pictures(tmp_path / name, Report())
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match=r"empty names no file .*\.jpg, \.png"):
         find_pictures(tmp_path / "empty", Report())

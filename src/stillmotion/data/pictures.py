@@ -49,6 +49,12 @@ def find_pictures(
     Raises DataError when the source cannot be used.
     """
     source = Path(source)
+    if not source.is_dir() and not (source.is_file() and source.suffix.lower() in {".jsonl", ".ndjson"}):
+        what = "is no folder of pictures" if source.exists() else "does not exist"
+        raise DataError(
+            f"{source} {what}; give a folder with captions in .txt files beside the pictures, or a .jsonl "
+            "file with file and caption."
+        )
     found = []
     for item in find_items(source, report, suffixes=PICTURE_SUFFIXES):
         repeats, name = _folder(item.path) if source.is_dir() else (1, "")

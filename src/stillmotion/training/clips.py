@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,18 +15,15 @@ from torch import Tensor
 from stillmotion.data.latents import CachedClip, Encode, LatentCache, Read
 from stillmotion.data.report import Report
 from stillmotion.data.sampling import frame_indices
-from stillmotion.data.sources import Item
+from stillmotion.data.sources import Item, same_captions
 from stillmotion.errors import DataError
 from stillmotion.fast.precision import training_dtype
 from stillmotion.training.config import ClipConfig, DenoiseConfig, VideoConfig
 from stillmotion.training.draws import Draw
-from stillmotion.training.journal import duration
+from stillmotion.training.progress import Progress
 
 Stretch = tuple[Tensor, tuple[str, ...]]
 """latents (f, c, h, w) and the captions of their clip"""
-
-TELL = 10.0
-"""seconds between two lines about the progress of encoding"""
 
 
 def prepare_clips(
@@ -88,26 +84,14 @@ def _encode(
 ) -> None:
     """Each process encodes its part; afterwards all know all failures."""
     mine = items[accelerator.process_index :: accelerator.num_processes]
-    began = told = time.monotonic()
-
-    def progress(done: int) -> None:
-        nonlocal told
-        now = time.monotonic()
-        if now - told > TELL:
-            left = duration((now - began) / done * (len(mine) - done))
-            say(f"latents: {done} of {len(mine)} {noun}, {left} left")
-            told = now
-
+    progress = Progress(say, "latents", noun, len(mine))
     encoded = cache.build(mine, report, progress)
     if accelerator.num_processes > 1:
         for path, why in gather_object(list(report.skipped.items())):
             report.skip(path, why)
         accelerator.wait_for_everyone()
     if encoded:
-        say(
-            f"Latents of {encoded} {noun} computed in {duration(time.monotonic() - began)} "
-            f"and kept in {cache.folder}."
-        )
+        say(f"Latents of {encoded} {noun} computed in {progress.took} and kept in {cache.folder}.")
 
 
 def _readable(items: Sequence[Item], report: Report) -> list[Item]:
@@ -118,6 +102,13 @@ def _long_enough(clip: CachedClip, wanted: int, report: Report) -> bool:
     if clip.length < wanted:
         report.skip(clip.item.path, f"too short: {clip.length} frames, {wanted} needed")
     return clip.length >= wanted
+
+
+def note_captions(clips: Sequence[CachedClip], say: Callable[[str], None]) -> None:
+    """Says when the captions of several files are all the same."""
+    caption = same_captions(clip.item for clip in clips)
+    if caption is not None and len({clip.item.path for clip in clips}) > 1:
+        say(f"Note: all captions are {caption!r}; the text will not steer what is learnt.")
 
 
 def key_of(clips: Sequence[CachedClip]) -> str:

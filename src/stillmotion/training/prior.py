@@ -5,20 +5,18 @@ OUTPUT/class-images/class-00007.png      drawn from the seed of the run plus 7, 
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 from accelerate import Accelerator
 from PIL import Image
 
-from stillmotion.atomic import durable
+from stillmotion.atomic import durable, sweep
 from stillmotion.data.pictures import PICTURE_SUFFIXES
 from stillmotion.data.sources import files_in
-from stillmotion.training.clips import TELL
 from stillmotion.training.config.images import DreamBoothConfig
 from stillmotion.training.denoise import Denoiser
-from stillmotion.training.journal import duration
+from stillmotion.training.progress import Progress
 from stillmotion.training.validation import sample_clip
 
 
@@ -28,21 +26,19 @@ def class_pictures(
     """The folder, with at least as many pictures as the config wants; each process draws its part."""
     folder = config.class_images or config.output / "class-images"
     wanted = missing(folder, config.num_class_images)
+    if accelerator.is_main_process:
+        sweep(folder)
     accelerator.wait_for_everyone()  # all have counted before anybody draws
     if not wanted:
         return folder
     say(f"{folder} has {config.num_class_images - len(wanted)} pictures: the base draws {len(wanted)} more.")
     mine = wanted[accelerator.process_index :: accelerator.num_processes]
-    began = told = time.monotonic()
-    for done, path in enumerate(mine):
-        now = time.monotonic()
-        if done and now - told > TELL:
-            left = duration((now - began) / done * (len(mine) - done))
-            say(f"pictures of the class: {done} of {len(mine)}, {left} left")
-            told = now
+    progress = Progress(say, "class", "pictures", len(mine))
+    for done, path in enumerate(mine, 1):
         _draw(config, denoiser, path)
+        progress(done)
     accelerator.wait_for_everyone()
-    say(f"{len(wanted)} pictures of the class drawn in {duration(time.monotonic() - began)}.")
+    say(f"{len(wanted)} pictures of the class drawn in {progress.took}.")
     return folder
 
 

@@ -86,7 +86,9 @@ class DreamBoothConfig(LowRankConfig):
         description="folder of pictures for CLASS_PROMPT; what is missing there the base draws first; "
         "default: OUTPUT/class-images",
     )
-    num_class_images: int = Field(50, ge=1, description="pictures of the class")
+    num_class_images: int = Field(
+        50, ge=1, description="pictures of the class; the base draws them as it draws samples"
+    )
     prior_weight: float = Field(1.0, gt=0, description="weight of the class in the loss")
     method: Literal["lora", "full"] = Field(
         "lora", description="lora: a small file beside the base; full: a whole model of its own"

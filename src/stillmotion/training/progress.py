@@ -1,0 +1,31 @@
+"""How far a long preparation is, said now and then. Knows not what is prepared."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from stillmotion.training.journal import duration
+
+TELL = 10.0
+"""seconds between two lines"""
+
+
+class Progress:
+    """Called with how many are done; `what` names the work and `noun` its pieces, of which there are `total`."""
+
+    def __init__(self, say: Callable[[str], None], what: str, noun: str, total: int) -> None:
+        self.say, self.what, self.noun, self.total = say, what, noun, total
+        self.began = self.told = time.monotonic()
+
+    def __call__(self, done: int) -> None:
+        now = time.monotonic()
+        if now - self.told > TELL:
+            left = duration((now - self.began) / done * (self.total - done))
+            self.say(f"{self.what}: {done} of {self.total} {self.noun}, {left} left")
+            self.told = now
+
+    @property
+    def took(self) -> str:
+        """Time since the beginning, in words."""
+        return duration(time.monotonic() - self.began)
