@@ -12,7 +12,7 @@ TELL = 10.0
 
 
 class Progress:
-    """Called with how many are done; `what` names the work and `noun` its pieces, of which there are `total`."""
+    """Called with how many are done of `total`; `what` names the work, `noun` its pieces."""
 
     def __init__(self, say: Callable[[str], None], what: str, noun: str, total: int) -> None:
         self.say, self.what, self.noun, self.total = say, what, noun, total
