@@ -40,7 +40,11 @@ KINDS = {
 
         The text-to-image model stays frozen. The weights end in OUTPUT/motion, which `stillmotion animate
         --motion` and diffusers' MotionAdapter load. Kill it whenever you like: the same command goes on where
-        it was. With --motion FILE it goes on from weights you have, to bring them to videos of your kind.
+        it was.
+
+        With --motion FILE it goes on from weights you have, to bring them to videos of your kind: they keep
+        their noise schedule, norms and positions, and a --learning-rate of 1e-5 to 1e-4 suits them. With
+        --domain-adapter FILE the looks of the videos stay out of the motion (see train domain-adapter).
         """,
     ),
     "lora": Kind(
@@ -100,8 +104,8 @@ KINDS = {
 
         First stage of AnimateDiff v3. Then `stillmotion train motion --domain-adapter
         runs/adapter/adapter.safetensors` keeps it on, frozen, while motion trains; in clips it can be left
-        out or scaled (`stillmotion animate --lora runs/adapter/adapter.safetensors=0.5`). The same command goes
-        on where it was. Step by step: docs/training-motion-lora.md
+        out or scaled (`stillmotion animate --lora runs/adapter/adapter.safetensors=0.5`). The same command
+        goes on where it was. Step by step: docs/training-motion-lora.md
         """,
     ),
     "motion-lora": Kind(
@@ -120,8 +124,8 @@ KINDS = {
             --videos stills/ --camera zoom-in --output runs/zoom-in
 
         Base and motion stay as they are. OUTPUT/motion-lora.safetensors is what `stillmotion animate
-        --motion-lora` and other AnimateDiff programs read, OUTPUT/motion-lora-peft.safetensors what diffusers'
-        AnimateDiffPipeline loads. The same command goes on where it was. Step by step:
+        --motion-lora` and other AnimateDiff programs read, OUTPUT/motion-lora-peft.safetensors what
+        diffusers' AnimateDiffPipeline loads. The same command goes on where it was. Step by step:
         docs/training-motion-lora.md
         """,
     ),

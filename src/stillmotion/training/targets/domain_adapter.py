@@ -16,7 +16,7 @@ from torch.nn import Parameter
 
 from stillmotion.data.report import Report
 from stillmotion.data.sources import CLIP_SUFFIXES, STILL_SUFFIXES, find_items
-from stillmotion.training.clips import key_of, prepare_clips
+from stillmotion.training.clips import key_of, note_captions, prepare_clips
 from stillmotion.training.config import DomainAdapterConfig
 from stillmotion.training.denoise import Denoiser, Sample, loss_of
 from stillmotion.training.draws import Draw
@@ -52,6 +52,7 @@ class DomainAdapterTarget:
         frames = sum(clip.length for clip in self.clips)
         weights = f"{self.ranks.size / 1e6:.1f} M LoRA weights"
         say(f"{frames} frames of {len(self.clips)} clips, {weights}, {self.denoiser}.")
+        note_captions(self.clips, say)
 
     def data_key(self) -> str:
         """Names clips and captions."""

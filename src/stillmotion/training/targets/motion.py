@@ -19,13 +19,13 @@ from torch.nn import Parameter
 
 from stillmotion.atomic import write_text
 from stillmotion.data.report import Report
-from stillmotion.data.sources import find_items, same_captions
+from stillmotion.data.sources import find_items
 from stillmotion.errors import WrongKind
 from stillmotion.lora_model import AttachedLora, Lora
 from stillmotion.motion.attach import attach
 from stillmotion.motion.nearness import look_near
 from stillmotion.motion_model import MotionModel
-from stillmotion.training.clips import key_of, pace, prepare_clips, stretch
+from stillmotion.training.clips import key_of, note_captions, pace, prepare_clips, stretch
 from stillmotion.training.config import MotionTrainConfig
 from stillmotion.training.config.clips import LINEAR
 from stillmotion.training.denoise import BETAS, Denoiser, Sample, loss_of
@@ -153,6 +153,4 @@ class MotionTarget:
                 )
         if self.adapter is not None:
             say(f"With {config.domain_adapter} at {config.domain_adapter_scale:g}, which stays as it is.")
-        caption = same_captions(clip.item for clip in self.clips)
-        if caption is not None and len(self.clips) > 1:
-            say(f"Note: all captions are {caption!r}; the text will not steer what is learnt.")
+        note_captions(self.clips, say)
