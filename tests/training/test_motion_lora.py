@@ -29,8 +29,6 @@ from stillmotion.training import checkpoint, train
 from stillmotion.training.config import MotionLoraConfig
 from stillmotion.training.draws import draws
 from stillmotion.training.journal import read_losses
-from stillmotion.training.objectives import debiased
-from stillmotion.training.passes import frozen, settled
 from stillmotion.training.targets.motion_lora import MotionLoraTarget
 from stillmotion.weights.base import load_base
 from stillmotion.weights.identify import identify
@@ -193,15 +191,6 @@ def test_the_debiased_loss_is_the_formula(configure_lora):
         assert torch.allclose(without.loss(batch).value, sum(plain) / 3, rtol=1e-5)
 
 
-def test_debiasing_takes_away_what_frames_share_and_keeps_variance():
-    clip = torch.randn(2, 5, 3, 4, 4)
-    same = debiased(clip[:, :1].expand_as(clip), [1, 3])
-    assert torch.allclose(same, (2**0.5 - 1) * clip[:, :1].expand_as(clip), atol=1e-6)
-    noise = torch.randn(1, 2, 10_000)
-    assert debiased(noise, [0])[0, 1].var().item() == pytest.approx(3.0, rel=0.1)
-    assert debiased(noise, [0], beta=0.0).equal(noise)
-
-
 def test_anchors_are_all_frames_in_turn():
     taken = {int(draw.choices(5)[4] * 4) for draw in draws(0, 0, 0, 100, 1)}
     assert taken == {0, 1, 2, 3}
@@ -233,21 +222,6 @@ def test_single_frames_see_no_motion(configure_lora, one_video):
         target.attachment.detach()
         target.ranks.adaptations["motion"].detach()
         assert torch.equal(target.still(samples, batch), before)
-
-
-def test_a_settled_loss_is_the_loss():
-    torch.manual_seed(0)
-    layer, unused = torch.nn.Linear(3, 2), torch.nn.Parameter(torch.ones(2))
-    loss = layer(torch.randn(4, 3)).square().mean()
-    wanted = torch.autograd.grad(loss, list(layer.parameters()), retain_graph=True)
-    done = settled(loss, [*layer.parameters(), unused])
-    assert done.detach() == loss.detach()
-    found = torch.autograd.grad(2 * done, list(layer.parameters()))
-    assert all(torch.equal(a, 2 * b) for a, b in zip(found, wanted, strict=True))
-    with pytest.raises(RuntimeError, match="boom"), frozen(layer.parameters()):
-        assert not layer.weight.requires_grad
-        raise RuntimeError("boom")
-    assert layer.weight.requires_grad
 
 
 @pytest.mark.parametrize("source", ["videos", "reference", "camera"])
