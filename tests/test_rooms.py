@@ -21,7 +21,7 @@ FILES = sorted(HOME.rglob("*.py"))
 FLOORS = (
     {"errors"},
     {"atomic"},
-    {"strength", "sentences"},
+    {"strength", "sentences", "hooks"},
     {"request", "timeline", "motion", "concepts", "adapt"},
     {"clip", "schedulers", "card"},
     {"weights", "control", "data", "latents"},

@@ -15,17 +15,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from stillmotion.adapt.attach import Adaptation, Weight, riders_for
 from stillmotion.adapt.factors import Factors, Parity
-from stillmotion.atomic import replacing
 from stillmotion.errors import Mismatch, OutputError, WrongKind
+from stillmotion.hooks import Riding
 from stillmotion.strength import Strength
 from stillmotion.weights.files import read_header, read_state
 from stillmotion.weights.fit import expect
+from stillmotion.weights.formats import writing
 from stillmotion.weights.hub import locate
 from stillmotion.weights.identify import identify
 from stillmotion.weights.kinds import BASES, FileKind
@@ -46,11 +46,13 @@ NETWORKS = {
 """Parts of a LoRA in words."""
 
 
-class AttachedLora:
+class AttachedLora(Riding):
     """A LoRA on a pipeline until `.detach()`; `.strength` and `.frames` may change between two calls."""
 
     def __init__(self, adaptations: Mapping[str, Adaptation]) -> None:
+        super().__init__()
         self.adaptations = dict(adaptations)
+        self._handles = list(self.adaptations.values())
 
     @property
     def strength(self) -> Strength:
@@ -71,17 +73,6 @@ class AttachedLora:
     def frames(self, frames: int) -> None:
         for adaptation in self.adaptations.values():
             adaptation.frames = frames
-
-    def detach(self) -> None:
-        """Take it off; the pipeline is what it was before. A second time does nothing."""
-        for adaptation in self.adaptations.values():
-            adaptation.detach()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.detach()
 
 
 class Lora:
@@ -125,13 +116,8 @@ class Lora:
             raise OutputError(f"A LoRA is saved as .safetensors, not as {path.name}: give it that ending.")
         tensors, metadata = write(self.parts, layout or ("original" if self.moves else "kohya"))
         tensors = {name: _storable(name, tensor, dtype) for name, tensor in tensors.items()}
-        try:
-            with replacing(path, overwrite=True) as file:
-                save_file(tensors, file, metadata=metadata)
-        except (OSError, SafetensorError) as error:
-            raise OutputError(
-                f"{path} cannot be written ({getattr(error, 'strerror', None) or error})."
-            ) from error
+        with writing(path) as unfinished:
+            save_file(tensors, unfinished, metadata=metadata)
         return path
 
     @property

@@ -13,12 +13,10 @@ import json
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 from typing_extensions import Self
 
-from stillmotion.atomic import replacing
 from stillmotion.errors import OutputError, WrongKind
 from stillmotion.motion.module import MotionNet
 from stillmotion.motion.spec import MotionSpec
@@ -26,6 +24,7 @@ from stillmotion.weights.convert import from_canonical, to_canonical
 from stillmotion.weights.families import METADATA_KEY, adapter_config, spec_to_json
 from stillmotion.weights.files import read_header, read_state
 from stillmotion.weights.fit import expect
+from stillmotion.weights.formats import writing
 from stillmotion.weights.hub import INSIDE, locate
 from stillmotion.weights.identify import call_name, identify
 from stillmotion.weights.names import EXTRAS, Layout
@@ -87,15 +86,11 @@ class MotionModel(MotionNet):
         config = None if single else json.dumps(adapter_config(self.spec), indent=2) + "\n"
         name = f"diffusion_pytorch_model{f'.{variant}' if variant else ''}.safetensors"
         metadata = {"format": "pt", METADATA_KEY: spec_to_json(self.spec)}
-        try:
-            with replacing(path if single else path / name, overwrite=True) as file:
-                save_file(tensors, file, metadata=metadata)
-            if config is not None:
-                with replacing(path / "config.json", overwrite=True) as file:
-                    file.write_text(config, encoding="utf-8")
-        except (OSError, SafetensorError) as error:
-            why = getattr(error, "strerror", None) or error
-            raise OutputError(f"{path} cannot be written ({why}).") from error
+        with writing(path if single else path / name) as unfinished:
+            save_file(tensors, unfinished, metadata=metadata)
+        if config is not None:
+            with writing(path / "config.json") as unfinished:
+                unfinished.write_text(config, encoding="utf-8")
         return path
 
     def _canonical(self, dtype: torch.dtype | None) -> dict[str, Tensor]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,15 +18,13 @@ from torch import Tensor, nn
 from stillmotion.adapt.factors import Factors, Parity
 from stillmotion.adapt.layers import LowRank, rider
 from stillmotion.errors import AttachError, Mismatch
+from stillmotion.hooks import Riding
 from stillmotion.strength import Strength
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
 
 Weight = Strength | float | str | Mapping[str | int, float]
 
 
-class Adaptation:
+class Adaptation(Riding):
     """Riders on layers of a network until `.detach()`; `.strength` and `.frames` may change between calls.
 
     `part` is what the network is called in a Strength (unet, text_encoder, motion). A strength with a curve
@@ -41,6 +39,7 @@ class Adaptation:
         frames: int = 1,
         part: str = "unet",
     ) -> None:
+        super().__init__()
         self.riders, self.part, self.frames, self.strength = dict(riders), part, frames, strength
         layers = {path: network.get_submodule(path) for path in riders}
         self._handles = [
@@ -56,17 +55,6 @@ class Adaptation:
     def strength(self, strength: Weight) -> None:
         self._strength = Strength.of(strength)
         self._scale = {path: self._strength.at(self.part, path) for path in self.riders}
-
-    def detach(self) -> None:
-        """Take it off; the network is what it was before. A second time does nothing."""
-        while self._handles:
-            self._handles.pop().remove()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.detach()
 
     def _after(self, path: str, layer: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
         weight = self._weight(path, output)

@@ -16,18 +16,16 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from stillmotion.errors import AttachError
+from stillmotion.hooks import Riding
 from stillmotion.motion.module import MotionModule, MotionNet
 from stillmotion.motion.slots import bare, has_mid, slots, widths
 from stillmotion.motion.spec import Norm, describe
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
 
 Parity = Literal["original", "diffusers"]
 """Whose numbers: the norms of the family row, or diffusers' (every motion norm pooled over the clip)."""
@@ -52,7 +50,7 @@ def attach(
     return Attachment(unet, motion, frames, strength, parity)
 
 
-class Attachment:
+class Attachment(Riding):
     """Motion riding on a UNet until `.detach()`; `.frames` and `.strength` may change between two calls."""
 
     def __init__(
@@ -63,6 +61,7 @@ class Attachment:
         strength: float | Sequence[float],
         parity: Parity,
     ) -> None:
+        super().__init__()
         if parity not in get_args(Parity):
             raise AttachError(f"parity is {parity!r}, expected one of {', '.join(get_args(Parity))}.")
         self.unet = bare(unet)
@@ -73,7 +72,6 @@ class Attachment:
         for net in self.motions:
             _check_fit(net, self.unet)
         self._modules = [net.modules_by_name() for net in self.motions]
-        self._handles: list[Any] = []
         self._hook()
 
     @property
@@ -106,22 +104,6 @@ class Attachment:
                 f"{len(each)} strengths were given for {len(self.motions)} motions: one for each."
             )
         self._strength = [float(value) for value in each]
-
-    @property
-    def attached(self) -> bool:
-        """Whether the hooks are on the UNet."""
-        return bool(self._handles)
-
-    def detach(self) -> None:
-        """Take the motion off; the UNet is what it was before. A second time does nothing."""
-        while self._handles:
-            self._handles.pop().remove()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.detach()
 
     def _hook(self) -> None:
         places = slots(self.unet)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from stillmotion.errors import Damaged, WeightsError
+from stillmotion.atomic import replacing
+from stillmotion.errors import Damaged, OutputError, WeightsError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -81,6 +84,20 @@ def load_safetensors(path: Path) -> dict[str, Tensor]:
         return load_file(path)
     except SafetensorError as error:
         raise Damaged(f"{path.name} is not a valid safetensors file ({error}). Download it again.") from error
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[Path]:
+    """`replacing` over what was there; OutputError in words where the disk or safetensors refuse."""
+    from safetensors import SafetensorError
+
+    try:
+        with replacing(path, overwrite=True) as unfinished:
+            yield unfinished
+    except (OSError, SafetensorError) as error:
+        raise OutputError(
+            f"{path} cannot be written ({getattr(error, 'strerror', None) or error})."
+        ) from error
 
 
 def _truncated(path: Path, size: int, why: str) -> Damaged:

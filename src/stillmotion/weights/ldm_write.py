@@ -5,12 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from stillmotion.atomic import replacing
 from stillmotion.errors import OutputError, WrongKind
 from stillmotion.weights import ldm_names as names
+from stillmotion.weights.formats import writing
 from stillmotion.weights.ldm_configs import CONFIGS_KEY, packed
 
 if TYPE_CHECKING:
@@ -42,13 +41,8 @@ def save_single_file(pipeline: DiffusionPipeline, path: str | Path, dtype: torch
         "modelspec.prediction_type": "v" if prediction == "v_prediction" else prediction,
         CONFIGS_KEY: packed(pipeline),
     }
-    try:
-        with replacing(path, overwrite=True) as unfinished:
-            save_file(state, unfinished, metadata=metadata)
-    except (OSError, SafetensorError) as error:
-        raise OutputError(
-            f"{path} cannot be written ({getattr(error, 'strerror', None) or error})."
-        ) from error
+    with writing(path) as unfinished:
+        save_file(state, unfinished, metadata=metadata)
     return path
 
 
