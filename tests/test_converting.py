@@ -19,7 +19,7 @@ from stillmotion.lora_model import Lora
 from stillmotion.motion_model import MotionModel
 from stillmotion.weights.base import load_base
 from stillmotion.weights.identify import identify
-from stillmotion.weights.ldm_write import save_single_file
+from stillmotion.weights.ldm.write import save_single_file
 
 
 def same(left: nn.Module, right: nn.Module) -> bool:

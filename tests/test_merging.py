@@ -20,7 +20,7 @@ from stillmotion.merging import bake, merge, mix
 from stillmotion.motion.attach import attach
 from stillmotion.motion_model import MotionModel
 from stillmotion.weights.base import load_base
-from stillmotion.weights.ldm_write import save_single_file
+from stillmotion.weights.ldm.write import save_single_file
 
 ALGORITHMS = {
     "lora": {},

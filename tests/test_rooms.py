@@ -131,7 +131,8 @@ def test_nothing_heavy_is_imported(code: str) -> None:
 def test_help_of_a_command_needs_no_torch() -> None:
     code = "from stillmotion.cli import run; assert run(['{}', '--help']) == 0"
     commands = "\n".join(
-        code.format(name) for name in ("animate", "redo", "decode", "concepts", "train", "sheet", "convert", "merge")
+        code.format(name)
+        for name in ("animate", "redo", "decode", "concepts", "train", "sheet", "convert", "merge")
     )
     check = "import sys; assert 'torch' not in sys.modules"
     subprocess.run(

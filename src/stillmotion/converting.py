@@ -24,8 +24,8 @@ from stillmotion.weights.files import read_header, read_json
 from stillmotion.weights.fit import expect
 from stillmotion.weights.hub import locate
 from stillmotion.weights.identify import identify
-from stillmotion.weights.ldm_configs import without_paths
-from stillmotion.weights.ldm_write import save_single_file
+from stillmotion.weights.ldm.configs import without_paths
+from stillmotion.weights.ldm.write import save_single_file
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline

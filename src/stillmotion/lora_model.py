@@ -29,7 +29,7 @@ from stillmotion.weights.formats import writing
 from stillmotion.weights.hub import locate
 from stillmotion.weights.identify import identify
 from stillmotion.weights.kinds import BASES, FileKind
-from stillmotion.weights.lora_names import LoraLayout, Parts, parse, write
+from stillmotion.weights.loras.names import LoraLayout, Parts, parse, write
 
 if TYPE_CHECKING:
     from typing_extensions import Self

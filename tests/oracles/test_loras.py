@@ -19,7 +19,7 @@ from tiny import tiny_pipeline, tiny_unet
 from torch import Tensor, nn
 
 from stillmotion.lora_model import Lora
-from stillmotion.weights.lora_names import parse
+from stillmotion.weights.loras.names import parse
 
 TOLERANCE = 1e-5
 FILE = "pytorch_lora_weights.safetensors"

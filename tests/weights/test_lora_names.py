@@ -18,10 +18,10 @@ from stillmotion.adapt.factors import Factors
 from stillmotion.errors import Damaged, UnknownFile, WrongKind
 from stillmotion.motion.module import MotionNet
 from stillmotion.motion.spec import FAMILIES
-from stillmotion.weights.ldm_names import UNET, unet_names
-from stillmotion.weights.lora_flat import WORDS, flatten, from_ldm, unflatten
-from stillmotion.weights.lora_names import parse, write
-from stillmotion.weights.lora_places import place_of
+from stillmotion.weights.ldm.names import UNET, unet_names
+from stillmotion.weights.loras.flat import WORDS, flatten, from_ldm, unflatten
+from stillmotion.weights.loras.names import parse, write
+from stillmotion.weights.loras.places import place_of
 
 ATTENTION = "down_blocks.0.attentions.0.transformer_blocks.0.attn1"
 TEMPORAL = "down_blocks.0.motion_modules.1.temporal_transformer.transformer_blocks.0"

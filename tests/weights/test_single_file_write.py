@@ -19,9 +19,9 @@ from stillmotion.animator import Animator
 from stillmotion.errors import Damaged, Mismatch, OutputError, UnknownFile, WrongKind
 from stillmotion.weights.base import load_base
 from stillmotion.weights.identify import identify
-from stillmotion.weights.ldm_configs import CONFIGS_KEY
-from stillmotion.weights.ldm_names import EMA, UNET, ema_name, unet_names
-from stillmotion.weights.ldm_write import ldm_state, save_single_file
+from stillmotion.weights.ldm.configs import CONFIGS_KEY
+from stillmotion.weights.ldm.names import EMA, UNET, ema_name, unet_names
+from stillmotion.weights.ldm.write import ldm_state, save_single_file
 
 DEEP = {
     "block_out_channels": (16, 32, 32),

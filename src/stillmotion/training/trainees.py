@@ -18,7 +18,7 @@ from stillmotion.atomic import durable, sweep
 from stillmotion.training.config.images import LowRankConfig
 from stillmotion.training.denoise import BETAS, Denoiser
 from stillmotion.training.low_rank import LowRanks, every_layer, transformer_layers
-from stillmotion.weights.ldm_write import save_single_file
+from stillmotion.weights.ldm.write import save_single_file
 
 
 class Trainee(Protocol):

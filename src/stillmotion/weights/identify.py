@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stillmotion.motion.spec import MotionSpec
-from stillmotion.weights import lora_kinds
 from stillmotion.weights.convert import holds_whole_unet, rename
 from stillmotion.weights.families import family_of, measure
 from stillmotion.weights.files import Header, read_header, read_json
 from stillmotion.weights.hub import INSIDE
 from stillmotion.weights.kinds import BASES, TEXT_WIDTHS, FileKind
+from stillmotion.weights.loras import kinds as lora_kinds
 from stillmotion.weights.names import layout_of
 
 _IMAGE_ENCODER = "img_encoder."

@@ -3,7 +3,7 @@
 A single file has no configs and no vocabulary in it, and diffusers would ask the hub for them. The configs of
 each family are beside this module, the CLIP vocabulary is the bundled model's; files that stillmotion wrote
 carry theirs in the header. The names of VAE and text encoders are converted by diffusers' own tables, those
-of the UNet by ours (ldm_names.py), which know averaged weights (EMA) and any number of layers too.
+of the UNet by ours (ldm/names.py), which know averaged weights (EMA) and any number of layers too.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from stillmotion.weights.fit import expect
 from stillmotion.weights.hub import locate
 from stillmotion.weights.identify import identify, missing_parts
 from stillmotion.weights.kinds import BASES, FileKind
-from stillmotion.weights.ldm_configs import CONFIGS_KEY, VOCABULARY, unpacked
-from stillmotion.weights.ldm_names import EMA, TEXT, TEXT_OPEN, TEXT_XL, TEXT_XL_2, UNET, ema_name, unet_names
+from stillmotion.weights.ldm.configs import CONFIGS_KEY, VOCABULARY, unpacked
+from stillmotion.weights.ldm.names import EMA, TEXT, TEXT_OPEN, TEXT_XL, TEXT_XL_2, UNET, ema_name, unet_names
 from stillmotion.weights.prediction import Prediction, prediction_of
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 
 from stillmotion.errors import UnknownFile
-from stillmotion.weights.lora_flat import flatten, from_ldm, unflatten
+from stillmotion.weights.loras.flat import flatten, from_ldm, unflatten
 from stillmotion.weights.names import MODULE, canonical_names, layout_name, layout_of
 
 FLAT = {

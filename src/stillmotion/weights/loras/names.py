@@ -6,7 +6,7 @@
     parts    {"unet": {"mid_block.attentions.0.proj_in": Factors}, "text_encoder": ..., "motion": ...}
 
 Strict: each key is used, or an error names it. parse(*write(parts, layout)) == parts for what the layout can
-hold. Pure functions; a layer's name is read by lora_places.py, alphas in metadata by lora_alphas.py.
+hold. Pure functions; a layer's name is read by places.py, alphas in metadata by alphas.py.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from torch import Tensor
 
 from stillmotion.adapt.factors import Algorithm, Factors
 from stillmotion.errors import Damaged, UnknownFile, WrongKind
-from stillmotion.weights.lora_alphas import alphas_in, with_alphas
-from stillmotion.weights.lora_places import diffusers_layer, kohya_layer, place_of
+from stillmotion.weights.loras.alphas import alphas_in, with_alphas
+from stillmotion.weights.loras.places import diffusers_layer, kohya_layer, place_of
 
 Parts = dict[str, dict[str, Factors]]
 LoraLayout = Literal["kohya", "peft", "diffusers", "original"]

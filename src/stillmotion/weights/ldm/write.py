@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 from safetensors.torch import save_file
 
 from stillmotion.errors import OutputError, WrongKind
-from stillmotion.weights import ldm_names as names
 from stillmotion.weights.formats import writing
-from stillmotion.weights.ldm_configs import CONFIGS_KEY, packed
+from stillmotion.weights.ldm import names
+from stillmotion.weights.ldm.configs import CONFIGS_KEY, packed
 
 if TYPE_CHECKING:
     import torch

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 
-from stillmotion.weights.ldm_names import RESNET, UNET_PARTS
+from stillmotion.weights.ldm.names import RESNET, UNET_PARTS
 
 _WORDS = """
     down_blocks mid_block up_blocks input_blocks middle_block output_blocks transformer_blocks

@@ -17,7 +17,7 @@ from typing import Any
 
 from stillmotion.adapt.factors import Factors
 from stillmotion.errors import Damaged
-from stillmotion.weights.lora_places import DOTTED, diffusers_layer
+from stillmotion.weights.loras.places import DOTTED, diffusers_layer
 
 KEY = "lora_adapter_metadata"
 WITHOUT = "stillmotion.without_alpha"
