@@ -12,10 +12,10 @@ demo: $(VENV)/installed
 	$(BIN)/stillmotion animate "a rocket, 3d render style" -o demo.gif --seed 7 --scale 2
 
 test: $(VENV)/installed-dev
-	$(BIN)/python -m pytest -q -m "not slow"
+	$(BIN)/python -m pytest -q -n auto -m "not slow"
 
 test-all: $(VENV)/installed-dev
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n auto
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .
