@@ -1,4 +1,4 @@
-"""Step 13: what personalises the bundled model: two styles it never saw, one subject, eight camera moves.
+"""Step 11: what personalises the bundled model: two styles it never saw, one subject, eight camera moves.
 
 Writes pictures with captions, then runs the package's own commands, each of which resumes:
 

@@ -1,4 +1,4 @@
-"""Step 11: the model card, written from what evaluate.py measured; pictures go to docs/images."""
+"""Step 13: the model card, written from what evaluate.py measured; pictures go to docs/images."""
 
 from __future__ import annotations
 

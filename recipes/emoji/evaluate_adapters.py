@@ -1,4 +1,4 @@
-"""Step 14: what the LoRAs of the bundled model do, measured, and the figure of styles against frames.
+"""Step 12: what the LoRAs of the bundled model do, measured, and the figure of styles against frames.
 
     styles     with the LoRA on: style and concept of stills and of clips, and whether clips still move
     subject    "sks cat face" with the LoRA is nearer to the subject's pictures than to other cats'

@@ -7,7 +7,13 @@ import torch
 from tiny import tiny_unet
 
 from stillmotion.fast import precision
-from stillmotion.fast.precision import best_dtype, cpu_computes_bf16, float32_outside, training_dtype
+from stillmotion.fast.precision import (
+    NoEmulatedBf16,
+    best_dtype,
+    cpu_computes_bf16,
+    float32_outside,
+    training_dtype,
+)
 
 
 @pytest.mark.parametrize(
@@ -87,3 +93,33 @@ def test_without_torch_the_kernel_is_asked(flags, expected, tmp_path, monkeypatc
     if flags is not None:
         (tmp_path / "cpuinfo").write_text(f"processor : 0\nflags : fpu {flags}\n")
     assert cpu_computes_bf16() is expected
+
+
+@pytest.mark.parametrize(("native", "expected"), [(True, torch.bfloat16), (False, torch.float32)])
+def test_bf16_that_is_emulated_becomes_a_float32_copy(native, expected, monkeypatch) -> None:
+    monkeypatch.setattr(precision, "cpu_computes_bf16", lambda: native)
+    x = torch.ones(3)
+    with NoEmulatedBf16():
+        y = x.bfloat16().mul_(2)
+    assert y.dtype == expected and torch.equal(x, torch.ones(3))
+    assert x.bfloat16().dtype == torch.bfloat16
+
+
+@pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="torch 2.9 brought Muon")
+def test_muon_steps_the_same_way_in_float32(monkeypatch) -> None:
+    monkeypatch.setattr(precision, "cpu_computes_bf16", lambda: False)
+    ends = []
+    for emulated in (True, False):
+        torch.manual_seed(0)
+        weight = torch.nn.Parameter(torch.randn(24, 16))
+        optimizer = torch.optim.Muon([weight], lr=0.1, weight_decay=0.0)
+        weight.grad = torch.randn(24, 16)
+        before = weight.detach().clone()
+        if emulated:
+            optimizer.step()
+        else:
+            with NoEmulatedBf16():
+                optimizer.step()
+        ends.append(weight.detach() - before)
+    assert torch.allclose(ends[0], ends[1], atol=0.02 * float(ends[0].abs().max()))
+    assert not torch.equal(*ends)
