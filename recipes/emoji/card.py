@@ -15,6 +15,7 @@ SHEETS = {
     "clips-trained": "Clips of concepts animated in training: every second frame, two clips a row",
     "clips-held_out": "Clips of concepts whose real clip was held out, the same way",
     "clips-unanimated": "Clips of concepts without animation in the data: every second frame, a clip a row",
+    "styles": "The same motion on the base, on two LoRAs of styles it never saw, and on a DreamBooth subject",
 }
 CARD = """---
 license: apache-2.0
@@ -104,9 +105,35 @@ def rows(found: dict) -> list[tuple[str, str, str]]:
     return table
 
 
+def adapter_rows(found: dict) -> list[tuple[str, str, str]]:
+    """The same for the LoRAs, of what evaluate_adapters.py measured."""
+    table = []
+    for style, part in found.get("styles", {}).items():
+        kept = part["clips_concept"] / max(part["stills_concept"], 1e-6)
+        moves = part["motion"] / part["motion_of_base"]
+        table.append(
+            (f"`{style}`: {part['stills']} stills in its style", percent(part["stills_style"]), "90%")
+        )
+        table.append(
+            (f"`{style}`: frames of {part['clips']} clips in it", percent(part["clips_style"]), "85%")
+        )
+        table.append((f"`{style}`: motion against the base's on the same prompts", f"{moves:.2f}", "0.5"))
+        table.append((f"`{style}`: concept in clips, of what stills had", percent(kept), "70%"))
+    if "subject" in found:
+        for name, words in (("subject", "sks cat face"), ("class", "cat face")):
+            share = percent(found["subject"][f"{name}_nearer_to_subject"])
+            table.append((f'`subject`: "{words}" nearer to the subject than to its class', share, ""))
+    for move, part in found.get("cameras", {}).items():
+        right = f"{percent(part['right'])}; {part['half']:.2f} at weight 0.5"
+        table.append((f"`{move}`: the flow names it, of {part['prompts']} prompts", right, "90%; half"))
+    return table
+
+
 def main() -> None:
     found = json.loads((OUT / "evaluation.json").read_text(encoding="utf-8"))
     knowledge = json.loads((BUNDLED / "concepts.json").read_text(encoding="utf-8"))
+    measured = OUT / "adapters.json"
+    adapters = json.loads(measured.read_text(encoding="utf-8")) if measured.exists() else {}
     IMAGES.mkdir(parents=True, exist_ok=True)
     samples = []
     for name, words in SHEETS.items():
@@ -116,7 +143,7 @@ def main() -> None:
     text = CARD.format(
         styles=", ".join(f'"{style}"' for style in knowledge["styles"]),
         concepts=len(knowledge["concepts"]),
-        rows="\n".join(f"| {a} | {b} | {c} |" for a, b, c in rows(found)),
+        rows="\n".join(f"| {a} | {b} | {c} |" for a, b, c in rows(found) + adapter_rows(adapters)),
         samples="\n\n".join(samples),
         steps=max(int(path.name.split("-")[1]) for path in (RUNS / "motion" / "checkpoints").glob("step-*")),
     )
