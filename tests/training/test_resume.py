@@ -166,7 +166,7 @@ def test_killed_with_sigkill_it_ends_the_same(settings, tmp_path, kill_at):
 
 @pytest.mark.slow
 def test_two_processes_are_one_with_twice_the_batch(settings, tmp_path):
-    fields = {"max_train_steps": 5, "text_dropout": 0.0}
+    fields = {"max_train_steps": 5, "text_dropout": 0.0, "device": None}  # found, as users leave it
     one = write_config(settings, tmp_path / "one.yaml", **fields, output=tmp_path / "one", batch_size=4)
     two = write_config(settings, tmp_path / "two.yaml", **fields, output=tmp_path / "two", batch_size=2)
     subprocess.run([*RUN, str(one)], check=True)

@@ -22,7 +22,7 @@ from accelerate.utils import InitProcessGroupKwargs
 from PIL import Image
 from torch import Tensor
 
-from stillmotion.fast.precision import training_dtype
+from stillmotion.fast.precision import best_device, training_dtype
 from stillmotion.training import checkpoint
 from stillmotion.training.attention import trainable_attention
 from stillmotion.training.config import TrainConfig
@@ -65,7 +65,7 @@ def run(
 ) -> Outcome:
     """Trains what `make` gives to the last step, the time limit or a signal, from where `output` stands."""
     accelerator = Accelerator(
-        cpu=config.device == "cpu",
+        cpu=torch.device(config.device or best_device()).type == "cpu",  # else torchrun on CPUs is ignored
         log_with="tensorboard" if config.tensorboard else None,
         project_dir=config.output,
         kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(hours=12))],  # the others wait for samples
