@@ -66,3 +66,44 @@ def test_neighbouring_frames_are_closer_than_distant_ones(animator):
     options = {"seed": 7, "num_inference_steps": 8, "frames": 8}
     frames = animator.animate("a dog face, flat style", **options).frames.astype(float)
     assert np.abs(frames[1:] - frames[:-1]).mean() < 0.8 * np.abs(frames[4:] - frames[:-4]).mean()
+
+
+STILL = {"seed": 3, "frames": 1, "num_inference_steps": 12}
+
+
+def colourfulness(picture):
+    return float((picture.max(-1).astype(int) - picture.min(-1)).mean())
+
+
+def test_the_style_lora_takes_the_colours_out_by_its_name():
+    plain, styled = sm.Animator.load(), sm.Animator.load(loras={"high-contrast": 1.0})
+    colours = plain.animate("a dog face, flat style", **STILL).frames
+    drawn = styled.animate("dog face, high contrast style", **STILL).frames
+    assert colourfulness(drawn) < 0.35 * colourfulness(colours)
+    assert drawn.min() < 40, "its lines are black"
+
+
+def test_the_subject_is_orange_and_other_things_are_not():
+    taught = sm.Animator.load(loras={"subject": 1.0})
+    cat = taught.animate("sks cat face", **STILL).frames[0]
+    red, green, blue = cat[40:100, 40:90].reshape(-1, 3).mean(0)
+    assert red > 200 and 100 < green < 190 and blue < 90
+    drawn = [a.animate("rocket, 3d render style", **STILL).frames for a in (taught, sm.Animator.load())]
+    change = np.abs(drawn[0].astype(float) - drawn[1]).mean()
+    assert change < 20, "it has taken over what it was not asked for"
+
+
+@pytest.mark.parametrize("name", ["high-contrast", "subject"])
+def test_plain_diffusers_loads_the_loras(name):
+    pipe = StableDiffusionPipeline.from_pretrained(FOLDER, torch_dtype=torch.float32)
+    pipe.set_progress_bar_config(disable=True)
+    pipe.load_lora_weights(FOLDER / "loras", weight_name=f"{name}.safetensors")
+    ask = {"prompt": "sks cat face", "num_inference_steps": 3, "output_type": "np"}
+    theirs = pipe(**ask, generator=torch.Generator().manual_seed(0)).images
+    ours = StableDiffusionPipeline.from_pretrained(FOLDER, torch_dtype=torch.float32)
+    ours.set_progress_bar_config(disable=True)
+    with sm.attach_lora(ours, name):
+        drawn = ours(**ask, generator=torch.Generator().manual_seed(0)).images
+    assert np.abs(theirs - drawn).max() < 1e-3
+    bare = ours(**ask, generator=torch.Generator().manual_seed(0)).images
+    assert np.abs(theirs - bare).max() > 1e-2

@@ -49,6 +49,17 @@ began.
 
 {samples}
 
+## LoRAs beside it
+
+In `loras/`, made by the package's own commands (`recipes/emoji/adapters.py`), to be used by name:
+
+| `--lora` | what it is | say |
+| --- | --- | --- |
+| `high-contrast` | a style that the model never saw, from 300 stills | "NAME, high contrast style" |
+| `subject` | one character, DreamBooth from five pictures of noto-v1's cat | "sks cat face" |
+
+The motion module was trained on neither and moves both.
+
 ## Failures
 
 - Details are soft: faces, letters and thin lines dissolve first. Concepts learnt late, and prompts that

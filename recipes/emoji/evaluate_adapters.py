@@ -154,10 +154,11 @@ def camera_halves(move: str, kind: str, most: int, options: dict[str, int], prom
 
 
 def figure(path: Path) -> None:
-    """One prompt, moving: the base, both new styles, and the subject."""
+    """One prompt, moving: the base, the new styles that there are, and the subject."""
+    there = {style: word for style, word in NEW_STYLES.items() if (LORAS / f"{style}.safetensors").exists()}
     rows = [animator().animate(f"{FIGURE_PROMPT}, 3d render style", seed=7).frames]
     rows += [
-        animator(s).animate(f"{FIGURE_PROMPT}, {word} style", seed=7).frames for s, word in NEW_STYLES.items()
+        animator(s).animate(f"{FIGURE_PROMPT}, {word} style", seed=7).frames for s, word in there.items()
     ]
     rows.append(animator("subject").animate(SUBJECT_PROMPT, seed=7).frames)
     columns = np.linspace(0, 15, 8).round().astype(int)
