@@ -61,7 +61,7 @@ def test_motion_takes_part(animator):
     assert np.abs(moving - without).mean() > 0.5
 
 
-@pytest.mark.xfail(strict=True, reason="the motion module has seen 651 steps: it moves, but not smoothly yet")
+@pytest.mark.xfail(strict=True, reason="after 1,103 steps it moves, but not smoothly yet")
 def test_neighbouring_frames_are_closer_than_distant_ones(animator):
     options = {"seed": 7, "num_inference_steps": 8, "frames": 8}
     frames = animator.animate("a dog face, flat style", **options).frames.astype(float)

@@ -1,8 +1,9 @@
 """A start for motion training: half of the heads begin by looking at near frames. Knows no training.
 
 With random queries and keys every frame looks at all frames alike, and what is learnt first is their average:
-the clip agrees with itself, but order means nothing to it (a module after 651 steps: shuffling the frames
-raised its loss by 2%). Copying pairs of positional channels (sin wp, cos wp) into queries and keys gives
+the clip agrees with itself, but order means nothing to it (the bundled module after 651 steps: shuffling the
+frames raised its loss by 2% at most; after 452 more that began like this, by 3% to 11%). Copying pairs of
+positional channels (sin wp, cos wp) into queries and keys gives
 
     q_i . k_j = gain^2 * sum over w of cos(w (i - j)),   largest for i = j and falling with the distance
 
