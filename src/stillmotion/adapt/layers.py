@@ -34,10 +34,6 @@ class LowRank(nn.Module):
             return F.conv2d(_convolved(layer, x, self.down), self.up) * self.scale
         return F.linear(F.linear(x, self.down), self.up) * self.scale
 
-    def factors(self) -> Factors:
-        """As files hold it; the tensors are the parameters themselves."""
-        return Factors("lora", {"down": self.down.data, "up": self.up.data}, self.alpha)
-
 
 class Dense(nn.Module):
     """The change as a whole matrix: LoHa, LoKr, Tucker cores, DoRA, differences."""

@@ -6,7 +6,6 @@ sample n             place n mod N of epoch n div N, mirrored or not: a function
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import lru_cache
@@ -20,7 +19,7 @@ from stillmotion.data.pictures import Picture, measured, read_picture
 from stillmotion.data.report import Report
 from stillmotion.data.sources import Item, same_captions
 from stillmotion.errors import DataError, TrainingError
-from stillmotion.training.clips import encode_all, tell_skipped
+from stillmotion.training.clips import encode_all, key_of, tell_skipped
 from stillmotion.training.config.images import PictureConfig
 from stillmotion.training.denoise import Denoiser, Sample, loss_of
 from stillmotion.training.draws import Draw, shuffled
@@ -63,8 +62,7 @@ class Album:
 
     def key(self) -> str:
         """Changes with the pictures and their captions, not with the folder they are in."""
-        facts = [(clip.file.name, clip.item.captions) for clip in self.clips]
-        return hashlib.blake2b(repr(facts).encode(), digest_size=12).hexdigest()
+        return key_of(self.clips)
 
     def clip(self, draw: Draw) -> CachedClip:
         """The picture of a draw."""

@@ -201,4 +201,5 @@ def _has_two_texts(parts: Parts) -> bool:
     downs = (
         f.tensors.get("down") for path, f in parts.get("unet", {}).items() if path.endswith("attn2.to_k")
     )
-    return "text_encoder_2" in parts or any(down is not None and down.shape[1] == 2048 for down in downs)
+    wide = any(down is not None and down.shape[1] == TEXT_OF_SDXL for down in downs)
+    return wide or "text_encoder_2" in parts
