@@ -67,6 +67,9 @@ def add_motion() -> None:
     net = MotionModel.load(RUNS / "motion" / "motion")
     net.spec = replace(FAMILIES["emoji"], positions=net.spec.positions)
     net.to(torch.float16).save(BUNDLED / "motion")
+    trained = json.loads((RUNS / "motion" / "motion" / "stillmotion.json").read_text(encoding="utf-8"))
+    about = {"name": "emoji", "schedule": trained["schedule"]}
+    (BUNDLED / "motion" / "stillmotion.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
 
 
 def add_base(count: int) -> None:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from stillmotion.errors import StillmotionError
     from stillmotion.lora_model import AttachedLora, Lora, attach_lora
     from stillmotion.motion.attach import Attachment, attach
+    from stillmotion.motion.noise import progressive_noise
     from stillmotion.motion.spec import FAMILIES, MotionSpec
     from stillmotion.motion_model import MotionModel
     from stillmotion.request import Request
@@ -35,6 +36,7 @@ _HOMES = {
     "attach": "motion.attach",
     "attach_lora": "lora_model",
     "identify": "weights.identify",
+    "progressive_noise": "motion.noise",
 }
 
 __all__ = [
@@ -51,6 +53,7 @@ __all__ = [
     "attach",
     "attach_lora",
     "identify",
+    "progressive_noise",
 ]
 
 

@@ -25,6 +25,7 @@ from stillmotion.fast.precision import float32_outside
 from stillmotion.latents import Latents
 from stillmotion.loading import Weights, load_parts
 from stillmotion.motion.attach import attach
+from stillmotion.motion.noise import progressive_noise
 from stillmotion.motion.spec import FAMILIES, MotionSpec
 from stillmotion.request import FILLED_BY_MODEL, Request
 from stillmotion.schedulers import make_scheduler
@@ -42,7 +43,14 @@ if TYPE_CHECKING:
 OnStep = Callable[[str, int, int], None]
 """Called as (stage, steps done, steps in all), stage being "sampling" or "decoding"."""
 
-STILL = {"frames": 1, "fps": 8.0, "num_inference_steps": 25, "guidance_scale": 7.5, "scheduler": "ddim"}
+STILL = {
+    "frames": 1,
+    "fps": 8.0,
+    "num_inference_steps": 25,
+    "guidance_scale": 7.5,
+    "scheduler": "ddim",
+    "noise_alpha": 0.0,
+}
 """What a base without motion draws when nothing else is said."""
 
 SLICE_PIXELS = 512 * 512
@@ -213,7 +221,7 @@ class Animator:
             )
         channels = self.pipeline.vae.config.latent_channels
         size = (request.frames, channels, request.height // factor, request.width // factor)
-        return torch.randn(size, generator=generator)
+        return progressive_noise(torch.randn(size, generator=generator), request.noise_alpha)
 
     def _attached(self, request: Request) -> AbstractContextManager[Any]:
         if self.motion is None or request.frames == 1:

@@ -20,7 +20,7 @@ from stillmotion.errors import Damaged, UnknownFile
 
 CARD = "stillmotion.json"
 BUNDLED = "emoji"
-SCHEDULE = ("beta_schedule", "beta_start", "beta_end", "timestep_spacing")
+SCHEDULE = ("beta_schedule", "beta_start", "beta_end", "timestep_spacing", "noise_alpha")
 
 
 @dataclass(frozen=True)

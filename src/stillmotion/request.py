@@ -28,7 +28,7 @@ from stillmotion.errors import RequestError
 from stillmotion.sentences import extra_of, sentence
 from stillmotion.strength import FORM, Strength
 
-REQUEST_VERSION = 5
+REQUEST_VERSION = 6
 """Stands in the JSON; goes up by one with every new field: older installations then know what they miss."""
 
 SCHEDULERS = (
@@ -63,7 +63,16 @@ PLACE = "it must be a name or path"
 SIDE: dict[str, Any] = {"ge": 8, "multiple_of": 8}
 """Rules that several fields share."""
 
-FILLED_BY_MODEL = ("frames", "width", "height", "num_inference_steps", "guidance_scale", "scheduler", "fps")
+FILLED_BY_MODEL = (
+    "frames",
+    "width",
+    "height",
+    "num_inference_steps",
+    "guidance_scale",
+    "scheduler",
+    "fps",
+    "noise_alpha",
+)
 
 LORAS = ("loras", "motion_loras")
 """Fields that map files to weights."""
@@ -179,6 +188,15 @@ class Request(BaseModel):
         "it must be a number of at least 0",
         "1",
         "--motion-strength",
+        ge=0,
+        allow_inf_nan=False,
+    )
+    noise_alpha: float | None = _field(
+        None,
+        "how much of a frame's noise goes on into the next: 0 nothing, 2 most of it; more is calmer",
+        "it must be a number of at least 0",
+        "1.5",
+        "--noise-alpha",
         ge=0,
         allow_inf_nan=False,
     )

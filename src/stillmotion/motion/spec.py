@@ -43,6 +43,8 @@ class MotionSpec:
     beta_schedule: str = "linear"
     beta_start: float = 0.00085
     beta_end: float = 0.012
+    noise_alpha: float = 0.0
+    """how much of a frame's noise goes on into the next (see motion.noise); 0: frames are independent"""
     scheduler: str = "ddim"
     timestep_spacing: str = "leading"
     num_inference_steps: int = 25

@@ -15,6 +15,7 @@ from diffusers import DDIMScheduler
 from torch import Tensor, nn
 
 from stillmotion.fast.precision import training_dtype
+from stillmotion.motion.noise import progressive_noise
 from stillmotion.training import objectives
 from stillmotion.training.config.shared import DenoiseConfig
 from stillmotion.training.draws import OFFSET, Draw
@@ -47,8 +48,9 @@ class Guess:
 class Denoiser:
     """The frozen pipeline, its schedule as the config has it, and its text.
 
-    What the config leaves open of the betas is in `schedule`, and else the base's. With `rounded=False` the
-    UNet stays in fp32, for those who train its own weights.
+    What the config leaves open of the betas is in `schedule`, and else the base's; `noise_alpha` is that of
+    the clips (see motion.noise). With `rounded=False` the UNet stays in fp32, for those who train its own
+    weights.
     """
 
     def __init__(
@@ -57,8 +59,9 @@ class Denoiser:
         device: torch.device,
         schedule: Mapping[str, Any] | None = None,
         rounded: bool = True,
+        noise_alpha: float = 0.0,
     ) -> None:
-        self.config, self.device = config, device
+        self.config, self.device, self.noise_alpha = config, device, noise_alpha
         self.dtype = training_dtype(config.precision, device)
         self.pipeline = load_base(config.base, torch.float32).to(device)
         self.pipeline.set_progress_bar_config(disable=True)
@@ -88,6 +91,7 @@ class Denoiser:
         noise = draw.noise(*latents.shape)
         if self.config.noise_offset:
             noise += self.config.noise_offset * draw.noise(*latents.shape[:2], 1, 1, purpose=OFFSET)
+        noise = progressive_noise(noise, self.noise_alpha)
         caption = "" if dropped < self.config.text_dropout else captions[int(which * len(captions))]
         return Sample(latents, noise, int(time * len(self.abar)), caption)
 

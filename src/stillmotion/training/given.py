@@ -41,6 +41,12 @@ def betas(spec: MotionSpec) -> dict[str, Any]:
     return {name: getattr(spec, name) for name in ("beta_schedule", "beta_start", "beta_end")}
 
 
+def carried(noise_alpha: float | None, spec: MotionSpec | None) -> float:
+    """The `noise_alpha` of a run: what its config says, else that of the given motion, else 0."""
+    unsaid = 0.0 if spec is None else spec.noise_alpha
+    return unsaid if noise_alpha is None else noise_alpha
+
+
 def origin(net: MotionModel) -> str:
     """What is started from, in words."""
     spec = net.spec

@@ -16,6 +16,7 @@ from stillmotion.clip.clip import Clip, grid
 from stillmotion.clip.pixels import WHITE
 from stillmotion.clip.sheet import tile
 from stillmotion.fast.precision import float32_outside
+from stillmotion.motion.noise import progressive_noise
 from stillmotion.training.text import Conditioner
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ def sample_sheet(
     """
     config = denoiser.config
     options: dict[str, Any] = {
+        "noise_alpha": denoiser.noise_alpha,
         "width": config.resolution,
         "height": config.resolution,
         "guidance_scale": config.validation_guidance,
@@ -50,7 +52,16 @@ def sample_sheet(
 
 @torch.no_grad()
 def sample_clip(
-    pipeline: Any, conditioner: Conditioner, prompt: str, frames: int, seed: int, **options: Any
+    pipeline: Any,
+    conditioner: Conditioner,
+    prompt: str,
+    frames: int,
+    seed: int,
+    *,
+    width: int,
+    height: int,
+    noise_alpha: float = 0.0,
+    **options: Any,
 ) -> np.ndarray:
     """One clip (frames, H, W, 3) uint8; `options` are those of the pipeline's call."""
     names = ("prompt_embeds", "pooled_prompt_embeds")
@@ -58,9 +69,12 @@ def sample_clip(
     arguments = {}
     for name, wanted, empty in texts:
         arguments |= {name: wanted, f"negative_{name}": empty}
-    arguments |= {"num_images_per_prompt": frames, "generator": torch.Generator().manual_seed(seed)}
+    factor = pipeline.vae_scale_factor
+    size = (frames, pipeline.unet.config.in_channels, height // factor, width // factor)
+    noise = progressive_noise(torch.randn(size, generator=torch.Generator().manual_seed(seed)), noise_alpha)
+    arguments |= {"num_images_per_prompt": frames, "latents": noise.to(arguments[names[0]].dtype)}
     with float32_outside(pipeline.unet):
-        latents = pipeline(**arguments, **options, output_type="latent").images
+        latents = pipeline(**arguments, **options, width=width, height=height, output_type="latent").images
     return decode_frames(pipeline.vae, latents.float())
 
 

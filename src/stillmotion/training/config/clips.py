@@ -60,6 +60,12 @@ class ClipConfig(VideoConfig):
     beta_end: float | None = Field(
         None, gt=0, lt=1, description="last beta; default: that of the motion, 0.012 for fresh motion"
     )
+    noise_alpha: float | None = Field(
+        None,
+        ge=0,
+        description="how much of a frame's noise goes on into the next: 0 nothing, 2 most of it; default: that "
+        "of the given motion, 0 for fresh motion",
+    )
 
     @property
     def needed(self) -> int:

@@ -30,7 +30,7 @@ from stillmotion.training.config import MotionTrainConfig
 from stillmotion.training.config.clips import LINEAR
 from stillmotion.training.denoise import BETAS, Denoiser, Sample, loss_of
 from stillmotion.training.draws import Draw
-from stillmotion.training.given import betas, load_motion, origin
+from stillmotion.training.given import betas, carried, load_motion, origin
 from stillmotion.training.targets import Loss
 from stillmotion.training.validation import sample_sheet
 
@@ -52,7 +52,13 @@ class MotionTarget:
         # before models load, so that a wrong path is said at once
         items = find_items(config.videos, report, config.video_folder)
         given = load_motion(config.motion) if config.motion is not None else None
-        self.denoiser = Denoiser(config, accelerator.device, LINEAR if given is None else betas(given.spec))
+        spec = None if given is None else given.spec
+        self.denoiser = Denoiser(
+            config,
+            accelerator.device,
+            LINEAR if spec is None else betas(spec),
+            noise_alpha=carried(config.noise_alpha, spec),
+        )
         self.pipeline = self.denoiser.pipeline
         self.adapter = self._adapter()
         self.clips = prepare_clips(config, items, report, self.pipeline.vae, accelerator, say)
@@ -111,10 +117,9 @@ class MotionTarget:
         """Its spec says what it is trained for from here on; family, norms and positions stay."""
         if self.config.near_frames:
             look_near(net)
-        noise = {name: self.pipeline.scheduler.config[name] for name in BETAS}
         size = self.config.resolution
         net.spec = replace(
-            net.spec, **noise, frames=self.config.frames, width=size, height=size, fps=self.fps
+            net.spec, **self._noise(), frames=self.config.frames, width=size, height=size, fps=self.fps
         )
         return net
 
@@ -137,8 +142,13 @@ class MotionTarget:
         return {
             "name": self.config.output.name,
             "defaults": {name: getattr(spec, name) for name in ("frames", "width", "height", "fps")},
-            "schedule": {name: self.pipeline.scheduler.config[name] for name in BETAS},
+            "schedule": self._noise(),
         }
+
+    def _noise(self) -> dict[str, Any]:
+        """What the motion learns to take away, by the names of its family row."""
+        betas = {name: self.pipeline.scheduler.config[name] for name in BETAS}
+        return betas | {"noise_alpha": self.denoiser.noise_alpha}
 
     def _advise(self, say: Callable[[str], None], given: MotionModel | None) -> None:
         config = self.config

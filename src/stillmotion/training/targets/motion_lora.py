@@ -27,7 +27,7 @@ from stillmotion.training.clips import key_of, pace, prepare_clips, stretch
 from stillmotion.training.config import MotionLoraConfig
 from stillmotion.training.denoise import Denoiser, Guess, Sample, loss_of
 from stillmotion.training.draws import Draw
-from stillmotion.training.given import betas, motion_of, origin
+from stillmotion.training.given import betas, carried, motion_of, origin
 from stillmotion.training.low_rank import LowRanks, attention_layers
 from stillmotion.training.objectives import debiased
 from stillmotion.training.passes import frozen, settled
@@ -56,7 +56,8 @@ class MotionLoraTarget:
         report = Report()
         items = self._items(report)
         given = motion_of(config.motion, config.base)
-        self.denoiser = Denoiser(config, accelerator.device, betas(given.spec))
+        alpha = carried(config.noise_alpha, given.spec)
+        self.denoiser = Denoiser(config, accelerator.device, betas(given.spec), noise_alpha=alpha)
         unet = self.denoiser.unet
         self.motion = given.requires_grad_(False).eval().to(accelerator.device, self.denoiser.dtype)
         self.attachment = attach(unet, self.motion, frames=config.frames)
