@@ -63,8 +63,8 @@ class ClipConfig(VideoConfig):
     noise_alpha: float | None = Field(
         None,
         ge=0,
-        description="how much of a frame's noise goes on into the next: 0 nothing, 2 most of it; default: that "
-        "of the given motion, 0 for fresh motion",
+        description="how much of a frame's noise goes on into the next: 0 nothing, 2 most of it; default: "
+        "that of the given motion, 0 for fresh motion",
     )
 
     @property
