@@ -116,6 +116,13 @@ def test_motion_moves_and_its_strength_counts(tiny: Animator) -> None:
         still.animate("a rocket", seed=2)
 
 
+def test_noise_that_goes_on_draws_neighbours_alike(tiny: Animator) -> None:
+    apart, alike = (tiny.sample(Request(prompt="a rocket", seed=2, noise_alpha=a)) for a in (0, 8))
+    step = [(x.tensor[1:] - x.tensor[:-1]).abs().mean() for x in (apart, alike)]
+    assert step[1] < 0.5 * step[0]
+    assert tiny.request("a rocket").noise_alpha == 0
+
+
 def test_nothing_is_left_on_the_pipeline_after_an_exception() -> None:
     ours = made()
     unet, scheduler = ours.pipeline.unet, ours.pipeline.scheduler

@@ -75,11 +75,13 @@ def test_the_cards_of_base_and_motion_are_merged(sd15_folder, motion_folder, tmp
     shutil.copytree(sd15_folder, base)
     shutil.copytree(motion_folder, motion)
     (base / "stillmotion.json").write_text(json.dumps({"defaults": {"frames": 2, "width": 24}}))
-    facts = {"defaults": {"frames": 5}, "schedule": {"beta_schedule": "scaled_linear", "beta_end": 0.02}}
+    schedule = {"beta_schedule": "scaled_linear", "beta_end": 0.02, "noise_alpha": 1.5}
+    facts = {"defaults": {"frames": 5}, "schedule": schedule}
     (motion / "stillmotion.json").write_text(json.dumps(facts))
     animator = Animator.load(str(base), str(motion))
     assert (animator.defaults["frames"], animator.defaults["width"]) == (5, 24)
     assert (animator.spec.beta_schedule, animator.spec.beta_end) == ("scaled_linear", 0.02)
+    assert animator.request("a cat").noise_alpha == 1.5
 
 
 def test_precision_is_that_of_the_machine_and_the_vae_stays_exact(

@@ -22,6 +22,7 @@ MODEL = {
     "guidance_scale": 5.0,
     "scheduler": "ddim",
     "fps": 8.0,
+    "noise_alpha": 0.0,
 }
 
 sizes = st.integers(1, 512).map(lambda n: 8 * n)
@@ -43,6 +44,7 @@ requests = st.fixed_dictionaries(
         "seed": st.integers(0, 2**64 - 1),
         "fps": st.floats(0.1, 240),
         "motion_strength": numbers,
+        "noise_alpha": numbers,
         "clip_skip": st.integers(1, 12),
         "motion": st.text(min_size=1),
         "base": st.none() | st.text(min_size=1),
@@ -189,8 +191,9 @@ def test_the_version_grows_with_the_fields():
     """If this fails because you added a field: add it here, and 1 to REQUEST_VERSION."""
     fields = """prompt negative_prompt frames width height num_inference_steps guidance_scale scheduler seed
     fps
-        motion_strength clip_skip motion base vae embeddings loras motion_loras lora_parity dtype parity"""
-    assert (REQUEST_VERSION, list(Request.model_fields)) == (5, fields.split())
+        motion_strength noise_alpha clip_skip motion base vae embeddings loras motion_loras lora_parity dtype
+        parity"""
+    assert (REQUEST_VERSION, list(Request.model_fields)) == (6, fields.split())
 
 
 def test_requests_do_not_change_but_can_be_replaced():

@@ -37,9 +37,9 @@ concepts` lists them.
 
 ## Measured
 
-By `recipes/emoji/evaluate.py`. The judge is a small CNN trained on real stills of 1,209 concepts in five
-styles, never on generated ones; a top-5 hit is five among 1,209. The aims are those set before the work
-began.
+By `recipes/emoji/evaluate.py`. The judge is a small CNN trained on real stills of the same {concepts}
+concepts in five styles, never on generated ones; a top-5 hit is five among {concepts}. The aims are those
+set before the work began.
 
 | | measured | aim |
 | --- | --- | --- |
@@ -92,8 +92,10 @@ def rows(found: dict) -> list[tuple[str, str, str]]:
         table.append(("VAE: PSNR on held-out stills", f"{found['vae']['psnr_held_out']:.1f} dB", "27 dB"))
     if "judge" in found:
         part = found["judge"]
-        both = f"{percent(part['concept_top5'])}, {percent(part['style'])}"
-        table.append((f"the judge on {part['count']} real stills: concept in top 5, style", both, ""))
+        share = percent(part["style_unseen"])
+        table.append((f"the judge itself, {part['stills']} real stills it never saw: style", share, ""))
+        share = percent(part["concept_top5_clips"])
+        table.append((f"the judge itself, frames of {part['clips']} real clips: concept in top 5", share, ""))
     for name, words, aim in (("training", "training concepts", "80%"), ("held_out", "held-out pairs", "50%")):
         if name in found.get("stills", {}):
             part = found["stills"][name]

@@ -1,6 +1,6 @@
 """Step 10: what the bundled model can do, measured, and looked at on contact sheets.
 
-    judge    what the judge itself makes of real stills, as the VAE gives them back
+    judge    what the judge itself makes of real pictures that it never saw, as the VAE gives them back
     vae      PSNR on held-out stills
     stills   concept in the judge's top 5, style right: training concepts, and held-out (concept, style) pairs
     clips    motion (mean absolute difference of neighbouring frames) and order against the real clips',
@@ -17,8 +17,8 @@ import json
 import numpy as np
 import torch
 from base import latents
-from classifier import STYLE_NAMES, load_classifier, small
-from concepts import STYLES, Concept, concepts, held_out
+from classifier import STYLE_NAMES, known_codes, load_classifier, never_shown
+from concepts import STYLES, Concept, held_out
 from diffusers import AutoencoderKL
 from PIL import Image
 from places import BUNDLED, CLIPS, RUNS
@@ -50,20 +50,19 @@ def say(concept: Concept, style: str) -> str:
 
 
 class Judge:
-    """The classifier, asked about pictures."""
+    """The classifier, asked about pictures; of a concept that it does not know it says nothing."""
 
     def __init__(self) -> None:
         self.model = load_classifier()
-        self.index = {c.code: i for i, c in enumerate(concepts())}
+        self.index = known_codes(len(self.model.concept.emb.bias))
 
     @torch.no_grad()
-    def __call__(self, frames: np.ndarray, code: str, style: str) -> tuple[Tensor, Tensor]:
+    def __call__(self, frames: np.ndarray, code: str, style: str) -> tuple[Tensor | None, Tensor]:
         """Per frame of (F, 128, 128, 3) uint8: concept in the top 5, style right."""
         x = torch.from_numpy(np.array(frames)).permute(0, 3, 1, 2).float() / 127.5 - 1
-        concept, kind = self.model(small(x))
-        return (concept.topk(5).indices == self.index[code]).any(1), kind.argmax(1) == STYLE_NAMES.index(
-            style
-        )
+        concept, kind = self.model(x)
+        known = (concept.topk(5).indices == self.index[code]).any(1) if code in self.index else None
+        return known, kind.argmax(1) == STYLE_NAMES.index(style)
 
 
 def still_batch(animator: sm.Animator, wanted: list[tuple[Concept, str]]) -> np.ndarray:
@@ -183,22 +182,45 @@ def clips(animator: sm.Animator, judge: Judge, count: int, most: int) -> dict[st
     return found
 
 
-@torch.no_grad()
-def of_the_judge(judge: Judge, count: int = 200) -> dict[str, float]:
-    """What the judge makes of real stills of the training styles: no generated picture can do better."""
+def of_the_judge(judge: Judge, most: int = 200) -> dict[str, float]:
+    """The judge on real pictures that it never saw: no generated picture can be expected to do better.
+
+    Styles on stills of all five that were kept back, concepts on the first frames of real clips.
+    """
     pixels, rows = load()
-    by_code = {concept.code: concept for concept in concepts()}
-    chosen = [i for i, row in enumerate(rows) if row["style"] in STYLES]
-    chosen = sorted(np.random.default_rng(2).permutation(chosen)[:count])
+    unseen = [i for i, row in enumerate(rows) if row["code"] in never_shown(len(judge.index))]
+    unseen = sorted(np.random.default_rng(2).permutation(unseen)[:most])
+    back = through_vae(np.stack([over(pixels[i]) for i in unseen]))
+    styles = [
+        judge(picture[None], rows[i]["code"], rows[i]["style"])[1].item()
+        for picture, i in zip(back, unseen, strict=True)
+    ]
+    files = [CLIPS / part / f"{code}.webp" for code in judge.index for part in ("train", "held-out")]
+    files = [file for file in files if file.exists()][:most]
+    first = np.stack(
+        [np.asarray(Image.fromarray(open_frames(f).frames([0])[0]).resize((128, 128))) for f in files]
+    )
+    known = [
+        judge(picture[None], file.stem, "fluent-3d")[0].item()
+        for picture, file in zip(through_vae(first), files, strict=True)
+    ]
+    return {
+        "style_unseen": float(np.mean(styles)),
+        "stills": len(styles),
+        "concept_top5_clips": float(np.mean(known)),
+        "clips": len(known),
+    }
+
+
+@torch.no_grad()
+def through_vae(pictures: np.ndarray) -> np.ndarray:
+    """(n, 128, 128, 3) as the VAE gives them back, uint8."""
     vae = AutoencoderKL.from_pretrained(BUNDLED / "vae", torch_dtype=torch.float32)
     found = []
-    for start in range(0, count, 20):
-        stack = np.stack([over(pixels[i]) for i in chosen[start : start + 20]])
-        x = torch.from_numpy(stack).permute(0, 3, 1, 2) / 127.5 - 1
-        back = vae.decode(vae.encode(x).latent_dist.mean).sample.clamp(-1, 1)
+    for part in torch.from_numpy(pictures).float().permute(0, 3, 1, 2).div(127.5).sub(1).split(20):
+        back = vae.decode(vae.encode(part).latent_dist.mean).sample.clamp(-1, 1)
         found.append(((back + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy())
-    wanted = [(by_code[rows[i]["code"]], rows[i]["style"]) for i in chosen]
-    return score(judge, np.concatenate(found), wanted)
+    return np.concatenate(found)
 
 
 def main(count: int, parts: list[str], most: int) -> None:

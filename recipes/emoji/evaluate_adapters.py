@@ -86,9 +86,8 @@ def styles(judge: Judge, most: int, stills: int, clips: int) -> dict[str, dict[s
 @torch.no_grad()
 def features(judge: Judge, frames: np.ndarray) -> torch.Tensor:
     """(n, c) unit vectors: what the judge sees before it names anything."""
-    x = small(torch.from_numpy(np.array(frames)).permute(0, 3, 1, 2).float() / 127.5 - 1)
-    h = F.silu(judge.model.blocks(judge.model.stem(x)))
-    return F.normalize(torch.cat([h.mean((2, 3)), h.amax((2, 3))], 1), dim=1)
+    x = torch.from_numpy(np.array(frames)).permute(0, 3, 1, 2).float() / 127.5 - 1
+    return F.normalize(judge.model.concept.features(small(x)), dim=1)
 
 
 def subject(judge: Judge, count: int) -> dict[str, float]:

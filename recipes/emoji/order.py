@@ -18,6 +18,7 @@ from torch import Tensor
 import stillmotion as sm
 from stillmotion.clip import open_frames
 from stillmotion.data.latents import pixels
+from stillmotion.motion.noise import progressive_noise
 from stillmotion.schedulers import alphas_cumprod
 from stillmotion.training.clips import encoder
 from stillmotion.training.objectives import noisy, target
@@ -46,6 +47,7 @@ def losses(animator: sm.Animator, latents: list[Tensor], time: int) -> tuple[flo
     rows = []
     for z in latents:
         noise = torch.randn(z.shape, generator=torch.Generator().manual_seed(1))
+        noise = progressive_noise(noise, spec.noise_alpha)
         x, wanted = noisy(z, noise, abar), target(z, noise, abar, "v_prediction")
         row = [(unet(x, time, text).sample - wanted).square().mean()]
         with sm.attach(unet, animator.motion, FRAMES):

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from tiny import tiny_scheduler
 
 from stillmotion.errors import DataError, TrainingError
+from stillmotion.motion.noise import progressive_noise
 from stillmotion.motion_model import MotionModel
 from stillmotion.training import train_motion
 from stillmotion.training.checkpoint import checkpoints
@@ -49,7 +50,8 @@ def test_from_clips_to_weights(configure):
     )
 
     card = json.loads((folder / "stillmotion.json").read_text())
-    assert card["schedule"] == {"beta_schedule": "linear", "beta_start": 0.00085, "beta_end": 0.012}
+    betas = {"beta_schedule": "linear", "beta_start": 0.00085, "beta_end": 0.012}
+    assert card["schedule"] == betas | {"noise_alpha": 0.0}
     assert card["defaults"] == {"frames": 4, "width": 16, "height": 16, "fps": 10.0}
 
     with Image.open(outcome.output / "samples" / "step-00000006.png") as sheet:
@@ -100,6 +102,18 @@ def test_the_loss_is_that_of_the_schedulers_own_words(configure, prediction):
         loss = target.loss(batch)
     assert torch.allclose(loss.value, (said - torch.cat(wanted)).square().mean(), rtol=1e-4)
     assert torch.allclose(loss.spread, said.std() / torch.cat(wanted).std(), rtol=1e-4)
+
+
+def test_noise_that_goes_on_is_trained_and_kept_and_goes_on_with_the_motion(configure, tmp_path):
+    target = make_target(configure("run", noise_alpha=1.5))
+    (draw,) = draws(0, 0, 0, 1, 1)
+    sample = target.sample(draw)
+    assert torch.equal(sample.noise, progressive_noise(draw.noise(*sample.latents.shape), 1.5))
+    target.save(tmp_path / "made", {})
+    again = make_target(configure("again", motion=str(tmp_path / "made" / "motion")))
+    assert again.denoiser.noise_alpha == again.motion.spec.noise_alpha == 1.5
+    other = make_target(configure("other", motion=str(tmp_path / "made" / "motion"), noise_alpha=0))
+    assert torch.equal(other.sample(draw).noise, draw.noise(*sample.latents.shape))
 
 
 def test_one_timestep_per_clip_and_text_dropout(configure):

@@ -67,6 +67,19 @@ def test_a_signal_stops_cleanly_and_the_same_command_goes_on(configure):
     same_end(whole.output, config.output)
 
 
+def test_two_runs_into_one_folder_are_refused_and_the_first_is_not_disturbed(configure):
+    config = configure("run")
+
+    def second(row):
+        with pytest.raises(TrainingError, match="Another run is writing into .*run: wait"):
+            train_motion(config)
+
+    whole = train_motion(configure("whole"))
+    assert train_motion(config, second).finished
+    same_end(whole.output, config.output)
+    assert train_motion(config).finished, "the lock ends with the run"
+
+
 def test_the_clock_stops_too(configure):
     config = configure("run", max_minutes=1e-6)
     assert train_motion(config).step == 1

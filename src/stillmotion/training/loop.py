@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -19,9 +20,11 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs
+from filelock import FileLock, Timeout
 from PIL import Image
 from torch import Tensor
 
+from stillmotion.errors import TrainingError
 from stillmotion.fast.precision import best_device, training_dtype
 from stillmotion.training import checkpoint
 from stillmotion.training.attention import trainable_attention
@@ -46,6 +49,7 @@ FREE = {
 }
 """settings that may change between two starts without changing what is learnt"""
 LOOK = 10
+LOCK = ".lock"
 
 
 @dataclass(frozen=True)
@@ -72,15 +76,28 @@ def run(
     )
     config.output.mkdir(parents=True, exist_ok=True)
     stop = Stop(config.max_minutes)
-    with Journal(
-        config.output, accelerator, config.max_train_steps, config.log_steps, config.tensorboard
-    ) as journal:
+    with (
+        _alone(config.output) if accelerator.is_main_process else nullcontext(),
+        Journal(
+            config.output, accelerator, config.max_train_steps, config.log_steps, config.tensorboard
+        ) as journal,
+    ):
         notice = rate_notice(config.learning_rate, config.usual_rate)
         if notice is not None:
             journal.say(notice)
         target = make(config, accelerator, journal.say)  # Ctrl-C may end this at once: what is encoded stays
         with stop:
             return Run(config, accelerator, target, journal, stop, on_step).go()
+
+
+def _alone(output: Path) -> AbstractContextManager[Any]:
+    """A lock that ends with its process, however that ends; TrainingError if another run holds it."""
+    try:
+        return FileLock(output / LOCK).acquire(blocking=False)
+    except Timeout:
+        raise TrainingError(
+            f"Another run is writing into {output}: wait until it has ended, or give another --output."
+        ) from None
 
 
 class Run:
