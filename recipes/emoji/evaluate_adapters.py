@@ -33,6 +33,8 @@ LORAS = BUNDLED / "loras"
 FIGURE_PROMPT = "butterfly"
 STEPS = 12
 """denoising steps of the clips measured here"""
+HALVES = 4
+"""prompts whose clips are also made at half the weight"""
 
 
 def animator(name: str | None = None, weight: float = 1.0) -> sm.Animator:
@@ -110,46 +112,47 @@ def subject(judge: Judge, count: int) -> dict[str, float]:
     return found
 
 
-def cameras(prompts: int, most: int, frames: int, steps: int) -> dict[str, dict[str, float]]:
-    """Each move: how often the flow names it, and what half the weight and none do to one prompt."""
-    found = {}
-    options = {"frames": frames, "num_inference_steps": steps}
-    for move in MOVES:
+def cameras(
+    moves: list[str], prompts: int, most: int, options: dict[str, float], before: dict
+) -> dict[str, dict[str, float]]:
+    """Each move: how often the flow names it, and what half the weight and none do to a few prompts."""
+    found = dict(before)
+    wanted = [
+        (say(concept, list(STYLES)[number % len(STYLES)]), number)
+        for number, concept in enumerate(spread(prompts, most))
+    ]
+    for move in moves:
         kind = next(name for name, pair in NAMES.items() if move in pair)
-        moving, said, amounts, rows = animator(move), [], [], []
-        for number, concept in enumerate(spread(prompts, most)):
-            style = list(STYLES)[number % len(STYLES)]
-            clip = moving.animate(say(concept, style), seed=number, **options).frames
-            fit = camera_of(clip)
-            said.append(fit.dominant == move)
-            amounts.append(getattr(fit, kind))
-            rows.append(clip[:: max(1, frames // 4)])
-        sheet(np.concatenate(rows), f"camera-{move}", columns=20)
-        half = camera_halves(move, kind, most, options)
+        whole = drawn(move, 1.0, wanted, options)
+        fits = [camera_of(clip) for clip in whole]
+        sheet(np.concatenate([clip[::4] for clip in whole]), f"camera-{move}", columns=20)
         found[move] = {
-            "right": float(np.mean(said)),
-            kind: float(np.mean(amounts)),
-            "half": half,
+            "right": float(np.mean([fit.dominant == move for fit in fits])),
+            kind: float(np.mean([getattr(fit, kind) for fit in fits])),
+            "half": half_of(move, kind, [getattr(fit, kind) for fit in fits], wanted[:HALVES], options),
             "prompts": prompts,
+            "steps": options["num_inference_steps"],
+            "guidance": options["guidance_scale"],
         }
         print(move, found[move], flush=True)
     return found
 
 
-def camera_halves(move: str, kind: str, most: int, options: dict[str, int], prompts: int = 5) -> float:
-    """The move at weight 0.5 as a part of that at 1; refuses a weight 0 that does anything."""
-    speeds = []
-    for number, concept in enumerate(spread(prompts, most)):
-        clips = [
-            animator(move, weight).animate(say(concept, "fluent-3d"), seed=number, **options).frames
-            for weight in (0.0, 0.5, 1.0)
-        ]
-        still = animator().animate(say(concept, "fluent-3d"), seed=number, **options).frames
-        if not np.array_equal(clips[0], still):
-            raise SystemExit(f"{move} at weight 0 changes {concept.name}.")
-        speeds.append([getattr(camera_of(clip), kind) for clip in clips])
-    rest, half, whole = np.mean(speeds, axis=0)
-    return float((half - rest) / (whole - rest))
+def half_of(move: str, kind: str, whole: list[float], wanted: list[tuple[str, int]], options: dict) -> float:
+    """The move at weight 0.5 as a part of that at 1, both above none; refuses a weight 0 that does
+    anything.
+    """
+    rest, half = drawn(None, 1.0, wanted, options), drawn(move, 0.5, wanted, options)
+    if not np.array_equal(drawn(move, 0.0, wanted[:1], options)[0], rest[0]):
+        raise SystemExit(f"{move} at weight 0 changes {wanted[0][0]!r}.")
+    rest, half = (np.mean([getattr(camera_of(clip), kind) for clip in clips]) for clips in (rest, half))
+    return float((half - rest) / (np.mean(whole[: len(wanted)]) - rest))
+
+
+def drawn(name: str | None, weight: float, wanted: list[tuple[str, int]], options: dict) -> list[np.ndarray]:
+    """Frames for each (prompt, seed), with one LoRA or none."""
+    maker = animator(name, weight)
+    return [maker.animate(prompt, seed=seed, **options).frames for prompt, seed in wanted]
 
 
 def figure(path: Path) -> None:
@@ -173,15 +176,20 @@ def main() -> None:
     parser.add_argument("--stills", type=int, default=100)
     parser.add_argument("--clips", type=int, default=20)
     parser.add_argument("--prompts", type=int, default=40, help="for each camera move")
-    parser.add_argument("--frames", type=int, default=16, help="of the clips with a camera move")
+    parser.add_argument("--moves", nargs="+", choices=MOVES, default=MOVES)
+    parser.add_argument("--steps", type=int, default=STEPS, help="of the clips with a camera move")
+    parser.add_argument("--guidance", type=float, default=5.0, help="of the clips with a camera move")
     options = parser.parse_args()
     path = OUT / "adapters.json"
     found = json.loads(path.read_text()) if path.exists() else {}
     OUT.mkdir(parents=True, exist_ok=True)
+    filming = {"num_inference_steps": options.steps, "guidance_scale": options.guidance}
     work = {
         "styles": lambda: styles(Judge(), options.concepts, options.stills, options.clips),
         "subject": lambda: subject(Judge(), 20),
-        "cameras": lambda: cameras(options.prompts, options.concepts, options.frames, STEPS),
+        "cameras": lambda: cameras(
+            options.moves, options.prompts, options.concepts, filming, found.get("cameras", {})
+        ),
         "figure": lambda: figure(OUT / "styles.png"),
     }
     for part in options.parts:
