@@ -187,8 +187,8 @@ def of_the_judge(judge: Judge, most: int = 200) -> dict[str, float]:
 
     Styles on stills of all five that were kept back, concepts on the first frames of real clips.
     """
-    pixels, rows = load()
-    unseen = [i for i, row in enumerate(rows) if row["code"] in never_shown(len(judge.index))]
+    (pixels, rows), kept_back = load(), never_shown(len(judge.index))
+    unseen = [i for i, row in enumerate(rows) if row["code"] in kept_back]
     unseen = sorted(np.random.default_rng(2).permutation(unseen)[:most])
     back = through_vae(np.stack([over(pixels[i]) for i in unseen]))
     styles = [
