@@ -4,7 +4,7 @@ Writes pictures with captions, then runs the package's own commands, each of whi
 
     high-contrast, noto-v1    stillmotion train lora          stills of the first concepts in that style
     subject                   stillmotion train dreambooth    five pictures of noto-v1's cat, "sks cat face"
-    zoom-in, ...              stillmotion train motion-lora   the move over the clips that trained the motion
+    zoom-in, ...              stillmotion train motion-lora   the move over clips that trained the motion
     collect                   their files in fp16 into bundled/emoji/loras
 """
 
@@ -26,7 +26,7 @@ from stills import load, over
 from stillmotion import Lora
 from stillmotion.data.moves import Move
 
-NEW_STYLES = {"high-contrast": "high contrast", "noto-v1": "blob"}
+NEW_STYLES = {"high-contrast": "high contrast", "noto-v1": "classic noto"}
 """style of the art that the UNet never saw -> its word in captions"""
 SUBJECT = ("1f63a", "1f63b", "1f63c", "1f640", "1f431")
 """grinning, heart-eyed, wry, weary cat and cat face of noto-v1: one character"""
@@ -69,8 +69,16 @@ def command(name: str) -> list[str]:
         prompts = ["--instance-prompt", SUBJECT_PROMPT, "--class-prompt", CLASS_PROMPT]
         images = ["--instance-images", str(PICTURES / name)]
         return ["train", "dreambooth", "--config", str(HERE / "dreambooth.yaml"), *images, *prompts, *output]
-    clips = ["--videos", str(CLIPS / "train.jsonl"), "--camera", name]
+    clips = ["--videos", str(camera_clips()), "--camera", name]
     return ["train", "motion-lora", "--config", str(HERE / "camera.yaml"), *clips, *output]
+
+
+def camera_clips(count: int = 40) -> Path:
+    """A list of the first few training clips: a move needs no more, and each has to be filmed."""
+    lines = (CLIPS / "train.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+    path = CLIPS / "camera.jsonl"
+    path.write_text("".join(lines[:count]), encoding="utf-8")
+    return path
 
 
 def product(name: str) -> Path:

@@ -11,7 +11,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from tiny import tiny_scheduler
 
-from stillmotion.errors import DataError, TrainingError
+from stillmotion.errors import DataError, RequestError, TrainingError
 from stillmotion.motion.noise import progressive_noise
 from stillmotion.motion_model import MotionModel
 from stillmotion.training import train_motion
@@ -125,6 +125,14 @@ def test_one_timestep_per_clip_and_text_dropout(configure):
         f"a {c} rocket" for c in ("red", "blue", "green", "black")
     }
     assert min(row.time for row in rows) < 50 and max(row.time for row in rows) > 950
+
+
+def test_only_the_timesteps_that_are_asked_for(configure):
+    target = make_target(configure("run", min_timestep=400, max_timestep=700))
+    times = [target.sample(draw).time for draw in draws(0, 0, 0, 200, 1)]
+    assert 400 <= min(times) < 420 and 680 < max(times) < 700
+    with pytest.raises(RequestError, match="min_timestep is 700, but must be below max_timestep"):
+        configure("wrong", min_timestep=700, max_timestep=700)
 
 
 def test_the_base_stays_as_it_is(configure):

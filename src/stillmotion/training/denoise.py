@@ -93,7 +93,8 @@ class Denoiser:
             noise += self.config.noise_offset * draw.noise(*latents.shape[:2], 1, 1, purpose=OFFSET)
         noise = progressive_noise(noise, self.noise_alpha)
         caption = "" if dropped < self.config.text_dropout else captions[int(which * len(captions))]
-        return Sample(latents, noise, int(time * len(self.abar)), caption)
+        first, end = self.config.min_timestep, self.config.max_timestep
+        return Sample(latents, noise, first + int(time * (end - first)), caption)
 
     def guess(self, samples: Sequence[Sample]) -> Guess:
         """One pass of the UNet over samples of one shape."""
