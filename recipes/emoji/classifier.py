@@ -1,8 +1,9 @@
 """Step 8: a small network that says which concept and which style a picture shows; the recipe's judge.
 
-Two networks, trained on real stills of all five styles with augmentation, never on generated pictures. One
-knows the concepts that the base was trained on, in the order of stages.py, so with 300 a top-5 hit is five of
-three hundred; the other tells the styles apart and has seen stills of all concepts but a few (never_shown).
+Two networks, trained on real stills of all five styles with augmentation, never on generated pictures. The
+expert knows the concepts that the base was trained on, in the order of stages.py, so with 300 a top-5 hit is
+five of three hundred; the generalist tells only styles apart, and has seen stills of all concepts but a few
+(never_shown). Of the style both have a vote.
 """
 
 from __future__ import annotations
@@ -61,15 +62,18 @@ class Network(nn.Module):
 
 
 class Classifier(nn.Module):
-    """Concept, at half the size, and style of a picture (b, 3, 128, 128) in -1..1."""
+    """Concept and style of a picture (b, 3, 128, 128) in -1..1."""
 
     def __init__(self, concept_count: int):
         super().__init__()
-        self.concept = Network((32, 64, 128, 256), concept_count)
-        self.style = Network((24, 48, 96), len(STYLE_NAMES))
+        self.concept_count = concept_count
+        self.expert = Network((32, 64, 128, 256), concept_count + len(STYLE_NAMES))
+        self.generalist = Network((24, 48, 96), len(STYLE_NAMES))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        return self.concept(small(x)), self.style(x)
+        """Logits of the concepts and of the styles; for the latter both networks vote."""
+        concept, style = self.expert(small(x)).tensor_split([self.concept_count], 1)
+        return concept, style.log_softmax(1) + self.generalist(x).log_softmax(1)
 
 
 def augmented(rgba: Tensor, generator: torch.Generator) -> Tensor:
@@ -117,45 +121,59 @@ def never_shown(count: int) -> set[str]:
 
 
 def train(minutes: float, count: int) -> None:
-    """Both networks, the same time each."""
+    """Two thirds of the time for the expert, a third for the generalist."""
     torch.manual_seed(0)
     pixels, rows = load()
     codes, kept_back, model = known_codes(count), never_shown(count), Classifier(count)
-    weights = {}
-    for name, network in model.named_children():
-        concept = name == "concept"
-        chosen = [
-            i
-            for i, row in enumerate(rows)
-            if (row["code"] in codes if concept else row["code"] not in kept_back)
-        ]
-        rgba = torch.from_numpy(np.array(pixels[chosen])).permute(0, 3, 1, 2)
-        answers = [codes[rows[i]["code"]] if concept else STYLE_NAMES.index(rows[i]["style"]) for i in chosen]
-        found = fit(
-            network, small(rgba.float()).byte() if concept else rgba, torch.tensor(answers), minutes / 2
-        )
-        weights |= {f"{name}.{key}": tensor.half().contiguous() for key, tensor in found.items()}
-    save_file(weights, JUDGE)
+    styles = torch.tensor([STYLE_NAMES.index(row["style"]) for row in rows])
+    known = [i for i, row in enumerate(rows) if row["code"] in codes]
+    shown = [i for i, row in enumerate(rows) if row["code"] not in kept_back]
+    concepts = torch.tensor([codes[rows[i]["code"]] for i in known])
+
+    def pictures(chosen: list[int]) -> Tensor:
+        return torch.from_numpy(np.array(pixels[chosen])).permute(0, 3, 1, 2)
+
+    parts = {
+        "expert": fit(
+            model.expert,
+            small(pictures(known).float()).byte(),
+            {count: concepts, len(STYLE_NAMES): styles[known]},
+            minutes * 2 / 3,
+        ),
+        "generalist": fit(model.generalist, pictures(shown), {len(STYLE_NAMES): styles[shown]}, minutes / 3),
+    }
+    state = {f"{part}.{name}": tensor for part, found in parts.items() for name, tensor in found.items()}
+    save_file({name: tensor.half().contiguous() for name, tensor in state.items()}, JUDGE)
 
 
 def fit(
-    model: Network, rgba: Tensor, answers: Tensor, minutes: float, batch: int = 64, peak: float = 2e-3
+    model: Network,
+    rgba: Tensor,
+    answers: dict[int, Tensor],
+    minutes: float,
+    batch: int = 64,
+    peak: float = 2e-3,
 ) -> dict[str, Tensor]:
-    """Trains on pictures (n, 4, h, w) uint8 for so many minutes; gives the averaged weights."""
+    """Trains on pictures (n, 4, h, w) uint8 for so many minutes; gives the averaged weights.
+
+    `answers` maps how many choices a question has, in the order of the network's answers, to the right one
+    of each picture.
+    """
     optimizer, average = Muon2(model.named_parameters(), peak), Average(model, 0.998)
     generator, clock, step, hits = torch.Generator(), time.time(), 0, []
     while (left := 1 - (time.time() - clock) / 60 / minutes) > 0:
         generator.manual_seed(step)
         picked = torch.randint(len(rgba), (batch,), generator=generator)
         with low_precision():
-            said = model(augmented(rgba[picked].float() / 255, generator)).float()
-        F.cross_entropy(said, answers[picked], label_smoothing=0.1).backward()
+            said = model(augmented(rgba[picked].float() / 255, generator)).float().split(list(answers), 1)
+        pairs = [(each, right[picked]) for each, right in zip(said, answers.values(), strict=True)]
+        sum(F.cross_entropy(each, right, label_smoothing=0.1) for each, right in pairs).backward()
         optimizer.step(peak * min(1.0, (step + 1) / 100, max(0.02, left / 0.5)))
         average.update(model)
-        hits.append((said.argmax(1) == answers[picked]).float().mean().item())
+        hits.append([(each.argmax(1) == right).float().mean().item() for each, right in pairs])
         step += 1
         if step % 100 == 0:
-            print(f"{step} right {np.mean(hits):.3f} left {left:.2f}", flush=True)
+            print(f"{step} right {np.mean(hits, axis=0).round(3)} left {left:.2f}", flush=True)
             hits = []
     return average.state(model)
 
@@ -163,14 +181,14 @@ def fit(
 def load_classifier() -> Classifier:
     """The kept judge; as many concepts as its file has answers."""
     weights = {name: tensor.float() for name, tensor in load_file(JUDGE).items()}
-    model = Classifier(len(weights["concept.emb.bias"]))
+    model = Classifier(len(weights["expert.emb.bias"]) - len(STYLE_NAMES))
     model.load_state_dict(weights)
     return model.eval()
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--minutes", type=float, default=24)
+    parser.add_argument("--minutes", type=float, default=39)
     parser.add_argument("--concepts", type=int, default=1209, help="as many as base.py was given")
     options = parser.parse_args()
     train(options.minutes, options.concepts)

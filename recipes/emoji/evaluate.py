@@ -54,7 +54,7 @@ class Judge:
 
     def __init__(self) -> None:
         self.model = load_classifier()
-        self.index = known_codes(len(self.model.concept.emb.bias))
+        self.index = known_codes(self.model.concept_count)
 
     @torch.no_grad()
     def __call__(self, frames: np.ndarray, code: str, style: str) -> tuple[Tensor | None, Tensor]:

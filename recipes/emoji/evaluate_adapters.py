@@ -89,7 +89,7 @@ def styles(judge: Judge, most: int, stills: int, clips: int) -> dict[str, dict[s
 def features(judge: Judge, frames: np.ndarray) -> torch.Tensor:
     """(n, c) unit vectors: what the judge sees before it names anything."""
     x = torch.from_numpy(np.array(frames)).permute(0, 3, 1, 2).float() / 127.5 - 1
-    return F.normalize(judge.model.concept.features(small(x)), dim=1)
+    return F.normalize(judge.model.expert.features(small(x)), dim=1)
 
 
 def subject(judge: Judge, count: int) -> dict[str, float]:
