@@ -183,33 +183,25 @@ def clips(animator: sm.Animator, judge: Judge, count: int, most: int) -> dict[st
 
 
 def of_the_judge(judge: Judge, most: int = 200) -> dict[str, float]:
-    """The judge on real pictures that it never saw: no generated picture can be expected to do better.
+    """The judge on real pictures as the VAE gives them back: generated ones cannot be expected to do better.
 
-    Styles on stills of all five that were kept back, concepts on the first frames of real clips.
+    Styles of all five, on stills that it learnt from and on stills that were kept back from it; concepts on
+    the first frames of real clips, which it never saw.
     """
-    (pixels, rows), kept_back = load(), never_shown(len(judge.index))
-    unseen = [i for i, row in enumerate(rows) if row["code"] in kept_back]
-    unseen = sorted(np.random.default_rng(2).permutation(unseen)[:most])
-    back = through_vae(np.stack([over(pixels[i]) for i in unseen]))
-    styles = [
-        judge(picture[None], rows[i]["code"], rows[i]["style"])[1].item()
-        for picture, i in zip(back, unseen, strict=True)
-    ]
+    (pixels, rows), found = load(), {}
+    for name, codes in (("seen", judge.index), ("unseen", never_shown(len(judge.index)))):
+        chosen = [i for i, row in enumerate(rows) if row["code"] in codes]
+        chosen = sorted(np.random.default_rng(2).permutation(chosen)[:most])
+        back = through_vae(np.stack([over(pixels[i]) for i in chosen]))
+        pairs = [(picture[None], rows[i]) for picture, i in zip(back, chosen, strict=True)]
+        right = [judge(picture, row["code"], row["style"])[1].item() for picture, row in pairs]
+        found[f"style_{name}"] = float(np.mean(right))
     files = [CLIPS / part / f"{code}.webp" for code in judge.index for part in ("train", "held-out")]
     files = [file for file in files if file.exists()][:most]
-    first = np.stack(
-        [np.asarray(Image.fromarray(open_frames(f).frames([0])[0]).resize((128, 128))) for f in files]
-    )
-    known = [
-        judge(picture[None], file.stem, "fluent-3d")[0].item()
-        for picture, file in zip(through_vae(first), files, strict=True)
-    ]
-    return {
-        "style_unseen": float(np.mean(styles)),
-        "stills": len(styles),
-        "concept_top5_clips": float(np.mean(known)),
-        "clips": len(known),
-    }
+    first = [Image.fromarray(open_frames(file).frames([0])[0]).resize((128, 128)) for file in files]
+    back = through_vae(np.stack([np.asarray(picture) for picture in first]))
+    known = [judge(p[None], file.stem, "fluent-3d")[0].item() for p, file in zip(back, files, strict=True)]
+    return found | {"concept_top5_clips": float(np.mean(known)), "count": most}
 
 
 @torch.no_grad()

@@ -43,6 +43,11 @@ def animator(name: str | None = None, weight: float = 1.0) -> sm.Animator:
     return sm.Animator.load(**{"motion_loras" if name in MOVES else "loras": loras})
 
 
+def there(wanted: dict[str, str]) -> dict[str, str]:
+    """Those of the wanted LoRAs that are bundled."""
+    return {name: words for name, words in wanted.items() if (LORAS / f"{name}.safetensors").exists()}
+
+
 def spread(count: int, most: int) -> list:
     """`count` of the first `most` concepts, the same each time."""
     first = ordered()[:most]
@@ -52,7 +57,7 @@ def spread(count: int, most: int) -> list:
 def styles(judge: Judge, most: int, stills: int, clips: int) -> dict[str, dict[str, float]]:
     """Each new style: stills, then clips beside those of the base on the same prompts."""
     plain, found = animator(), {}
-    for style, word in NEW_STYLES.items():
+    for style, word in there(NEW_STYLES).items():
         styled, marks, pictures = animator(style), [], []
         for concept in spread(stills, most):
             still = styled.animate(f"{concept.name}, {word} style", seed=3, frames=1).frames
@@ -157,10 +162,10 @@ def drawn(name: str | None, weight: float, wanted: list[tuple[str, int]], option
 
 def figure(path: Path) -> None:
     """One prompt, moving: the base, the new styles that there are, and the subject."""
-    there = {style: word for style, word in NEW_STYLES.items() if (LORAS / f"{style}.safetensors").exists()}
     rows = [animator().animate(f"{FIGURE_PROMPT}, 3d render style", seed=7).frames]
     rows += [
-        animator(s).animate(f"{FIGURE_PROMPT}, {word} style", seed=7).frames for s, word in there.items()
+        animator(s).animate(f"{FIGURE_PROMPT}, {word} style", seed=7).frames
+        for s, word in there(NEW_STYLES).items()
     ]
     rows.append(animator("subject").animate(SUBJECT_PROMPT, seed=7).frames)
     columns = np.linspace(0, 15, 8).round().astype(int)
@@ -176,7 +181,7 @@ def main() -> None:
     parser.add_argument("--stills", type=int, default=100)
     parser.add_argument("--clips", type=int, default=20)
     parser.add_argument("--prompts", type=int, default=40, help="for each camera move")
-    parser.add_argument("--moves", nargs="+", choices=MOVES, default=MOVES)
+    parser.add_argument("--moves", nargs="+", choices=MOVES, default=[*there(dict.fromkeys(MOVES, ""))])
     parser.add_argument("--steps", type=int, default=STEPS, help="of the clips with a camera move")
     parser.add_argument("--guidance", type=float, default=5.0, help="of the clips with a camera move")
     options = parser.parse_args()
