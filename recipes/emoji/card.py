@@ -15,7 +15,7 @@ SHEETS = {
     "clips-trained": "Clips of concepts animated in training: every second frame, two clips a row",
     "clips-held_out": "Clips of concepts whose real clip was held out, the same way",
     "clips-unanimated": "Clips of concepts without animation in the data: every second frame, a clip a row",
-    "styles": "The same motion on the base, on two LoRAs of styles it never saw, and on a DreamBooth subject",
+    "styles": "The same motion on the base, on a LoRA of a style it never saw, and on a DreamBooth subject",
 }
 CARD = """---
 license: apache-2.0
