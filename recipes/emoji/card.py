@@ -38,9 +38,9 @@ concepts` lists them.
 
 ## Measured
 
-By `recipes/emoji/evaluate.py`. The judge is a small CNN trained on real stills of the same {concepts}
-concepts in five styles, never on generated ones; a top-5 hit is five among {concepts}. The aims are those
-set before the work began.
+By `recipes/emoji/evaluate.py`. The judge is two small CNNs, trained on real stills in five styles and never
+on generated ones: one knows the same {concepts} concepts, so a top-5 hit is five among {concepts}, and
+both vote on the style. The aims are those set before the work began.
 
 | | measured | aim |
 | --- | --- | --- |
