@@ -74,7 +74,7 @@ def command(name: str) -> list[str]:
 
 
 def camera_clips(count: int = 40) -> Path:
-    """A list of the first few training clips: a move needs no more, and each has to be filmed."""
+    """A list of the first few training clips: each has to be filmed and encoded."""
     lines = (CLIPS / "train.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
     path = CLIPS / "camera.jsonl"
     path.write_text("".join(lines[:count]), encoding="utf-8")

@@ -83,7 +83,7 @@ The weights are under Apache-2.0.
 
 
 def percent(value: float) -> str:
-    return f"{100 * value:.0f}%"
+    return f"{100 * value:.3g}%"
 
 
 def rows(found: dict) -> list[tuple[str, str, str]]:

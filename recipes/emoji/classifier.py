@@ -1,9 +1,9 @@
-"""Step 8: a small network that says which concept and which style a picture shows; the recipe's judge.
+"""Step 8: the recipe's judge, which says which concept and which style a picture shows.
 
-Two networks, trained on real stills of all five styles with augmentation, never on generated pictures. The
-expert knows the concepts that the base was trained on, in the order of stages.py, so with 300 a top-5 hit is
-five of three hundred; the generalist tells only styles apart, and has seen stills of all concepts but a few
-(never_shown). Of the style both have a vote.
+Two small networks, trained on real stills of all five styles with augmentation, never on generated pictures.
+The expert knows the concepts that the base was trained on, in the order of stages.py, so with 300 a top-5 hit
+is five of three hundred; the generalist tells only styles apart, and has seen stills of all concepts but a
+few (never_shown). Of the style both have a vote.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Block(nn.Module):
 
 
 class Network(nn.Module):
-    """One answer about a picture (b, 3, h, w)."""
+    """Answers about a picture (b, 3, h, w), all in one row of logits."""
 
     def __init__(self, widths: tuple[int, ...], answers: int):
         super().__init__()

@@ -217,8 +217,7 @@ def through_vae(pictures: np.ndarray) -> np.ndarray:
 
 def main(count: int, parts: list[str], most: int) -> None:
     judge, animator = Judge(), sm.Animator.load()
-    path = OUT / "evaluation.json"
-    found = json.loads(path.read_text()) if path.exists() else {}
+    path, found = OUT / "evaluation.json", {"concepts": count}
     if "judge" in parts:
         found["judge"] = of_the_judge(judge)
         print("judge", found["judge"], flush=True)
@@ -229,8 +228,9 @@ def main(count: int, parts: list[str], most: int) -> None:
         found["stills"] = stills(animator, judge, count)
     if "clips" in parts:
         found["clips"] = clips(animator, judge, count, most)
-    found["concepts"] = count
     OUT.mkdir(parents=True, exist_ok=True)
+    if path.exists():  # read now: another part may have been measured at the same time
+        found = json.loads(path.read_text()) | found
     path.write_text(json.dumps(found, indent=1) + "\n")
     print(json.dumps(found, indent=1))
 

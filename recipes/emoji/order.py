@@ -3,8 +3,10 @@
     python order.py                          the bundled motion
     python order.py --motion FOLDER          another one, such as that of a run
 
-No text, fixed noise: prints, for three timesteps, the loss of the base alone, with motion, and with motion on
-shuffled frames. Motion that only averages the frames cannot tell the last two apart.
+No text, fixed noise of the kind that the motion knows: prints, for three timesteps, the loss of the base
+alone, with motion, and with motion on shuffled frames. Motion that only averages the frames cannot tell the
+last two apart. Nor does it need to where noise goes on from frame to frame (noise_alpha): that is shuffled
+too, and says who is a neighbour.
 """
 
 from __future__ import annotations

@@ -212,16 +212,14 @@ class Animator:
         return row | size if unsaid else row
 
     def _noise(self, request: Request, generator: torch.Generator) -> Tensor:
-        """Drawn on the CPU in float32 whatever the device, so that a seed means the same everywhere."""
         factor = _pixels_per_latent(self.pipeline.vae)
         if request.width % factor or request.height % factor:
             raise RequestError(
                 f"{request.width}x{request.height} pixels cannot be drawn: both must be multiples of "
                 f"{factor}."
             )
-        channels = self.pipeline.vae.config.latent_channels
-        size = (request.frames, channels, request.height // factor, request.width // factor)
-        return progressive_noise(torch.randn(size, generator=generator), request.noise_alpha)
+        size = (request.frames, request.height, request.width)
+        return clip_noise(self.pipeline.vae, size, request.noise_alpha, generator)
 
     def _attached(self, request: Request) -> AbstractContextManager[Any]:
         if self.motion is None or request.frames == 1:
@@ -247,6 +245,16 @@ class Animator:
             yield
         finally:
             self.pipeline.scheduler = before
+
+
+def clip_noise(vae: Any, size: tuple[int, int, int], alpha: float, generator: torch.Generator) -> Tensor:
+    """Noise (f, c, h, w) for a clip of `size` (frames, height, width), the last two in pixels.
+
+    Drawn on the CPU in float32 whatever the device, so that a seed means the same everywhere.
+    """
+    frames, factor = size[0], _pixels_per_latent(vae)
+    shape = (frames, vae.config.latent_channels, *(side // factor for side in size[1:]))
+    return progressive_noise(torch.randn(shape, generator=generator), alpha)
 
 
 @torch.no_grad()

@@ -93,7 +93,7 @@ class Denoiser:
             noise += self.config.noise_offset * draw.noise(*latents.shape[:2], 1, 1, purpose=OFFSET)
         noise = progressive_noise(noise, self.noise_alpha)
         caption = "" if dropped < self.config.text_dropout else captions[int(which * len(captions))]
-        first, end = self.config.min_timestep, self.config.max_timestep
+        first, end = self.config.min_timestep, self.config.max_timestep or len(self.abar)
         return Sample(latents, noise, first + int(time * (end - first)), caption)
 
     def guess(self, samples: Sequence[Sample]) -> Guess:

@@ -10,13 +10,12 @@ import numpy as np
 import torch
 from PIL import Image
 
-from stillmotion.animator import decode_frames
+from stillmotion.animator import clip_noise, decode_frames
 from stillmotion.atomic import durable
 from stillmotion.clip.clip import Clip, grid
 from stillmotion.clip.pixels import WHITE
 from stillmotion.clip.sheet import tile
 from stillmotion.fast.precision import float32_outside
-from stillmotion.motion.noise import progressive_noise
 from stillmotion.training.text import Conditioner
 
 if TYPE_CHECKING:
@@ -63,15 +62,14 @@ def sample_clip(
     noise_alpha: float = 0.0,
     **options: Any,
 ) -> np.ndarray:
-    """One clip (frames, H, W, 3) uint8; `options` are those of the pipeline's call."""
+    """One clip (frames, H, W, 3) uint8 from `clip_noise`; `options` are those of the pipeline's call."""
     names = ("prompt_embeds", "pooled_prompt_embeds")
     texts = zip(names, conditioner.encode(prompt), conditioner.encode(""), strict=False)
     arguments = {}
     for name, wanted, empty in texts:
         arguments |= {name: wanted, f"negative_{name}": empty}
-    factor = pipeline.vae_scale_factor
-    size = (frames, pipeline.unet.config.in_channels, height // factor, width // factor)
-    noise = progressive_noise(torch.randn(size, generator=torch.Generator().manual_seed(seed)), noise_alpha)
+    generator = torch.Generator().manual_seed(seed)
+    noise = clip_noise(pipeline.vae, (frames, height, width), noise_alpha, generator)
     arguments |= {"num_images_per_prompt": frames, "latents": noise.to(arguments[names[0]].dtype)}
     with float32_outside(pipeline.unet):
         latents = pipeline(**arguments, **options, width=width, height=height, output_type="latent").images

@@ -111,13 +111,14 @@ class DenoiseConfig(TrainConfig):
     noise_offset: float = Field(
         0.0, ge=0, description="adds so much of one value per frame and channel to the noise"
     )
-    min_timestep: int = Field(0, ge=0, lt=1000, description="least noisy timestep that is trained")
-    max_timestep: int = Field(
-        1000,
-        ge=1,
-        le=1000,
-        description="end of the timesteps that are trained: coarse things are learnt above"
-        " 400, details below",
+    min_timestep: int = Field(
+        0,
+        ge=0,
+        lt=1000,
+        description="least noisy timestep that is trained: coarse things are learnt above 400",
+    )
+    max_timestep: int | None = Field(
+        None, ge=1, le=1000, description="end of the timesteps that are trained; default: of the schedule"
     )
 
     validation_steps: int = Field(1000, ge=0, description="sample pictures every so many steps; 0 = never")
@@ -133,7 +134,7 @@ class DenoiseConfig(TrainConfig):
             raise ValueError(
                 "zero_terminal_snr needs prediction_type v_prediction (epsilon says nothing at pure noise)"
             )
-        if self.min_timestep >= self.max_timestep:
+        if self.max_timestep is not None and self.min_timestep >= self.max_timestep:
             raise ValueError(
                 f"min_timestep is {self.min_timestep}, but must be below max_timestep ({self.max_timestep})"
             )
