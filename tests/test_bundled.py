@@ -94,7 +94,7 @@ def test_the_subject_is_orange_and_other_things_are_not():
     assert change < 20, "it has taken over what it was not asked for"
 
 
-@pytest.mark.parametrize("name", ["high-contrast", "subject"])
+@pytest.mark.parametrize("name", ["high-contrast", "noto-v1", "subject"])
 def test_plain_diffusers_loads_the_loras(name):
     pipe = StableDiffusionPipeline.from_pretrained(FOLDER, torch_dtype=torch.float32)
     pipe.set_progress_bar_config(disable=True)

@@ -4,7 +4,7 @@ Writes pictures with captions, then runs the package's own commands, each of whi
 
     high-contrast, noto-v1    stillmotion train lora          stills of the first concepts in that style
     subject                   stillmotion train dreambooth    five pictures of noto-v1's cat, "sks cat face"
-    zoom-in, ...              stillmotion train motion-lora   the move over clips that trained the motion
+    zoom-in, ...              stillmotion train motion-lora   the move over stills that trained the base
     collect                   their files in fp16 into bundled/emoji/loras
 """
 
@@ -13,13 +13,14 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
+from itertools import cycle
 from pathlib import Path
 from typing import get_args
 
 import torch
-from concepts import concepts
+from concepts import STYLES, concepts, held_out
 from PIL import Image
-from places import BUNDLED, CLIPS, RUNS, WORK
+from places import BUNDLED, RUNS, WORK
 from stages import ordered
 from stills import load, over
 
@@ -37,48 +38,36 @@ HERE = Path(__file__).parent
 
 
 def write_pictures(concept_count: int) -> None:
-    """A folder of PNGs for each new style, captioned as the base was taught, and one of the subject."""
+    """A folder of PNGs for each new style, captioned as the base was taught, one of the subject, and one of
+    known stills for the camera.
+    """
     pixels, rows = load()
     at = {(row["code"], row["style"]): i for i, row in enumerate(rows)}
     names = {concept.code: concept.name for concept in concepts()}
-    wanted = [(style, c.code) for style in NEW_STYLES for c in ordered()[:concept_count]]
-    wanted = [(style, code, style) for style, code in wanted if (code, style) in at]
+    first, words = ordered()[:concept_count], STYLES | NEW_STYLES
+    known = [(c.code, style) for c, style in zip(first[::2], cycle(STYLES), strict=False)]
+    wanted = [(style, c.code, style) for style in NEW_STYLES for c in first]
     wanted += [("subject", code, "noto-v1") for code in SUBJECT]
-    for folder, code, style in wanted:
+    wanted += [("camera", code, style) for code, style in known if not held_out(code, style)]
+    for folder, code, style in (each for each in wanted if each[1:] in at):
         path = PICTURES / folder / f"{code}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(over(pixels[at[code, style]]).round().astype("uint8")).save(path)
-        said = SUBJECT_PROMPT if folder == "subject" else f"{names[code]}, {NEW_STYLES[style]} style"
+        said = SUBJECT_PROMPT if folder == "subject" else f"{names[code]}, {words[style]} style"
         path.with_suffix(".txt").write_text(said + "\n", encoding="utf-8")
 
 
 def command(name: str) -> list[str]:
     """The arguments of `stillmotion` that train this one."""
-    output = ["--output", str(RUNS / name)]
+    settings = HERE / f"{'camera' if name in MOVES else name}.yaml"
+    given = ["--config", str(settings), "--output", str(RUNS / name)]
     if name in NEW_STYLES:
-        return [
-            "train",
-            "lora",
-            "--config",
-            str(HERE / "lora.yaml"),
-            "--images",
-            str(PICTURES / name),
-            *output,
-        ]
+        return ["train", "lora", *given, "--images", str(PICTURES / name)]
     if name == "subject":
         prompts = ["--instance-prompt", SUBJECT_PROMPT, "--class-prompt", CLASS_PROMPT]
         images = ["--instance-images", str(PICTURES / name)]
-        return ["train", "dreambooth", "--config", str(HERE / "dreambooth.yaml"), *images, *prompts, *output]
-    clips = ["--videos", str(camera_clips()), "--camera", name]
-    return ["train", "motion-lora", "--config", str(HERE / "camera.yaml"), *clips, *output]
-
-
-def camera_clips(count: int = 40) -> Path:
-    """A list of the first few training clips: each has to be filmed and encoded."""
-    lines = (CLIPS / "train.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
-    path = CLIPS / "camera.jsonl"
-    path.write_text("".join(lines[:count]), encoding="utf-8")
-    return path
+        return ["train", "dreambooth", *given, *images, *prompts]
+    return ["train", "motion-lora", *given, "--videos", str(PICTURES / "camera"), "--camera", name]
 
 
 def product(name: str) -> Path:
