@@ -54,6 +54,26 @@ def test_a_rocket_is_red_on_white_and_moves(animator):
     assert 0.2 < steps < 25 and across > steps / 2
 
 
+@torch.no_grad()
+def misread(pipe, picture, prompt, timestep=200):
+    """How far off the base is about a picture (h, w, 3) uint8 in plain sight behind a little noise."""
+    pixels = torch.from_numpy(picture.copy()).permute(2, 0, 1)[None].float() / 127.5 - 1
+    latents = pipe.vae.encode(pixels).latent_dist.mean
+    noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(0))
+    text, _ = pipe.encode_prompt(prompt, "cpu", 1, False)
+    when = torch.tensor([timestep])
+    said = pipe.unet(pipe.scheduler.add_noise(latents, noise, when), when, text).sample
+    return (said - pipe.scheduler.get_velocity(latents, noise, when)).square().mean().item()
+
+
+def test_the_base_leaves_things_where_they_stand(animator):
+    prompt = "red apple, flat style"
+    still = animator.animate(prompt, seed=3, frames=1).frames[0]
+    pipe = animator.pipeline
+    aside = misread(pipe, np.roll(still, 6, axis=1), prompt)
+    assert aside < 3 * misread(pipe, still, prompt), "it pulls them back, and motion can do little against it"
+
+
 def test_motion_takes_part(animator):
     options = {"seed": 7, "num_inference_steps": 6, "frames": 8}
     moving = animator.animate("a dog face, flat style", **options).frames.astype(float)

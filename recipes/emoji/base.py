@@ -3,6 +3,10 @@
 v-prediction with zero terminal SNR (white backgrounds stay white), one batch of random stills a step,
 captions said anew each time and left out for a tenth of them. `--concepts` says how many of the order in
 stages.py take part; a later run with more goes on from the same state, which is written every few minutes.
+`--moved` says which part of the stills is shown shifted, resized and turned: a base that has only ever seen
+things in their place pulls them back there even when they stand elsewhere in plain sight, and a motion module
+can do little against it. Where noise hides them nothing is moved, so what is drawn without motion stays in
+the middle.
 """
 
 from __future__ import annotations
@@ -13,6 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from concepts import BACKGROUNDS, STYLES, Concept, caption, held_out
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
@@ -46,6 +51,14 @@ SCHEDULER = {
     "set_alpha_to_one": True,
     "steps_offset": 1,
 }
+
+
+VIEWS = 4
+"""moved versions of each still over white"""
+FAR = {"shift": 0.08, "zoom": 0.12, "turn": 8.0}
+"""the most that they are moved: parts of the width, part of the size, degrees"""
+SETTLED = 750
+"""timestep from which noise hides where a thing is"""
 
 
 @dataclass(frozen=True)
@@ -93,6 +106,38 @@ def latents() -> tuple[list[Still], Tensor]:
     return found, torch.from_numpy(np.load(cache))
 
 
+@torch.no_grad()
+def moved_latents(white: list[int], stills: list[Still]) -> Tensor:
+    """Those stills in VIEWS other places, sizes and angles, as latents (n, VIEWS, 8, 16, 16) fp16; cached,
+    so remove the file after a change of FAR.
+    """
+    cache = RUNS / "base" / f"moved-{len(white)}.npy"
+    if not cache.exists():
+        pixels, rows = load()
+        index = {(row["code"], row["style"]): i for i, row in enumerate(rows)}
+        vae, parts = AutoencoderKL.from_pretrained(RUNS / "vae"), []
+        for i in white:
+            picture = over(pixels[index[stills[i].concept.code, stills[i].style]])
+            x = torch.from_numpy(picture).permute(2, 0, 1).float() / 127.5 - 1
+            with low_precision():
+                parts.append(vae.encode(moved(x, i)).latent_dist.mean.half().numpy())
+        np.save(cache.with_name("part.npy"), np.stack(parts))
+        cache.with_name("part.npy").rename(cache)
+    return torch.from_numpy(np.load(cache))
+
+
+def moved(picture: Tensor, seed: int) -> Tensor:
+    """(3, h, h) in -1..1 over white -> (VIEWS, 3, h, h): shifted, resized and turned at random."""
+    generator = torch.Generator().manual_seed(seed)
+    right, down, size, turn = 2 * torch.rand(4, VIEWS, generator=generator) - 1
+    scale, angle = (1 + FAR["zoom"]) ** size, torch.deg2rad(FAR["turn"] * turn)
+    cos, sin = scale * angle.cos(), scale * angle.sin()
+    shifts = 2 * FAR["shift"] * torch.stack([right, down])
+    matrix = torch.stack([torch.stack([cos, -sin, shifts[0]], 1), torch.stack([sin, cos, shifts[1]], 1)], 1)
+    grid = F.affine_grid(matrix, [VIEWS, *picture.shape], align_corners=False)
+    return F.grid_sample((picture - 1).expand(VIEWS, -1, -1, -1), grid, "bicubic", align_corners=False) + 1
+
+
 class Model(nn.Module):
     """UNet and text encoder, side by side: what the optimizer sees."""
 
@@ -108,11 +153,13 @@ class Model(nn.Module):
 class Batches:
     """Random stills with captions, by step alone: the same step draws the same batch in every run."""
 
-    def __init__(self, concepts: int, batch: int):
+    def __init__(self, concepts: int, batch: int, moved: float = 0.0):
         stills, self.latents = latents()
         names = {c.code for c in ordered()[:concepts]}
         self.white = [i for i, s in enumerate(stills) if s.concept.code in names and s.background is None]
-        self.stills, self.batch = stills, batch
+        self.stills, self.batch, self.moved = stills, batch, moved
+        self.place = {i: k for k, i in enumerate(self.white)}
+        self.views = moved_latents(self.white, stills) if moved else None
         self.tokenizer = CLIPTokenizer.from_pretrained(RUNS / "text")
 
     def __call__(self, step: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -131,9 +178,13 @@ class Batches:
             said.append("" if rng.random() < 0.1 else text)
         tokens = self.tokenizer(said, padding="max_length", truncation=True, return_tensors="pt").input_ids
         generator = torch.Generator().manual_seed(step)
-        z = self.latents[picked].float()
+        z, noise = self.latents[picked].float(), torch.randn(self.batch, 8, 16, 16, generator=generator)
         even = (torch.arange(self.batch) + torch.rand(self.batch, generator=generator)) / self.batch
-        return z, torch.randn(z.shape, generator=generator), (even * 1000).long(), tokens
+        for k, i in enumerate(picked):
+            if self.views is not None and i in self.place and rng.random() < self.moved:
+                z[k] = self.views[self.place[i], rng.integers(VIEWS)].float()
+                even[k] *= SETTLED / 1000
+        return z, noise, (even * 1000).long(), tokens
 
 
 def loss_of(
@@ -148,8 +199,10 @@ def loss_of(
 def train(options: argparse.Namespace) -> None:
     torch.manual_seed(0)
     folder, clock = RUNS / "base", time.time()
-    batches, scheduler, model = Batches(options.concepts, options.batch), DDIMScheduler(**SCHEDULER), Model()
-    optimizer, average, step = Muon2(model.named_parameters(), options.peak), Average(model, options.decay), 0
+    batches = Batches(options.concepts, options.batch, options.moved)
+    scheduler, model = DDIMScheduler(**SCHEDULER), Model()
+    optimizer = Muon2(model.named_parameters(), options.peak, muon=options.optimizer == "muon")
+    average, step = Average(model, options.decay), 0
     state = folder / "state.pt"
     if state.exists():
         saved = torch.load(state, weights_only=True)
@@ -199,6 +252,8 @@ if __name__ == "__main__":
         "--cooldown", type=float, default=0.25, help="that last part, as a share of the minutes"
     )
     parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--optimizer", choices=["muon", "adamw"], default="muon")
     parser.add_argument("--peak", type=float, default=1e-3)
     parser.add_argument("--decay", type=float, default=0.999, help="of the moving average")
+    parser.add_argument("--moved", type=float, default=0.0, help="part of the stills that are moved about")
     train(parser.parse_args())

@@ -57,7 +57,7 @@ In `loras/`, made by the package's own commands (`recipes/emoji/adapters.py`), t
 | `--lora` | what it is | say |
 | --- | --- | --- |
 | `high-contrast` | a style that the model never saw, from 300 stills | "NAME, high contrast style" |
-| `noto-v1` | another, from 248 stills; it took 3,000 steps | "NAME, classic noto style" |
+| `noto-v1` | another, from 248 stills | "NAME, classic noto style" |
 | `subject` | one character, DreamBooth from five pictures of noto-v1's cat | "sks cat face" |
 
 The motion module was trained on none of them and moves all.
@@ -67,8 +67,9 @@ The motion module was trained on none of them and moves all.
 - Details are soft: faces, letters and thin lines dissolve first. Concepts learnt late, and prompts that
   combine two things, come out as a blend or as one of them.
 - Words that are no concept fall back on what is near in meaning, which can be far off.
-- The motion module has been trained for 1,103 steps with independent noise and {steps} with noise that goes
-  on from frame to frame: clips move smoothly, but mostly a little, and parts that move far may dissolve.
+- The motion module has been trained for 1,103 steps with independent noise and 727 with noise that goes on
+  from frame to frame, both on a base that held things in their place, and {steps} on the present one, which
+  saw stills moved about for 11 epochs. Parts that move far may dissolve.
 - The motion is that of emoji: bobbing, squashing, turning, flapping. Prompts do not steer it; captions
   named the object only.
 - Clips differ in colour by a little from the stills of the same prompt.

@@ -54,10 +54,10 @@ def spread(count: int, most: int) -> list:
     return [first[i] for i in sorted(np.random.default_rng(5).permutation(len(first))[:count])]
 
 
-def styles(judge: Judge, most: int, stills: int, clips: int) -> dict[str, dict[str, float]]:
+def styles(judge: Judge, names: list[str], most: int, stills: int, clips: int) -> dict[str, dict[str, float]]:
     """Each new style: stills, then clips beside those of the base on the same prompts."""
     plain, found = animator(), {}
-    for style, word in there(NEW_STYLES).items():
+    for style, word in there({name: NEW_STYLES[name] for name in names}).items():
         styled, marks, pictures = animator(style), [], []
         for concept in spread(stills, most):
             still = styled.animate(f"{concept.name}, {word} style", seed=3, frames=1).frames
@@ -118,10 +118,10 @@ def subject(judge: Judge, count: int) -> dict[str, float]:
 
 
 def cameras(
-    moves: list[str], prompts: int, most: int, options: dict[str, float], before: dict
+    moves: list[str], prompts: int, most: int, options: dict[str, float]
 ) -> dict[str, dict[str, float]]:
     """Each move: how often the flow names it, and what half the weight and none do to a few prompts."""
-    found = dict(before)
+    found = {}
     wanted = [
         (say(concept, list(STYLES)[number % len(STYLES)]), number)
         for number, concept in enumerate(spread(prompts, most))
@@ -160,7 +160,7 @@ def drawn(name: str | None, weight: float, wanted: list[tuple[str, int]], option
     return [maker.animate(prompt, seed=seed, **options).frames for prompt, seed in wanted]
 
 
-def figure(path: Path) -> None:
+def figure(path: Path) -> Path:
     """One prompt, moving: the base, the new styles that there are, and the subject."""
     rows = [animator().animate(f"{FIGURE_PROMPT}, 3d render style", seed=7).frames]
     rows += [
@@ -170,6 +170,7 @@ def figure(path: Path) -> None:
     rows.append(animator("subject").animate(SUBJECT_PROMPT, seed=7).frames)
     columns = np.linspace(0, 15, 8).round().astype(int)
     Image.fromarray(np.concatenate([np.concatenate(row[columns], 1) for row in rows])).save(path)
+    return path
 
 
 def main() -> None:
@@ -178,6 +179,7 @@ def main() -> None:
     )
     parser.add_argument("--parts", nargs="+", default=["styles", "subject", "cameras", "figure"])
     parser.add_argument("--concepts", type=int, default=1209, help="as many as base.py was given")
+    parser.add_argument("--styles", nargs="+", choices=NEW_STYLES, default=[*NEW_STYLES])
     parser.add_argument("--stills", type=int, default=100)
     parser.add_argument("--clips", type=int, default=20)
     parser.add_argument("--prompts", type=int, default=40, help="for each camera move")
@@ -186,19 +188,18 @@ def main() -> None:
     parser.add_argument("--guidance", type=float, default=5.0, help="of the clips with a camera move")
     options = parser.parse_args()
     path = OUT / "adapters.json"
-    found = json.loads(path.read_text()) if path.exists() else {}
     OUT.mkdir(parents=True, exist_ok=True)
     filming = {"num_inference_steps": options.steps, "guidance_scale": options.guidance}
     work = {
-        "styles": lambda: styles(Judge(), options.concepts, options.stills, options.clips),
+        "styles": lambda: styles(Judge(), options.styles, options.concepts, options.stills, options.clips),
         "subject": lambda: subject(Judge(), 20),
-        "cameras": lambda: cameras(
-            options.moves, options.prompts, options.concepts, filming, found.get("cameras", {})
-        ),
-        "figure": lambda: figure(OUT / "styles.png"),
+        "cameras": lambda: cameras(options.moves, options.prompts, options.concepts, filming),
+        "figure": lambda: {"file": figure(OUT / "styles.png").name},
     }
     for part in options.parts:
-        found[part] = work[part]()
+        fresh = work[part]()
+        found = json.loads(path.read_text()) if path.exists() else {}  # another may have written meanwhile
+        found[part] = (found.get(part) or {}) | fresh
         path.write_text(json.dumps(found, indent=1) + "\n")
 
 

@@ -1,7 +1,8 @@
 """The recipe's optimizer: Muon for the weights that mix many features, AdamW for the rest.
 
-On two cores an hour of either costs the same, and Muon's orthogonal steps learn more in it; torch's Muon
-takes matrices only, so a convolution (out, in, kh, kw) is stepped through its (out, in*kh*kw) view.
+With bf16 an hour of either costs the same, and Muon's orthogonal steps learn more in it. Without, such a
+step takes twice as long as both passes of a batch of 8: there AdamW alone does more. torch's Muon takes
+matrices only, so a convolution (out, in, kh, kw) is stepped through its (out, in*kh*kw) view.
 """
 
 from __future__ import annotations
@@ -23,48 +24,55 @@ class Muon2:
     """Muon on views of all weights of two and more dimensions, AdamW on the rest, behind one `step`.
 
     `learning_rate` is AdamW's; Muon's updates are scaled to the same size (the rule of Moonlight: 0.2
-    sqrt(max(n, m))).
+    sqrt(max(n, m))). Without `muon` everything is AdamW's.
     """
 
     def __init__(
-        self, named: Iterable[tuple[str, nn.Parameter]], learning_rate: float, weight_decay: float = 0.01
+        self,
+        named: Iterable[tuple[str, nn.Parameter]],
+        learning_rate: float,
+        weight_decay: float = 0.01,
+        muon: bool = True,
     ):
         named = [(name, p) for name, p in named if p.requires_grad]
         mixing = [
             (n, p)
             for n, p in named
-            if p.ndim >= 2 and not any(part in n for part in ("conv_in", "conv_out", "emb"))
+            if muon and p.ndim >= 2 and not any(part in n for part in ("conv_in", "conv_out", "emb"))
         ]
         names = {n for n, _ in mixing}
         self.pairs = [(p, nn.Parameter(p.data.view(p.shape[0], -1))) for _, p in mixing]
-        self.muon = torch.optim.Muon(
-            [view for _, view in self.pairs],
-            lr=learning_rate,
-            weight_decay=weight_decay,
-            adjust_lr_fn="match_rms_adamw",
-        )
         rest = [p for n, p in named if n not in names]
-        self.adam = torch.optim.AdamW(rest, lr=learning_rate, weight_decay=0.0, betas=(0.9, 0.99))
+        self.parts: dict[str, torch.optim.Optimizer] = {
+            "adam": torch.optim.AdamW(rest, lr=learning_rate, weight_decay=0.0, betas=(0.9, 0.99))
+        }
+        if self.pairs:
+            views = [view for _, view in self.pairs]
+            self.parts["muon"] = torch.optim.Muon(
+                views, lr=learning_rate, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"
+            )
 
     def step(self, learning_rate: float) -> None:
-        for optimizer in (self.muon, self.adam):
+        for optimizer in self.parts.values():
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate
         for p, view in self.pairs:
             view.grad = None if p.grad is None else p.grad.view(p.shape[0], -1)
         with NoEmulatedBf16():
-            self.muon.step()
-        self.adam.step()
-        for p, view in self.pairs:
-            p.grad = view.grad = None
-        self.adam.zero_grad(set_to_none=True)
+            for optimizer in self.parts.values():
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
+        for p, _ in self.pairs:
+            p.grad = None
 
     def state_dict(self) -> dict:
-        return {"muon": self.muon.state_dict(), "adam": self.adam.state_dict()}
+        return {name: optimizer.state_dict() for name, optimizer in self.parts.items()}
 
     def load_state_dict(self, state: dict) -> None:
-        self.muon.load_state_dict(state["muon"])
-        self.adam.load_state_dict(state["adam"])
+        """Goes on with a state of the same optimizers; that of others is left alone, and this one fresh."""
+        if state.keys() == self.parts.keys():
+            for name, optimizer in self.parts.items():
+                optimizer.load_state_dict(state[name])
 
 
 class Average:
