@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -70,6 +71,13 @@ class Still:
     background: str | None
 
 
+def write_array(path: Path, array: np.ndarray) -> None:
+    """Through a temporary name, so that a killed run leaves no half array."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.save(path.with_name("part.npy"), array)
+    path.with_name("part.npy").rename(path)
+
+
 @torch.no_grad()
 def latents() -> tuple[list[Still], Tensor]:
     """Every training still over white and over two colours, as whitened latents (N, 8, 16, 16) fp16;
@@ -100,9 +108,7 @@ def latents() -> tuple[list[Still], Tensor]:
             x = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2) / 127.5 - 1
             with low_precision():
                 parts.append(vae.encode(x.float()).latent_dist.mean.half().numpy())
-        cache.parent.mkdir(parents=True, exist_ok=True)
-        np.save(cache.with_name("part.npy"), np.concatenate(parts))
-        cache.with_name("part.npy").rename(cache)
+        write_array(cache, np.concatenate(parts))
     return found, torch.from_numpy(np.load(cache))
 
 
@@ -121,8 +127,7 @@ def moved_latents(white: list[int], stills: list[Still]) -> Tensor:
             x = torch.from_numpy(picture).permute(2, 0, 1).float() / 127.5 - 1
             with low_precision():
                 parts.append(vae.encode(moved(x, i)).latent_dist.mean.half().numpy())
-        np.save(cache.with_name("part.npy"), np.stack(parts))
-        cache.with_name("part.npy").rename(cache)
+        write_array(cache, np.stack(parts))
     return torch.from_numpy(np.load(cache))
 
 
