@@ -15,7 +15,7 @@ SHEETS = {
     "clips-trained": "Clips of concepts animated in training: every second frame, two clips a row",
     "clips-held_out": "Clips of concepts whose real clip was held out, the same way",
     "clips-unanimated": "Clips of concepts without animation in the data: every second frame, a clip a row",
-    "styles": "The same motion on the base, on a LoRA of a style it never saw, and on a DreamBooth subject",
+    "styles": "The same motion on the base, on LoRAs of two styles it never saw, and on a DreamBooth subject",
 }
 CARD = """---
 license: apache-2.0
@@ -70,6 +70,7 @@ The motion module was trained on none of them and moves all.
 - The motion module has been trained for 1,103 steps with independent noise and 727 with noise that goes on
   from frame to frame, both on a base that held things in their place, and {steps} on the present one, which
   saw stills moved about for 11 epochs. Parts that move far may dissolve.
+- `noto-v1` is undertrained: 1,500 steps. On an earlier base 3,000 drew nine of ten stills in its style.
 - The motion is that of emoji: bobbing, squashing, turning, flapping. Prompts do not steer it; captions
   named the object only.
 - Clips differ in colour by a little from the stills of the same prompt.
