@@ -68,9 +68,9 @@ The motion module was trained on none of them and moves all.
   combine two things, come out as a blend or as one of them.
 - Words that are no concept fall back on what is near in meaning, which can be far off.
 - The motion module has been trained for 1,103 steps with independent noise and 727 with noise that goes on
-  from frame to frame, both on a base that held things in their place, and {steps} on the present one, which
-  saw stills moved about for 11 epochs. Parts that move far may dissolve.
-- `noto-v1` is undertrained: 1,500 steps. On an earlier base 3,000 drew nine of ten stills in its style.
+  from frame to frame, both on a base that held things in their place, and {steps} on one that was halfway
+  through 11 epochs of stills moved about. Parts that move far may dissolve.
+- `noto-v1` is undertrained: after 1,500 steps, things that are drawn unlike the other styles come out broken.
 - The motion is that of emoji: bobbing, squashing, turning, flapping. Prompts do not steer it; captions
   named the object only.
 - Clips differ in colour by a little from the stills of the same prompt.

@@ -69,10 +69,12 @@ class Muon2:
         return {name: optimizer.state_dict() for name, optimizer in self.parts.items()}
 
     def load_state_dict(self, state: dict) -> None:
-        """Goes on with a state of the same optimizers; that of others is left alone, and this one fresh."""
-        if state.keys() == self.parts.keys():
-            for name, optimizer in self.parts.items():
-                optimizer.load_state_dict(state[name])
+        """Goes on with a state of the same optimizers; with that of others it starts afresh, and says so."""
+        if state.keys() != self.parts.keys():
+            print(f"the state is of {sorted(state)}: {sorted(self.parts)} start afresh", flush=True)
+            return
+        for name, optimizer in self.parts.items():
+            optimizer.load_state_dict(state[name])
 
 
 class Average:
