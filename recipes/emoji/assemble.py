@@ -24,7 +24,7 @@ DEFAULTS = {
     "frames": 16,
     "fps": 8,
     "num_inference_steps": 25,
-    "guidance_scale": 5.0,
+    "guidance_scale": 3.0,
     "scheduler": "ddim",
 }
 

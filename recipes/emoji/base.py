@@ -6,7 +6,8 @@ stages.py take part; a later run with more goes on from the same state, which is
 `--moved` says which part of the stills is shown shifted, resized and turned: a base that has only ever seen
 things in their place pulls them back there even when they stand elsewhere in plain sight, and a motion module
 can do little against it. Where noise hides them nothing is moved, so what is drawn without motion stays in
-the middle.
+the middle. `--besides` says which part of a batch comes from all the concepts beyond those: they are not
+learnt so, but what the styles have in common is.
 """
 
 from __future__ import annotations
@@ -54,11 +55,11 @@ SCHEDULER = {
 }
 
 
-VIEWS = 4
+VIEWS = 12
 """moved versions of each still over white"""
-FAR = {"shift": 0.08, "zoom": 0.12, "turn": 8.0}
+FAR = {"shift": 0.14, "zoom": 0.16, "turn": 10.0}
 """the most that they are moved: parts of the width, part of the size, degrees"""
-SETTLED = 750
+SETTLED = 850
 """timestep from which noise hides where a thing is"""
 
 
@@ -158,11 +159,13 @@ class Model(nn.Module):
 class Batches:
     """Random stills with captions, by step alone: the same step draws the same batch in every run."""
 
-    def __init__(self, concepts: int, batch: int, moved: float = 0.0):
+    def __init__(self, concepts: int, batch: int, moved: float = 0.0, besides: float = 0.0):
         stills, self.latents = latents()
         names = {c.code for c in ordered()[:concepts]}
-        self.white = [i for i, s in enumerate(stills) if s.concept.code in names and s.background is None]
-        self.stills, self.batch, self.moved = stills, batch, moved
+        plain = [i for i, still in enumerate(stills) if still.background is None]
+        self.white = [i for i in plain if stills[i].concept.code in names]
+        self.others = [i for i in plain if stills[i].concept.code not in names]
+        self.stills, self.batch, self.moved, self.besides = stills, batch, moved, besides
         self.place = {i: k for k, i in enumerate(self.white)}
         self.views = moved_latents(self.white, stills) if moved else None
         self.tokenizer = CLIPTokenizer.from_pretrained(RUNS / "text")
@@ -173,9 +176,11 @@ class Batches:
         order = np.random.default_rng((3, step // per_epoch)).permutation(self.white)
         at = (step % per_epoch) * self.batch
         rng = np.random.default_rng((5, step))
-        picked = [
-            int(i) + (rng.integers(1, 3) if rng.random() < 0.2 else 0) for i in order[at : at + self.batch]
+        white = [
+            rng.choice(self.others) if rng.random() < self.besides else int(i)
+            for i in order[at : at + self.batch]
         ]
+        picked = [i + (rng.integers(1, 3) if rng.random() < 0.2 else 0) for i in white]
         said = []
         for i in picked:
             still = self.stills[i]
@@ -204,7 +209,7 @@ def loss_of(
 def train(options: argparse.Namespace) -> None:
     torch.manual_seed(0)
     folder, clock = RUNS / "base", time.time()
-    batches = Batches(options.concepts, options.batch, options.moved)
+    batches = Batches(options.concepts, options.batch, options.moved, options.besides)
     scheduler, model = DDIMScheduler(**SCHEDULER), Model()
     optimizer = Muon2(model.named_parameters(), options.peak, muon=options.optimizer == "muon")
     average, step = Average(model, options.decay), 0
@@ -261,4 +266,7 @@ if __name__ == "__main__":
     parser.add_argument("--peak", type=float, default=1e-3)
     parser.add_argument("--decay", type=float, default=0.999, help="of the moving average")
     parser.add_argument("--moved", type=float, default=0.0, help="part of the stills that are moved about")
+    parser.add_argument(
+        "--besides", type=float, default=0.0, help="part of the stills from all other concepts"
+    )
     train(parser.parse_args())

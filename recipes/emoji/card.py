@@ -62,15 +62,17 @@ In `loras/`, made by the package's own commands (`recipes/emoji/adapters.py`), t
 
 The motion module was trained on none of them and moves all.
 
+As `--motion-lora`, one for each move of the camera, from 133 stills filmed so: `zoom-in`, `zoom-out`,
+`pan-left`, `pan-right`, `tilt-up`, `tilt-down`, `roll-clockwise`, `roll-anticlockwise`.
+
 ## Failures
 
 - Details are soft: faces, letters and thin lines dissolve first. Concepts learnt late, and prompts that
   combine two things, come out as a blend or as one of them.
 - Words that are no concept fall back on what is near in meaning, which can be far off.
-- The motion module has been trained for 1,103 steps with independent noise and 727 with noise that goes on
-  from frame to frame, both on a base that held things in their place, and {steps} on one that was halfway
-  through 11 epochs of stills moved about. Parts that move far may dissolve.
-- `noto-v1` is undertrained: after 1,500 steps, things that are drawn unlike the other styles come out broken.
+- The motion module has learnt from 202 clips for 1,103 steps with independent noise and 957 with noise that
+  goes on from frame to frame, 482 more, and {steps} on a base close to this one. Parts that move far may
+  dissolve.
 - The motion is that of emoji: bobbing, squashing, turning, flapping. Prompts do not steer it; captions
   named the object only.
 - Clips differ in colour by a little from the stills of the same prompt.

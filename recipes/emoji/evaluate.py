@@ -69,13 +69,12 @@ class Judge:
 def still_batch(animator: sm.Animator, wanted: list[tuple[Concept, str]]) -> np.ndarray:
     """One still for each (concept, style): (N, 128, 128, 3) uint8, by the bundled defaults."""
     pipe, found = animator.pipeline, []
+    options = {name: animator.defaults[name] for name in ("num_inference_steps", "guidance_scale")}
     pipe.set_progress_bar_config(disable=True)
     for start in range(0, len(wanted), 25):
         prompts = [say(*pair) for pair in wanted[start : start + 25]]
         generator = torch.Generator().manual_seed(start)
-        latents = pipe(
-            prompts, num_inference_steps=25, guidance_scale=5.0, generator=generator, output_type="latent"
-        ).images
+        latents = pipe(prompts, generator=generator, output_type="latent", **options).images
         with torch.no_grad():
             pixels = pipe.vae.decode(latents.to(pipe.vae.dtype)).sample
         found.append(((pixels.float().clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy())

@@ -185,7 +185,7 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=40, help="for each camera move")
     parser.add_argument("--moves", nargs="+", choices=MOVES, default=[*there(dict.fromkeys(MOVES, ""))])
     parser.add_argument("--steps", type=int, default=STEPS, help="of the clips with a camera move")
-    parser.add_argument("--guidance", type=float, default=5.0, help="of the clips with a camera move")
+    parser.add_argument("--guidance", type=float, default=3.0, help="of the clips with a camera move")
     options = parser.parse_args()
     path = OUT / "adapters.json"
     OUT.mkdir(parents=True, exist_ok=True)
