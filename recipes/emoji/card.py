@@ -70,9 +70,8 @@ As `--motion-lora`, one for each move of the camera, from 133 stills filmed so: 
 - Details are soft: faces, letters and thin lines dissolve first. Concepts learnt late, and prompts that
   combine two things, come out as a blend or as one of them.
 - Words that are no concept fall back on what is near in meaning, which can be far off.
-- The motion module has learnt from 202 clips for 1,103 steps with independent noise and 957 with noise that
-  goes on from frame to frame, 482 more, and {steps} on a base close to this one. Parts that move far may
-  dissolve.
+- The motion module has learnt from 202 clips: 1,103 steps with independent noise, 1,439 with noise that goes
+  on from frame to frame, and {steps} more on a base close to this one. Parts that move far may dissolve.
 - The motion is that of emoji: bobbing, squashing, turning, flapping. Prompts do not steer it; captions
   named the object only.
 - Clips differ in colour by a little from the stills of the same prompt.

@@ -162,6 +162,8 @@ def test_stills_and_clips_become_shots(tmp_path):
     shots = filmed(items, "zoom-in", 0.25, 4, 3, lambda number: (number / 10, 1 - number / 10 - 0.1))
     assert len(shots) == 6 and len({shot.variant for shot in shots}) == 6
     assert [shot.path.name for shot in shots] == ["still.jpg"] * 3 + ["clip.webp"] * 3
+    assert [shot.part for shot in shots] == [1, 0.5, 1] * 2
+    assert all(0.75 * 0.25 * s.part <= s.shot.amount <= 1.25 * 0.25 * s.part for s in shots)
     for shot, fps in ((shots[0], 8), (shots[3], 20 * 4 / 6)):
         rate, portions = read_filmed(shot, 16, 3)
         parts = list(portions)

@@ -296,6 +296,22 @@ def test_shots_of_a_camera_are_made_once_and_differ(configure_lora, clips, tmp_p
     assert other.data_key() != target.data_key() == again.data_key()
 
 
+def test_a_shot_of_half_a_move_is_learnt_at_half_the_weight(configure_lora):
+    target = shaken(make_target(configure_lora(camera="pan-left", camera_variants=2)))
+    batch = draws(0, 0, 0, 8, 1)
+    parts = [target.clips[draw.item(len(target.clips))].item.part for draw in batch]
+    assert set(parts) == {1.0, 0.5}
+    together = gradients(target, target.loss(batch).value)
+    apart = []
+    for draw, part in zip(batch, parts, strict=True):
+        with target.ranks.at(part):
+            guess = target.denoiser.guess([target.sample(draw)])
+            apart.append(gradients(target, target.moving(guess, [draw])))
+    for name, gradient in together.items():
+        assert torch.allclose(gradient, sum(each[name] for each in apart) / len(batch), atol=1e-6)
+        assert not torch.allclose(gradient, torch.zeros_like(gradient))
+
+
 def test_motion_of_any_family(configure_lora, sdxl_folder, motion_folder, sd15_folder):
     config = configure_lora("xl", base=str(sdxl_folder), motion=str(motion_folder), max_train_steps=1)
     assert train(config).finished

@@ -12,12 +12,17 @@ from stillmotion.data.camera import film, places
 from stillmotion.data.moves import Move, Shot
 from stillmotion.data.sources import Item
 
+PARTS = (1.0, 0.5)
+"""parts of the move that the shots of an item show in turn; a LoRA learns each at that weight, so that its
+weight is a dial: learnt at 1 alone, half the weight gave a seventh of a pan"""
+
 
 @dataclass(frozen=True)
 class Filmed(Item):
-    """A still or clip and how the camera moves over it; `variant` says the same."""
+    """A still or clip and how the camera moves over it, the whole move or a part; `variant` says the same."""
 
     shot: Shot = field(kw_only=True)
+    part: float = field(kw_only=True)
 
 
 def filmed(
@@ -29,12 +34,13 @@ def filmed(
     choices: Callable[[int], Sequence[float]],
 ) -> list[Filmed]:
     """`variants` shots of each item; `choices` gives two numbers in [0, 1) for the number of a shot."""
-    shots = (
-        (item, Shot.varied(move, amount, frames, choices(number * variants + variant)))
-        for number, item in enumerate(items)
-        for variant in range(variants)
-    )
-    return [Filmed(item.path, item.captions, f" {shot}", shot=shot) for item, shot in shots]
+    found = []
+    for number, item in enumerate(items):
+        for variant in range(variants):
+            part = PARTS[variant % len(PARTS)]
+            shot = Shot.varied(move, part * amount, frames, choices(number * variants + variant))
+            found.append(Filmed(item.path, item.captions, f" {shot}", shot=shot, part=part))
+    return found
 
 
 def read_filmed(item: Filmed, size: int, batch: int) -> tuple[float, Iterator[Tensor]]:

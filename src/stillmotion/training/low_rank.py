@@ -91,17 +91,17 @@ class LowRanks:
         )
 
     @contextmanager
-    def without(self, *parts: str) -> Iterator[None]:
-        """These parts (all, if none is named) do nothing for one block."""
+    def at(self, strength: float, *parts: str) -> Iterator[None]:
+        """These parts (all, if none is named) act so strongly for one block."""
         chosen = [self.adaptations[part] for part in (parts or self.adaptations)]
         before = [adaptation.strength for adaptation in chosen]
         for adaptation in chosen:
-            adaptation.strength = 0.0
+            adaptation.strength = strength
         try:
             yield
         finally:
-            for adaptation, strength in zip(chosen, before, strict=True):
-                adaptation.strength = strength
+            for adaptation, usual in zip(chosen, before, strict=True):
+                adaptation.strength = usual
 
     @contextmanager
     def resting(self) -> Iterator[None]:

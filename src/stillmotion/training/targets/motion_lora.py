@@ -11,8 +11,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
 
+import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.nn import Parameter
@@ -83,6 +85,8 @@ class MotionLoraTarget:
 
     def loss(self, draws: Sequence[Draw]) -> Loss:
         """L2 and appearance-debiased L2 on one clip per draw; with a reference also L2 on single frames."""
+        if self.config.camera:
+            return self.dialled(draws)
         samples = [self.sample(draw) for draw in draws]
         if not self.config.reference:
             guess = self.denoiser.guess(samples)
@@ -92,6 +96,22 @@ class MotionLoraTarget:
             guess = self.denoiser.guess(samples)
             value = settled(self.moving(guess, draws), self.parameters().values())
         return loss_of(looks + value, guess)
+
+    def dialled(self, draws: Sequence[Draw]) -> Loss:
+        """Shots of a camera, each with the LoRA at the part of the move that it shows."""
+
+        def part_of(draw: Draw) -> float:
+            return self.clips[draw.item(len(self.clips))].item.part  # type: ignore[attr-defined]
+
+        value, guesses = torch.zeros((), device=self.denoiser.device), []
+        for part, group in groupby(sorted(draws, key=part_of), part_of):
+            alike = list(group)
+            with self.ranks.at(part):
+                guess = self.denoiser.guess([self.sample(draw) for draw in alike])
+                share = self.moving(guess, alike) * len(alike) / len(draws)
+                value = value + settled(share, self.parameters().values())
+            guesses.append((guess.said, guess.wanted, guess.times))
+        return loss_of(value, Guess(*map(torch.cat, zip(*guesses, strict=True))))
 
     def sample(self, draw: Draw) -> Sample:
         """A stretch of one clip, with noise, one timestep and a caption."""
@@ -128,7 +148,7 @@ class MotionLoraTarget:
         """One clip per validation prompt with the motion LoRA on, without the looks of a reference."""
         captions = dict.fromkeys(clip.item.captions[0] for clip in self.clips)
         prompts = self.config.validation_prompts or list(captions)[:SHOWN]
-        plain = self.ranks.without("unet") if self.config.reference else nullcontext()
+        plain = self.ranks.at(0.0, "unet") if self.config.reference else nullcontext()
         with self.ranks.resting(), plain:
             return sample_sheet(self.denoiser, prompts, folder, step, self.config.frames, self.fps)
 
