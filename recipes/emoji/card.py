@@ -62,8 +62,8 @@ In `loras/`, made by the package's own commands (`recipes/emoji/adapters.py`), t
 
 The motion module was trained on none of them and moves all.
 
-As `--motion-lora`, one for each move of the camera, from 133 stills filmed so: `zoom-in`, `zoom-out`,
-`pan-left`, `pan-right`, `tilt-up`, `tilt-down`, `roll-clockwise`, `roll-anticlockwise`.
+As `--motion-lora`, moves of the camera from 133 stills filmed so: `zoom-in`, `zoom-out`, `pan-left`,
+`pan-right`, `tilt-up`, `tilt-down`. At 0.5 they go about half as far.
 
 ## Failures
 
@@ -72,6 +72,8 @@ As `--motion-lora`, one for each move of the camera, from 133 stills filmed so: 
 - Words that are no concept fall back on what is near in meaning, which can be far off.
 - The motion module has learnt from 202 clips: 1,103 steps with independent noise, 1,439 with noise that goes
   on from frame to frame, and {steps} more on a base close to this one. Parts that move far may dissolve.
+- There is no LoRA that rolls the camera: trained like the others, at 20 and at 45 degrees, it turned things
+  either way or not at all.
 - The motion is that of emoji: bobbing, squashing, turning, flapping. Prompts do not steer it; captions
   named the object only.
 - Clips differ in colour by a little from the stills of the same prompt.
