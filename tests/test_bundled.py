@@ -71,7 +71,7 @@ def misread(pipe, picture, prompt, timestep=200):
 def test_the_base_leaves_things_where_they_stand(animator):
     prompt = "red apple, flat style"
     still = animator.animate(prompt, seed=3, frames=1).frames[0]
-    pipe = animator.pipeline
+    pipe = sm.Animator.load(dtype="float32").pipeline
     aside = misread(pipe, np.roll(still, 6, axis=1), prompt)
     assert aside < 3 * misread(pipe, still, prompt), "it pulls them back, and motion can do little against it"
 

@@ -14,7 +14,7 @@ from stillmotion.data.sources import Item
 
 PARTS = (1.0, 0.5)
 """parts of the move that the shots of an item show in turn; a LoRA learns each at that weight, so that its
-weight is a dial: learnt at 1 alone, half the weight gave a seventh of a pan"""
+weight is a dial"""
 
 
 @dataclass(frozen=True)
