@@ -43,7 +43,10 @@ def prepare_clips(
     usable = [clip for clip in clips if _long_enough(clip, config.needed, report)]
     tell_skipped(report, config.output, accelerator, say)
     if not usable:
-        raise DataError(f"None of the {len(items)} clips of {config.source} can be used. {report.sentence()}")
+        short = " A smaller stride or fewer frames need shorter clips." if config.needed > 1 else ""
+        raise DataError(
+            f"None of the {len(items)} clips of {config.source} can be used. {report.sentence()}{short}"
+        )
     return usable
 
 
