@@ -72,6 +72,9 @@ As `--motion-lora`, moves of the camera from 133 stills filmed so: `zoom-in`, `z
 - Words that are no concept fall back on what is near in meaning, which can be far off.
 - The motion module has learnt from 202 clips: 1,103 steps with independent noise, 1,439 with noise that goes
   on from frame to frame, and {steps} more on a base close to this one. Parts that move far may dissolve.
+- The style of held-out pairs misses its aim: what was only seen flat is drawn half flat when asked for in
+  noto's style. It would take far more epochs of far more concepts, and a judge that knows styles better: of
+  real stills that it never saw it tells fewer.
 - There is no LoRA that rolls the camera: trained like the others, at 20 and at 45 degrees, it turned things
   either way or not at all.
 - The motion is that of emoji: bobbing, squashing, turning, flapping. Prompts do not steer it; captions
