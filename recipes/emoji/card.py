@@ -63,7 +63,7 @@ In `loras/`, made by the package's own commands (`recipes/emoji/adapters.py`), t
 The motion module was trained on none of them and moves all.
 
 As `--motion-lora`, moves of the camera from 133 stills filmed so: `zoom-in`, `zoom-out`, `pan-left`,
-`pan-right`, `tilt-up`, `tilt-down`. At 0.5 they go about half as far.
+`pan-right`, `tilt-up`, `tilt-down`. At 0.5 they go a third to two thirds as far.
 
 ## Failures
 
@@ -150,7 +150,8 @@ def adapter_rows(found: dict) -> list[tuple[str, str, str]]:
             table.append((f'`subject`: "{words}" nearer to the subject than to its class', share, ""))
     for move, part in found.get("cameras", {}).items():
         right = f"{percent(part['right'])}; {part['half']:.2f} at weight 0.5"
-        table.append((f"`{move}`: the flow names it, of {part['prompts']} prompts", right, "90%; half"))
+        of = f"{part['prompts']} prompts, {part['steps']} steps"
+        table.append((f"`{move}`: the flow names it, {of}", right, "90%; half"))
     return table
 
 

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from adapters import CLASS_PROMPT, MOVES, NEW_STYLES, PICTURES, SUBJECT_PROMPT
+from assemble import DEFAULTS
 from classifier import small
 from concepts import STYLES, concepts
 from evaluate import OUT, Judge, motion_of, say, sheet
@@ -185,7 +186,7 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=40, help="for each camera move")
     parser.add_argument("--moves", nargs="+", choices=MOVES, default=[*there(dict.fromkeys(MOVES, ""))])
     parser.add_argument("--steps", type=int, default=STEPS, help="of the clips with a camera move")
-    parser.add_argument("--guidance", type=float, default=3.0, help="of the clips with a camera move")
+    parser.add_argument("--guidance", type=float, default=DEFAULTS["guidance_scale"], help="of those clips")
     options = parser.parse_args()
     path = OUT / "adapters.json"
     OUT.mkdir(parents=True, exist_ok=True)

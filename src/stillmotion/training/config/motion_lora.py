@@ -34,7 +34,12 @@ class MotionLoraConfig(ClipConfig):
         description="how far the camera goes in a clip; default: zoom by 0.25 (a quarter), pan and tilt by "
         "0.2 of the width, roll by 20 degrees",
     )
-    camera_variants: int = Field(4, ge=1, description="shots made of each still or clip, all a bit different")
+    camera_variants: int = Field(
+        4,
+        ge=1,
+        description="shots made of each still or clip, all a bit different; every second one shows half of "
+        "the move, learnt at half the weight",
+    )
 
     motion: str | None = Field(
         None, description="motion weights that the LoRA is for; default: those inside the base"
