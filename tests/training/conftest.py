@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from scene import write_clips, write_pictures
 
 from stillmotion.training import MotionTrainConfig
+from stillmotion.training.config import MotionLoraConfig
 
 
 @pytest.fixture(scope="session")
@@ -71,3 +72,17 @@ def brief(sd15_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[s
         "precision": "fp32",
         "device": "cpu",
     }
+
+
+@pytest.fixture
+def lora_fields(settings: dict[str, Any], emoji_folder: Path, tmp_path: Path) -> dict[str, Any]:
+    """Fields of a motion LoRA: a run of a second on a base that has motion inside."""
+    return settings | {"base": str(emoji_folder), "rank": 2, "span": "whole", "output": tmp_path / "run"}
+
+
+@pytest.fixture
+def configure_lora(lora_fields: dict[str, Any], tmp_path: Path) -> Callable[..., MotionLoraConfig]:
+    def make(name: str = "run", **others: Any) -> MotionLoraConfig:
+        return MotionLoraConfig.parse(**(lora_fields | {"output": tmp_path / name} | others))
+
+    return make

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from accelerate import Accelerator
 from diffusers import AnimateDiffPipeline
 from endings import ends_the_same, same_end, state_of
+from lora_targets import gradients, make_target, shaken
 from oracles.peers import adapter_of, motion_unet
 from PIL import Image
 from safetensors.torch import load_file
@@ -29,7 +29,6 @@ from stillmotion.training import checkpoint, train
 from stillmotion.training.config import MotionLoraConfig
 from stillmotion.training.draws import draws
 from stillmotion.training.journal import read_losses
-from stillmotion.training.targets.motion_lora import MotionLoraTarget
 from stillmotion.weights.base import load_base
 from stillmotion.weights.identify import identify
 
@@ -39,40 +38,8 @@ RUN = [sys.executable, "-c", "from stillmotion.cli.train import train; train()",
 
 
 @pytest.fixture
-def fields(settings: dict[str, Any], emoji_folder: Path, tmp_path: Path) -> dict[str, Any]:
-    """A run of a second on a base that has motion inside."""
-    return settings | {"base": str(emoji_folder), "rank": 2, "span": "whole", "output": tmp_path / "run"}
-
-
-@pytest.fixture
-def configure_lora(fields: dict[str, Any], tmp_path: Path) -> Configure:
-    def make(name: str = "run", **others: Any) -> MotionLoraConfig:
-        return MotionLoraConfig.parse(**(fields | {"output": tmp_path / name} | others))
-
-    return make
-
-
-@pytest.fixture
 def one_video(clips: Path) -> dict[str, Any]:
     return {"videos": None, "reference": clips / "red-square.webp", "prompt": "a red rocket"}
-
-
-def make_target(config: MotionLoraConfig) -> MotionLoraTarget:
-    return MotionLoraTarget(config, Accelerator(cpu=True), lambda sentence: None)
-
-
-def shaken(target: MotionLoraTarget) -> MotionLoraTarget:
-    """Fresh LoRAs do nothing: give `up` numbers so that every path counts."""
-    generator = torch.Generator().manual_seed(0)
-    for parameter in target.parameters().values():
-        parameter.data = 0.3 * torch.randn(parameter.shape, generator=generator)
-    return target
-
-
-def gradients(target: MotionLoraTarget, loss: torch.Tensor) -> dict[str, torch.Tensor]:
-    names, parameters = zip(*target.parameters().items(), strict=True)
-    found = torch.autograd.grad(loss, parameters, allow_unused=True)
-    return {name: g for name, g in zip(names, found, strict=True) if g is not None}
 
 
 def test_from_videos_to_files(configure_lora):
@@ -276,42 +243,6 @@ def test_feed_forward_layers_are_those_of_motiondirector(configure_lora):
     assert len(Lora.load(outcome.output / PRODUCTS[0]).parts["motion"]) == 7 * (2 * 4 + 2)
 
 
-def test_shots_of_a_camera_are_made_once_and_differ(configure_lora, clips, tmp_path):
-    stills = tmp_path / "stills"
-    stills.mkdir()
-    for path in clips.glob("*.webp"):
-        with Image.open(path) as picture:
-            picture.convert("RGB").save(stills / f"{path.stem}.jpg")
-    config = configure_lora(videos=stills, camera="zoom-in", camera_variants=3, cache=tmp_path / "latents")
-    target = make_target(config)
-    files = {clip.file: clip.file.stat().st_mtime_ns for clip in target.clips}
-    assert len(files) == 4 * 3 and {clip.length for clip in target.clips} == {4}
-    assert {clip.item.captions for clip in target.clips} == {
-        (f"{colour} square",) for colour in ("red", "blue", "green", "black")
-    }
-    again = make_target(configure_lora("again", **config.model_dump(exclude={"output"})))
-    assert {clip.file: clip.file.stat().st_mtime_ns for clip in again.clips} == files
-    other = make_target(configure_lora(videos=stills, camera="zoom-out", cache=tmp_path / "latents"))
-    assert not {clip.file for clip in other.clips} & files.keys()
-    assert other.data_key() != target.data_key() == again.data_key()
-
-
-def test_a_shot_of_half_a_move_is_learnt_at_half_the_weight(configure_lora):
-    target = shaken(make_target(configure_lora(camera="pan-left", camera_variants=2)))
-    batch = draws(0, 0, 0, 8, 1)
-    parts = [target.clips[draw.item(len(target.clips))].item.part for draw in batch]
-    assert set(parts) == {1.0, 0.5}
-    together = gradients(target, target.loss(batch).value)
-    apart = []
-    for draw, part in zip(batch, parts, strict=True):
-        with target.ranks.at(part):
-            guess = target.denoiser.guess([target.sample(draw)])
-            apart.append(gradients(target, target.moving(guess, [draw])))
-    for name, gradient in together.items():
-        assert torch.allclose(gradient, sum(each[name] for each in apart) / len(batch), atol=1e-6)
-        assert not torch.allclose(gradient, torch.zeros_like(gradient))
-
-
 def test_motion_of_any_family(configure_lora, sdxl_folder, motion_folder, sd15_folder):
     config = configure_lora("xl", base=str(sdxl_folder), motion=str(motion_folder), max_train_steps=1)
     assert train(config).finished
@@ -335,6 +266,7 @@ def test_the_noise_is_that_of_the_motion(configure_lora, emoji_folder, tmp_path)
         ({"videos": "v", "prompt": "p"}, "prompt is for reference"),
         ({"reference": "r", "prompt": "p", "camera": "zoom-in"}, "camera makes its clips from videos"),
         ({"videos": "v", "camera_amount": 0.1}, "camera_amount needs camera"),
+        ({"videos": "v", "camera_unseen": 0.5}, "camera_unseen needs camera"),
         ({"videos": "v", "camera": "zoom-in", "loop": True}, "leave out span and loop"),
         ({"videos": "v", "camera": "zoom"}, "camera is 'zoom', but"),
     ],
@@ -381,9 +313,9 @@ def write_config(fields: dict[str, Any], path: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_killed_with_sigkill_it_ends_the_same(fields, tmp_path):
-    fields |= {"max_train_steps": 24, "checkpoint_steps": 7, "output": tmp_path / "killed"}
-    config = write_config(fields, tmp_path / "run.yaml")
+def test_killed_with_sigkill_it_ends_the_same(lora_fields, tmp_path):
+    lora_fields |= {"max_train_steps": 24, "checkpoint_steps": 7, "output": tmp_path / "killed"}
+    config = write_config(lora_fields, tmp_path / "run.yaml")
     process = subprocess.Popen([*RUN, str(config)], stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
     while len(read_losses(tmp_path / "killed" / "loss.csv")) < 10 and time.monotonic() < deadline:
@@ -392,16 +324,16 @@ def test_killed_with_sigkill_it_ends_the_same(fields, tmp_path):
     assert process.wait() == -signal.SIGKILL
     assert len(read_losses(tmp_path / "killed" / "loss.csv")) < 24
     subprocess.run([*RUN, str(config)], check=True)
-    whole = write_config(fields | {"output": tmp_path / "whole"}, tmp_path / "whole.yaml")
+    whole = write_config(lora_fields | {"output": tmp_path / "whole"}, tmp_path / "whole.yaml")
     subprocess.run([*RUN, str(whole)], check=True)
     same_end(tmp_path / "whole", tmp_path / "killed", *PRODUCTS)
 
 
 @pytest.mark.slow
-def test_two_processes_are_one_with_twice_the_batch(fields, one_video, tmp_path):
-    fields |= one_video | {"max_train_steps": 5}
-    one = write_config(fields | {"output": tmp_path / "one", "batch_size": 4}, tmp_path / "one.yaml")
-    two = write_config(fields | {"output": tmp_path / "two", "batch_size": 2}, tmp_path / "two.yaml")
+def test_two_processes_are_one_with_twice_the_batch(lora_fields, one_video, tmp_path):
+    lora_fields |= one_video | {"max_train_steps": 5}
+    one = write_config(lora_fields | {"output": tmp_path / "one", "batch_size": 4}, tmp_path / "one.yaml")
+    two = write_config(lora_fields | {"output": tmp_path / "two", "batch_size": 2}, tmp_path / "two.yaml")
     subprocess.run([*RUN, str(one)], check=True)
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     script = tmp_path / "go.py"

@@ -31,6 +31,13 @@ def test_diffusers_computes_the_same(schedule, zero_snr):
     assert objectives.target(clean, noise, here, "epsilon") is noise
 
 
+def test_noise_between_is_the_noise_that_was_added():
+    abar = torch.tensor([0.9, 0.4, 0.0]).view(-1, 1)
+    clean, noise = torch.randn(3, 5), torch.randn(3, 5)
+    found = objectives.noise_between(objectives.noisy(clean, noise, abar), clean, abar)
+    assert torch.allclose(found, noise, atol=1e-5)
+
+
 def test_zero_terminal_snr_ends_in_pure_noise():
     assert objectives.alphas_cumprod("linear", 0.00085, 0.012, 1000, True)[-1] == 0
     assert objectives.alphas_cumprod("linear", 0.00085, 0.012)[-1] > 1e-3

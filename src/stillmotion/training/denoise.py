@@ -28,12 +28,16 @@ BETAS = ("beta_schedule", "beta_start", "beta_end")
 
 @dataclass(frozen=True)
 class Sample:
-    """One sample before noise: latents and noise (f, c, h, w) on the CPU, timestep, caption."""
+    """One sample before noise: latents and noise (f, c, h, w) on the CPU, timestep, caption.
+
+    The noise goes over `shown` where that is given: other latents than those the network should arrive at.
+    """
 
     latents: Tensor
     noise: Tensor
     time: int
     caption: str
+    shown: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -98,18 +102,20 @@ class Denoiser:
 
     def guess(self, samples: Sequence[Sample]) -> Guess:
         """One pass of the UNet over samples of one shape."""
-        latents, noise = (
-            torch.stack([getattr(sample, name) for sample in samples]).to(self.device)
-            for name in ("latents", "noise")
+        latents, noise, shown = (
+            torch.stack(parts).to(self.device)
+            for parts in zip(*((s.latents, s.noise, _shown(s)) for s in samples), strict=True)
         )
         times = torch.tensor([sample.time for sample in samples], device=self.device)
         frames, abar = latents.shape[1], self.abar[times].view(-1, 1, 1, 1, 1)
-        noisy = objectives.noisy(latents, noise, abar)
+        noisy = objectives.noisy(shown, noise, abar)
         said = self.unet(
             noisy.flatten(0, 1).to(self.dtype),
             times.repeat_interleave(frames),
             **self.text.unet_arguments([s.caption for s in samples], frames, self.pixels(latents)),
         ).sample
+        if any(sample.shown is not None for sample in samples):
+            noise = objectives.noise_between(noisy, latents, abar)
         wanted = objectives.target(latents, noise, abar, self.prediction)
         return Guess(said.float().view_as(wanted), wanted, times)
 
@@ -137,6 +143,10 @@ class Denoiser:
     def pixels(self, latents: Tensor) -> tuple[int, int]:
         """Height and width in pixels of latents (..., h, w)."""
         return latents.shape[-2] * self.factor, latents.shape[-1] * self.factor
+
+
+def _shown(sample: Sample) -> Tensor:
+    return sample.latents if sample.shown is None else sample.shown
 
 
 def loss_of(value: Tensor, guess: Guess) -> Loss:

@@ -40,6 +40,11 @@ def target(latents: Tensor, noise: Tensor, abar: Tensor, prediction: Prediction)
     return abar.sqrt() * noise - (1 - abar).sqrt() * latents
 
 
+def noise_between(noisy: Tensor, latents: Tensor, abar: Tensor) -> Tensor:
+    """eps with which x_t would have come from these latents: `noisy` solved for the noise."""
+    return (noisy - abar.sqrt() * latents) / (1 - abar).sqrt()
+
+
 def debiased(clips: Tensor, anchors: Sequence[int], beta: float = 1.0) -> Tensor:
     """Clips (b, f, ...) less what they share with one frame each, `anchors` (b): what is left is motion.
 

@@ -41,6 +41,14 @@ class MotionLoraConfig(ClipConfig):
         "the move, learnt at half the weight",
     )
 
+    camera_unseen: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="part of the samples whose noisy input shows less of the move than is to be learnt, down "
+        "to none: so the LoRA learns to begin a move and not only to go on with one",
+    )
+
     motion: str | None = Field(
         None, description="motion weights that the LoRA is for; default: those inside the base"
     )
@@ -91,6 +99,7 @@ class MotionLoraConfig(ClipConfig):
             raise ValueError("camera makes its clips from videos, not from reference: give one of the two")
         if self.camera is not None and (self.span != "whole" or self.loop):
             raise ValueError("camera makes open clips of FRAMES frames: leave out span and loop")
-        if self.camera is None and self.camera_amount is not None:
-            raise ValueError("camera_amount needs camera, the name of a move such as zoom-in")
+        for name in ("camera_amount", "camera_unseen"):
+            if self.camera is None and getattr(self, name):
+                raise ValueError(f"{name} needs camera, the name of a move such as zoom-in")
         return self

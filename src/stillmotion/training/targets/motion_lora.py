@@ -46,6 +46,12 @@ def temporal_layers(path: str, layer: nn.Module) -> bool:
     return attention_layers(path, layer) or path.endswith(("ff.net.0.proj", "ff.net.2"))
 
 
+def slowed(clip: Tensor, pace: float) -> Tensor:
+    """The frames (f, ...) around the middle, each for longer: at pace 0 one frame, at 1 the clip."""
+    middle = (len(clip) - 1) / 2
+    return clip[(middle + pace * (torch.arange(len(clip)) - middle)).round().long()]
+
+
 class MotionLoraTarget:
     """Base and motion frozen in the working precision, LoRAs on them, latents of all clips on disk."""
 
@@ -116,7 +122,11 @@ class MotionLoraTarget:
     def sample(self, draw: Draw) -> Sample:
         """A stretch of one clip, with noise, one timestep and a caption."""
         start, *others = draw.choices(4)
-        return self.denoiser.sample(draw, *stretch(draw, self.clips, self.config, start), *others)
+        sample = self.denoiser.sample(draw, *stretch(draw, self.clips, self.config, start), *others)
+        chance, pace = draw.choices(8)[6:]
+        if self.config.camera and chance < self.config.camera_unseen:
+            return replace(sample, shown=slowed(sample.latents, pace))
+        return sample
 
     def moving(self, guess: Guess, draws: Sequence[Draw]) -> Tensor:
         """Loss of whole clips: L2, and L2 of what is left when a random frame of the clip is taken away."""

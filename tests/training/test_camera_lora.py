@@ -1,0 +1,79 @@
+"""Motion LoRAs of a camera: the shots they are made from, and what is to be learnt from each."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from lora_targets import gradients, make_target, shaken
+from PIL import Image
+
+from stillmotion.training import objectives
+from stillmotion.training.draws import draws
+from stillmotion.training.targets.motion_lora import slowed
+
+
+def test_shots_of_a_camera_are_made_once_and_differ(configure_lora, clips, tmp_path):
+    stills = tmp_path / "stills"
+    stills.mkdir()
+    for path in clips.glob("*.webp"):
+        with Image.open(path) as picture:
+            picture.convert("RGB").save(stills / f"{path.stem}.jpg")
+    config = configure_lora(videos=stills, camera="zoom-in", camera_variants=3, cache=tmp_path / "latents")
+    target = make_target(config)
+    files = {clip.file: clip.file.stat().st_mtime_ns for clip in target.clips}
+    assert len(files) == 4 * 3 and {clip.length for clip in target.clips} == {4}
+    assert {clip.item.captions for clip in target.clips} == {
+        (f"{colour} square",) for colour in ("red", "blue", "green", "black")
+    }
+    again = make_target(configure_lora("again", **config.model_dump(exclude={"output"})))
+    assert {clip.file: clip.file.stat().st_mtime_ns for clip in again.clips} == files
+    other = make_target(configure_lora(videos=stills, camera="zoom-out", cache=tmp_path / "latents"))
+    assert not {clip.file for clip in other.clips} & files.keys()
+    assert other.data_key() != target.data_key() == again.data_key()
+
+
+def test_a_shot_of_half_a_move_is_learnt_at_half_the_weight(configure_lora):
+    target = shaken(make_target(configure_lora(camera="pan-left", camera_variants=2)))
+    batch = draws(0, 0, 0, 8, 1)
+    parts = [target.clips[draw.item(len(target.clips))].item.part for draw in batch]
+    assert set(parts) == {1.0, 0.5}
+    together = gradients(target, target.loss(batch).value)
+    apart = []
+    for draw, part in zip(batch, parts, strict=True):
+        with target.ranks.at(part):
+            guess = target.denoiser.guess([target.sample(draw)])
+            apart.append(gradients(target, target.moving(guess, [draw])))
+    for name, gradient in together.items():
+        assert torch.allclose(gradient, sum(each[name] for each in apart) / len(batch), atol=1e-6)
+        assert not torch.allclose(gradient, torch.zeros_like(gradient))
+
+
+@given(frames=st.integers(1, 40), pace=st.floats(0, 1))
+def test_a_slowed_clip_goes_through_its_middle_frames_in_order(frames, pace):
+    clip = torch.arange(frames)
+    slow = slowed(clip, pace)
+    steps = slow.diff()
+    assert len(slow) == frames and ((steps == 0) | (steps == 1)).all()
+    assert abs((slow[-1] - slow[0]) - pace * (frames - 1)) <= 1
+    assert torch.equal(slowed(clip, 1.0), clip) and len(slowed(clip, 0.0).unique()) == 1
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+def test_from_a_move_that_is_not_seen_the_whole_move_is_wanted(configure_lora, prediction):
+    """What is wanted takes the noisy input, which shows less of the move, to the latents of the clip."""
+    options = {"camera": "pan-left", "prediction_type": prediction, "min_timestep": 400}
+    target = make_target(configure_lora(camera_unseen=1.0, **options))
+    plain = make_target(configure_lora("plain", **options))
+    batch = draws(0, 0, 0, 8, 1)
+    assert any(not torch.equal(s.shown, s.latents) for s in map(target.sample, batch))
+    for draw in batch:
+        sample, seen = target.sample(draw), plain.sample(draw)
+        assert seen.shown is None and torch.equal(seen.latents, sample.latents)
+        abar = target.denoiser.abar[sample.time]
+        noisy = objectives.noisy(sample.shown, sample.noise, abar)
+        wanted = target.denoiser.guess([sample]).wanted[0]
+        noise = abar.sqrt() * wanted + (1 - abar).sqrt() * noisy if prediction == "v_prediction" else wanted
+        arrived = (noisy - (1 - abar).sqrt() * noise) / abar.sqrt()
+        assert torch.allclose(arrived, sample.latents, atol=1e-4)
