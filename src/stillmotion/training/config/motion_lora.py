@@ -45,8 +45,8 @@ class MotionLoraConfig(ClipConfig):
         0.0,
         ge=0,
         le=1,
-        description="part of the samples whose noisy input shows less of the move than is to be learnt, down "
-        "to none: so the LoRA learns to begin a move and not only to go on with one",
+        description="part of the samples whose noisy input stands still, so that the LoRA learns to make the "
+        "move and not only to go on with one that it sees",
     )
 
     motion: str | None = Field(

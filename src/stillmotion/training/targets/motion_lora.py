@@ -46,10 +46,9 @@ def temporal_layers(path: str, layer: nn.Module) -> bool:
     return attention_layers(path, layer) or path.endswith(("ff.net.0.proj", "ff.net.2"))
 
 
-def slowed(clip: Tensor, pace: float) -> Tensor:
-    """The frames (f, ...) around the middle, each for longer: at pace 0 one frame, at 1 the clip."""
-    middle = (len(clip) - 1) / 2
-    return clip[(middle + pace * (torch.arange(len(clip)) - middle)).round().long()]
+def held(clip: Tensor) -> Tensor:
+    """The frame (f, ...) in the middle, all the time."""
+    return clip[len(clip) // 2].expand_as(clip)
 
 
 class MotionLoraTarget:
@@ -123,9 +122,8 @@ class MotionLoraTarget:
         """A stretch of one clip, with noise, one timestep and a caption."""
         start, *others = draw.choices(4)
         sample = self.denoiser.sample(draw, *stretch(draw, self.clips, self.config, start), *others)
-        chance, pace = draw.choices(8)[6:]
-        if self.config.camera and chance < self.config.camera_unseen:
-            return replace(sample, shown=slowed(sample.latents, pace))
+        if self.config.camera and draw.choices(7)[6] < self.config.camera_unseen:
+            return replace(sample, shown=held(sample.latents))
         return sample
 
     def moving(self, guess: Guess, draws: Sequence[Draw]) -> Tensor:
