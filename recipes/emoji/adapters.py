@@ -61,7 +61,8 @@ def write_pictures(concept_count: int) -> None:
 
 def command(name: str) -> list[str]:
     """The arguments of `stillmotion` that train this one."""
-    settings = HERE / f"{'camera' if name in MOVES else name}.yaml"
+    kind = "roll" if name.startswith("roll") else "camera" if name in MOVES else name
+    settings = HERE / f"{kind}.yaml"
     given = ["--config", str(settings), "--output", str(RUNS / name)]
     if name in NEW_STYLES:
         return ["train", "lora", *given, "--images", str(PICTURES / name)]
