@@ -119,7 +119,9 @@ def test_the_subject_is_orange_and_other_things_are_not():
 MOVING = {"seed": 3, "num_inference_steps": 6}
 
 
-@pytest.mark.parametrize("move", ["pan-right", "tilt-up", "zoom-in", "zoom-out"])
+@pytest.mark.parametrize(
+    "move", ["pan-right", "tilt-up", "zoom-in", "zoom-out", "roll-clockwise", "roll-anticlockwise"]
+)
 def test_the_camera_moves_by_its_name(move):
     filmed = sm.Animator.load(motion_loras={move: 1.0}).animate("castle, 3d render style", **MOVING)
     assert camera_of(filmed.frames).dominant == move

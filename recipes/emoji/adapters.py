@@ -1,4 +1,4 @@
-"""Step 11: what personalises the bundled model: two styles it never saw, one subject, six camera moves.
+"""Step 11: what personalises the bundled model: two styles it never saw, one subject, eight camera moves.
 
 Writes pictures with captions, then runs the package's own commands, each of which resumes:
 
@@ -6,8 +6,6 @@ Writes pictures with captions, then runs the package's own commands, each of whi
     subject                   stillmotion train dreambooth    five pictures of noto-v1's cat, "sks cat face"
     zoom-in, ...              stillmotion train motion-lora   the move over stills that trained the base
     collect                   their files in fp16 into bundled/emoji/loras
-
-The two rolls have to be named: they did not come out, at 20 and 45 degrees, from timesteps 0, 300 and 700.
 """
 
 from __future__ import annotations
@@ -92,8 +90,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     every = [*NEW_STYLES, "subject", *MOVES, "collect"]
-    usual = [name for name in every if not name.startswith("roll")]
-    parser.add_argument("names", nargs="*", choices=every, default=usual)
+    parser.add_argument("names", nargs="*", choices=every, default=every)
     parser.add_argument("--concepts", type=int, default=1209, help="as many as base.py was given")
     options = parser.parse_args()
     write_pictures(options.concepts)
