@@ -63,8 +63,8 @@ In `loras/`, made by the package's own commands (`recipes/emoji/adapters.py`), t
 The motion module was trained on none of them and moves all.
 
 As `--motion-lora`, moves of the camera from 133 stills filmed so: `zoom-in`, `zoom-out`, `pan-left`,
-`pan-right`, `tilt-up`, `tilt-down`, `roll-clockwise`, `roll-anticlockwise`. At 0.5 they go a quarter to two
-thirds as far.
+`pan-right`, `tilt-up`, `tilt-down`, `roll-clockwise`, `roll-anticlockwise`. At 0.5 zooms,
+pans and tilts go a third to two thirds as far; rolls have to be used at 1.
 
 ## Failures
 
@@ -76,8 +76,9 @@ thirds as far.
 - The style of held-out pairs misses its aim: what was only seen flat is drawn half flat when asked for in
   noto's style. It would take far more epochs of far more concepts, and a judge that knows styles better: of
   real stills that it never saw it tells fewer.
-- The rolls turn things by 3 to 4 degrees in a clip where they learnt 16, less at half the weight than half,
-  and roughen surfaces: they were trained on a narrow band of timesteps, where alone a turn was learnt.
+- The rolls turn things by 3 to 4 degrees in a clip where they learnt 16, and roughen surfaces: they were
+  trained on a narrow band of timesteps, where alone a turn was learnt, and at weight 1 only. At 0.5 they miss
+  their aim: on the mean of four prompts the anticlockwise one turned the other way.
 - The motion is that of emoji: bobbing, squashing, turning, flapping. Prompts do not steer it; captions
   named the object only.
 - Clips differ in colour by a little from the stills of the same prompt.
