@@ -46,7 +46,7 @@ class MotionLoraConfig(ClipConfig):
         ge=0,
         le=1,
         description="part of the samples whose noisy input stands still, so that the LoRA learns to make the "
-        "move and not only to go on with one that it sees",
+        "move and not only to go on with one that it sees; for noisy timesteps (min_timestep 500 or more)",
     )
 
     motion: str | None = Field(
