@@ -77,8 +77,8 @@ pans and tilts go a third to two thirds as far; rolls have to be used at 1.
   noto's style. It would take far more epochs of far more concepts, and a judge that knows styles better: of
   real stills that it never saw it tells fewer.
 - The rolls turn things by 3 to 4 degrees in a clip where they learnt 16, and roughen surfaces: they were
-  trained on a narrow band of timesteps, where alone a turn was learnt, and at weight 1 only. At 0.5 they miss
-  their aim: on the mean of four prompts the anticlockwise one turned the other way.
+  trained on a narrow band of timesteps, where alone a turn was learnt, and at weight 1 only. At 0.5 they
+  hardly turn: four prompts turned less than without any LoRA, where two turn a little by themselves.
 - The motion is that of emoji: bobbing, squashing, turning, flapping. Prompts do not steer it; captions
   named the object only.
 - Clips differ in colour by a little from the stills of the same prompt.
