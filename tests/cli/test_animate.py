@@ -188,7 +188,9 @@ def test_names_of_prompts() -> None:
 def test_ctrl_c_leaves_nothing(tmp_path, sd15_folder, motion_folder) -> None:
     """A real process, a real terminal, a real SIGINT while it draws."""
     terminal, its_side = pty.openpty()
-    code = "from stillmotion.cli import main; main()"
+    # a job behind & would ignore it
+    heard = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    code = f"{heard}; from stillmotion.cli import main; main()"
     flags = f"--base {sd15_folder} --motion {motion_folder} --steps 900 --frames 16 -o r.gif"
     process = subprocess.Popen(
         [sys.executable, "-c", code, "animate", "a rocket", *flags.split()],
