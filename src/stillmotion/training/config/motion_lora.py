@@ -40,7 +40,6 @@ class MotionLoraConfig(ClipConfig):
         description="shots made of each still or clip, all a bit different; every second one shows half of "
         "the move, learnt at half the weight",
     )
-
     camera_unseen: float = Field(
         0.0,
         ge=0,
