@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from inspect import signature
 
 import numpy as np
@@ -13,7 +14,7 @@ from diffusers.schedulers.scheduling_ddim import rescale_zero_terminal_snr
 from stillmotion.errors import RequestError
 from stillmotion.motion.spec import EMOJI, FAMILIES, SDXL, V3
 from stillmotion.request import SCHEDULERS
-from stillmotion.schedulers import ROWS, make_scheduler, zero_terminal_snr_betas
+from stillmotion.schedulers import ROWS, check_steps, make_scheduler, zero_terminal_snr_betas
 
 SD15 = {
     "num_train_timesteps": 1000,
@@ -134,3 +135,14 @@ def test_zero_snr_starts_at_pure_noise_with_every_sampler() -> None:
 def test_unknown_names_are_refused_with_the_list() -> None:
     with pytest.raises(RequestError, match="'magic'.*ddim"):
         make_scheduler("magic", SD15)
+
+
+@pytest.mark.parametrize("name", ["ddim", "ddpm", "pndm", "lcm", "tcd"])
+def test_as_many_steps_as_are_allowed_can_be_taken(name) -> None:
+    """With one more diffusers ends in an IndexError, distilled samplers in a ValueError."""
+    scheduler = make_scheduler(name, SD15, V3)
+    with pytest.raises(RequestError, match=f"num_inference_steps is 1001, .* {name} takes at most") as said:
+        check_steps(name, scheduler, 1001)
+    most = int(re.search(r"at most (\d+)", str(said.value))[1])
+    check_steps(name, scheduler, most)
+    assert sample(scheduler, reference_alpha_bar(SD15, V3), torch.zeros(1, 4, 2, 2), most).isfinite().all()

@@ -28,7 +28,7 @@ from stillmotion.motion.attach import attach
 from stillmotion.motion.noise import progressive_noise
 from stillmotion.motion.spec import FAMILIES, MotionSpec
 from stillmotion.request import FILLED_BY_MODEL, Request
-from stillmotion.schedulers import make_scheduler
+from stillmotion.schedulers import check_steps, make_scheduler
 from stillmotion.words import spelled, unused
 
 if TYPE_CHECKING:
@@ -170,6 +170,7 @@ class Animator:
         generator = torch.Generator("cpu").manual_seed(request.seed)
         noise = self._noise(request, generator)
         scheduler = make_scheduler(request.scheduler, self.pipeline.scheduler.config, moving)
+        check_steps(request.scheduler, scheduler, request.num_inference_steps)
         tell = on_step or _nothing
         tell("sampling", 0, request.num_inference_steps)
 

@@ -85,6 +85,18 @@ def make_scheduler(
     return cls(**{key: value for key, value in config.items() if key in accepted})
 
 
+def check_steps(name: str, scheduler: SchedulerMixin, num_inference_steps: int) -> None:
+    """RequestError for more steps than the sampler has timesteps; with an offset the last one is lost."""
+    config = scheduler.config
+    offset = config.get("steps_offset", 0) if config.get("timestep_spacing") == "leading" else 0
+    most = config.get("original_inference_steps", config.num_train_timesteps - offset)
+    if num_inference_steps > most:
+        raise RequestError(
+            f"num_inference_steps is {num_inference_steps}, but the scheduler {name} takes at most {most} "
+            "here: ask for fewer, or for another scheduler."
+        )
+
+
 def zero_terminal_snr_betas(config: Mapping[str, Any]) -> list[float]:
     """Betas whose last step is pure noise, for samplers that cannot rescale by themselves."""
     steps, start, end = (config[key] for key in ("num_train_timesteps", "beta_start", "beta_end"))

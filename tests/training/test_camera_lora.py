@@ -64,3 +64,14 @@ def test_from_an_input_that_stands_still_the_move_is_wanted(configure_lora, pred
         noise = abar.sqrt() * wanted + (1 - abar).sqrt() * noisy if prediction == "v_prediction" else wanted
         arrived = (noisy - (1 - abar).sqrt() * noise) / abar.sqrt()
         assert torch.allclose(arrived, sample.latents, atol=1e-4)
+
+
+def test_those_that_see_the_move_learn_at_all_timesteps(configure_lora):
+    target = make_target(
+        configure_lora(camera="pan-left", camera_unseen=0.5, min_timestep=600, max_timestep=700)
+    )
+    samples = [target.sample(draw) for draw in draws(0, 0, 0, 64, 1)]
+    unseen = [sample.time for sample in samples if sample.shown is not None]
+    seen = [sample.time for sample in samples if sample.shown is None]
+    assert 16 < len(unseen) < 48 and 600 <= min(unseen) <= max(unseen) < 700
+    assert min(seen) < 300 and max(seen) > 800

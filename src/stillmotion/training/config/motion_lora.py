@@ -45,7 +45,8 @@ class MotionLoraConfig(ClipConfig):
         ge=0,
         le=1,
         description="part of the samples whose noisy input stands still, so that the LoRA learns to make the "
-        "move and not only to go on with one that it sees; for noisy timesteps (min_timestep 500 or more)",
+        "move and not only to go on with one that it sees. min_timestep (500 or more) and max_timestep are "
+        "then theirs; the rest see the move, at all timesteps",
     )
 
     motion: str | None = Field(

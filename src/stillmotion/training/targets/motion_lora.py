@@ -122,9 +122,11 @@ class MotionLoraTarget:
         """A stretch of one clip, with noise, one timestep and a caption."""
         start, *others = draw.choices(4)
         sample = self.denoiser.sample(draw, *stretch(draw, self.clips, self.config, start), *others)
-        if self.config.camera and draw.choices(7)[6] < self.config.camera_unseen:
+        if not (self.config.camera and self.config.camera_unseen):
+            return sample
+        if draw.choices(7)[6] < self.config.camera_unseen:
             return replace(sample, shown=held(sample.latents))
-        return sample
+        return replace(sample, time=int(others[-1] * len(self.denoiser.abar)))
 
     def moving(self, guess: Guess, draws: Sequence[Draw]) -> Tensor:
         """Loss of whole clips: L2, and L2 of what is left when a random frame of the clip is taken away."""
