@@ -12,7 +12,10 @@ from torch.nn import Parameter
 from stillmotion.adapt.attach import Adaptation, fresh
 from stillmotion.adapt.factors import Factors
 from stillmotion.adapt.layers import LowRank
+from stillmotion.errors import Mismatch
 from stillmotion.lora_model import Lora
+from stillmotion.training.config import DomainAdapterConfig, MotionLoraConfig
+from stillmotion.training.config.images import LowRankConfig
 
 Wanted = Callable[[str, nn.Module], bool]
 
@@ -38,26 +41,28 @@ def every_layer(path: str, layer: nn.Module) -> bool:
 
 
 class LowRanks:
-    """Fresh LoRAs on several networks by part (unet, text_encoder, text_encoder_2, motion), all attached."""
+    """LoRAs on several networks by part (unet, text_encoder, text_encoder_2, motion), all attached.
+
+    Fresh ones, that change nothing yet, or those of the file `initial_lora`.
+    """
 
     def __init__(
         self,
         networks: Mapping[str, nn.Module],
         wanted: Wanted,
-        rank: int,
-        alpha: float | None = None,
-        dropout: float = 0.0,
-        seed: int = 0,
+        config: LowRankConfig | DomainAdapterConfig | MotionLoraConfig,
     ) -> None:
         self.modules: dict[str, dict[str, LowRank]] = {}
         self.adaptations: dict[str, Adaptation] = {}
         for number, (part, network) in enumerate(networks.items()):
             device = next(network.parameters()).device
             with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(seed + number)
-                made = fresh(network, wanted, rank, alpha, dropout).to(device)
+                torch.manual_seed(config.seed + number)
+                made = fresh(network, wanted, config.rank, config.alpha, config.dropout).to(device)
             self.modules[part] = {path.replace("/", "."): module for path, module in made.items()}
             self.adaptations[part] = Adaptation(network, self.modules[part], part=part)
+        if config.initial_lora:
+            self._begin_from(Lora.load(config.initial_lora))
 
     def parameters(self) -> dict[str, Parameter]:
         """By "part/layer.down" and "part/layer.up"."""
@@ -67,6 +72,21 @@ class LowRanks:
             for path, module in modules.items()
             for name, parameter in module.named_parameters()
         }
+
+    def _begin_from(self, lora: Lora) -> None:
+        """Take over its weights; layers that it does not change stay fresh."""
+        given = {(part, path): f for part, layers in lora.parts.items() for path, f in layers.items()}
+        for part, modules in self.modules.items():
+            for path, module in modules.items():
+                factors = given.pop((part, _stored(part, path)), None)
+                if factors is not None:
+                    _take(factors, module, f"{lora.name} at {part} {path}")
+        if given:
+            part, path = next(iter(given))
+            raise Mismatch(
+                f"{lora.name} changes {len(given)} layers that are not trained here, {part} {path} for one: "
+                "train these too (feed_forward, conv, train_text_encoder), or leave initial_lora out."
+            )
 
     @property
     def size(self) -> int:
@@ -119,6 +139,21 @@ class LowRanks:
         """Take them off; the networks are what they were before."""
         for adaptation in self.adaptations.values():
             adaptation.detach()
+
+
+@torch.no_grad()
+def _take(factors: Factors, module: LowRank, where: str) -> None:
+    """Its numbers, at the scale of this module."""
+    tensors, rank = factors.tensors, module.down.shape[0]
+    plain = factors.algorithm == "lora" and tensors.keys() == {"down", "up"} and factors.magnitude is None
+    if not plain or factors.rank != rank:
+        kind = "plain LoRA" if plain else factors.algorithm
+        raise Mismatch(
+            f"{where} is a {kind} of rank {factors.rank}, but a plain LoRA of rank {rank} is trained here: "
+            "set rank to that of the file, or leave initial_lora out."
+        )
+    module.down.copy_(tensors["down"].reshape(module.down.shape))
+    module.up.copy_((tensors["up"] * (factors.scale() / module.scale)).reshape(module.up.shape))
 
 
 def _stored(part: str, path: str) -> str:

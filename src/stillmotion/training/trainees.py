@@ -44,7 +44,7 @@ class LoraTrainee:
     def __init__(self, config: LowRankConfig, denoiser: Denoiser) -> None:
         wanted = every_layer if config.conv else transformer_layers
         networks = {part: net.to(denoiser.dtype) for part, net in trained_networks(config, denoiser).items()}
-        self.ranks = LowRanks(networks, wanted, config.rank, config.alpha, config.dropout, config.seed)
+        self.ranks = LowRanks(networks, wanted, config)
 
     def __str__(self) -> str:
         return f"a LoRA of {self.ranks.size / 1e6:.1f} M weights"

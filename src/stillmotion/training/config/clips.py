@@ -115,4 +115,7 @@ class DomainAdapterConfig(VideoConfig):
         None, gt=0, description="the adapter acts at ALPHA / RANK; default: at 1, as AnimateDiff's"
     )
     dropout: float = Field(0.0, ge=0, lt=1, description="part of the adapter's inputs left out in training")
+    initial_lora: str | None = Field(
+        None, description="go on from this LoRA, of the same rank; default: from one that changes nothing"
+    )
     max_train_steps: int = Field(2000, ge=1, description="optimizer steps of the whole run")

@@ -46,6 +46,9 @@ class LowRankConfig(PictureConfig):
         None, gt=0, description="the LoRA acts at ALPHA / RANK; default: at 1, whatever its rank"
     )
     dropout: float = Field(0.0, ge=0, lt=1, description="part of the LoRA's inputs left out in training")
+    initial_lora: str | None = Field(
+        None, description="go on from this LoRA, of the same rank; default: from one that changes nothing"
+    )
     conv: bool = Field(
         False, description="change the convolutions of the UNet too (LoCon): more of textures, a larger file"
     )
@@ -119,12 +122,14 @@ class DreamBoothConfig(LowRankConfig):
         return fields
 
     @model_validator(mode="after")
-    def _named_class(self) -> Self:
+    def _agrees(self) -> Self:
         if self.class_images is not None and self.class_prompt is None:
             raise ValueError(
                 f"class_images is {str(self.class_images)!r}, but class_prompt is missing: say what these "
                 "pictures show, such as 'a photo of dog'"
             )
+        if self.initial_lora and self.trains_whole_model:
+            raise ValueError("initial_lora needs method lora: method full trains the model itself")
         return self
 
 

@@ -56,6 +56,9 @@ class MotionLoraConfig(ClipConfig):
     alpha: float | None = Field(
         None, gt=0, description="the LoRA acts at ALPHA / RANK; default: at 1, as AnimateDiff's"
     )
+    initial_lora: str | None = Field(
+        None, description="go on from this LoRA, of the same rank; default: from one that changes nothing"
+    )
     dropout: float = Field(0.0, ge=0, lt=1, description="part of the LoRA's inputs left out in training")
     feed_forward: bool = Field(
         False, description="change the feed-forward layers too, as MotionDirector does"

@@ -45,10 +45,7 @@ class DomainAdapterTarget:
         self.clips = prepare_clips(config, items, report, vae, accelerator, say)
         if config.gradient_checkpointing:
             unet.enable_gradient_checkpointing()
-        networks = {"unet": unet}
-        self.ranks = LowRanks(
-            networks, attention_layers, config.rank, config.alpha, config.dropout, config.seed
-        )
+        self.ranks = LowRanks({"unet": unet}, attention_layers, config)
         frames = sum(clip.length for clip in self.clips)
         weights = f"{self.ranks.size / 1e6:.1f} M LoRA weights"
         say(f"{frames} frames of {len(self.clips)} clips, {weights}, {self.denoiser}.")

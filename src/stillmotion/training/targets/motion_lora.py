@@ -76,7 +76,7 @@ class MotionLoraTarget:
             unet.enable_gradient_checkpointing()
         networks = {"motion": self.motion, **({"unet": unet} if config.reference else {})}
         wanted = temporal_layers if config.feed_forward else attention_layers
-        self.ranks = LowRanks(networks, wanted, config.rank, config.alpha, config.dropout, config.seed)
+        self.ranks = LowRanks(networks, wanted, config)
         say(f"{len(self.clips)} clips, {self.ranks.size / 1e6:.1f} M LoRA weights, {self.denoiser}.")
         say(f"The LoRA is for {origin(given)}.")
 
