@@ -33,6 +33,8 @@ SUBJECT = ("1f63a", "1f63b", "1f63c", "1f640", "1f431")
 """grinning, heart-eyed, wry, weary cat and cat face of noto-v1: one character"""
 SUBJECT_PROMPT, CLASS_PROMPT = "sks cat face", "cat face"
 MOVES = get_args(Move)
+WHOLE = ("--camera-variants=1", "--camera-unseen=1", "--learning-rate=2e-3", "--max-train-steps=1500")
+"""how a roll begins: all of it, at weight 1"""
 PICTURES = WORK / "pictures"
 HERE = Path(__file__).parent
 
@@ -57,18 +59,25 @@ def write_pictures(concept_count: int) -> None:
         path.with_suffix(".txt").write_text(said + "\n", encoding="utf-8")
 
 
-def command(name: str) -> list[str]:
-    """The arguments of `stillmotion` that train this one."""
-    kind = "roll" if name.startswith("roll") else "camera" if name in MOVES else name
-    settings = HERE / f"{kind}.yaml"
-    given = ["--config", str(settings), "--output", str(RUNS / name)]
+def commands(name: str) -> list[list[str]]:
+    """The arguments of the runs of `stillmotion` that train this one; a roll takes two."""
+    if name.startswith("roll"):
+        before = RUNS / f"{name}-whole"
+        after = ["--initial-lora", str(before / "motion-lora.safetensors")]
+        return [[*filming("roll", name, before), *WHOLE], [*filming("roll", name, RUNS / name), *after]]
+    if name in MOVES:
+        return [filming("camera", name, RUNS / name)]
+    given = ["--config", str(HERE / f"{name}.yaml"), "--output", str(RUNS / name)]
     if name in NEW_STYLES:
-        return ["train", "lora", *given, "--images", str(PICTURES / name)]
-    if name == "subject":
-        prompts = ["--instance-prompt", SUBJECT_PROMPT, "--class-prompt", CLASS_PROMPT]
-        images = ["--instance-images", str(PICTURES / name)]
-        return ["train", "dreambooth", *given, *images, *prompts]
-    return ["train", "motion-lora", *given, "--videos", str(PICTURES / "camera"), "--camera", name]
+        return [["train", "lora", *given, "--images", str(PICTURES / name)]]
+    prompts = ["--instance-prompt", SUBJECT_PROMPT, "--class-prompt", CLASS_PROMPT]
+    return [["train", "dreambooth", *given, "--instance-images", str(PICTURES / name), *prompts]]
+
+
+def filming(settings: str, move: str, output: Path) -> list[str]:
+    """The arguments that train a motion LoRA of a camera move."""
+    given = ["--config", str(HERE / f"{settings}.yaml"), "--output", str(output)]
+    return ["train", "motion-lora", *given, "--videos", str(PICTURES / "camera"), "--camera", move]
 
 
 def product(name: str) -> Path:
@@ -98,7 +107,8 @@ def main() -> None:
         if name == "collect":
             collect()
         else:
-            subprocess.run([sys.executable, "-m", "stillmotion", *command(name)], check=True)
+            for command in commands(name):
+                subprocess.run([sys.executable, "-m", "stillmotion", *command], check=True)
 
 
 if __name__ == "__main__":

@@ -63,8 +63,8 @@ In `loras/`, made by the package's own commands (`recipes/emoji/adapters.py`), t
 The motion module was trained on none of them and moves all.
 
 As `--motion-lora`, moves of the camera from 133 stills filmed so: `zoom-in`, `zoom-out`, `pan-left`,
-`pan-right`, `tilt-up`, `tilt-down`, `roll-clockwise`, `roll-anticlockwise`. At 0.5 zooms,
-pans and tilts go a third to two thirds as far; rolls have to be used at 1.
+`pan-right`, `tilt-up`, `tilt-down`, `roll-clockwise`, `roll-anticlockwise`. At 0.5 they go
+a third to two thirds as far.
 
 ## Failures
 
@@ -76,9 +76,8 @@ pans and tilts go a third to two thirds as far; rolls have to be used at 1.
 - The style of held-out pairs misses its aim: what was only seen flat is drawn half flat when asked for in
   noto's style. It would take far more epochs of far more concepts, and a judge that knows styles better: of
   real stills that it never saw it tells fewer.
-- The rolls turn things by 3 to 4 degrees in a clip where they learnt 16, and roughen surfaces: they were
-  trained on a narrow band of timesteps, where alone a turn was learnt, and at weight 1 only. At 0.5 they
-  hardly turn: four prompts turned less than without any LoRA, where two turn a little by themselves.
+- The rolls turn things by 8 to 9 degrees in a clip where they learnt 16: they were trained on a narrow band of
+  timesteps, where alone a turn was learnt.
 - The motion is that of emoji: bobbing, squashing, turning, flapping. Prompts do not steer it; captions
   named the object only.
 - Clips differ in colour by a little from the stills of the same prompt.
@@ -151,9 +150,9 @@ def adapter_rows(found: dict) -> list[tuple[str, str, str]]:
             share = percent(found["subject"][f"{name}_nearer_to_subject"])
             table.append((f'`subject`: "{words}" nearer to the subject than to its class', share, ""))
     for move, part in found.get("cameras", {}).items():
-        right = f"{percent(part['right'])}; {part['half']:.2f} at weight 0.5"
+        half = f"{part['half']:.2f} at weight 0.5 ({part['halves']} prompts)"
         of = f"{part['prompts']} prompts, {part['steps']} steps"
-        table.append((f"`{move}`: the flow names it, {of}", right, "90%; half"))
+        table.append((f"`{move}`: the flow names it, {of}", f"{percent(part['right'])}; {half}", "90%; half"))
     return table
 
 

@@ -34,7 +34,7 @@ LORAS = BUNDLED / "loras"
 FIGURE_PROMPT = "butterfly"
 STEPS = 12
 """denoising steps of the clips measured here"""
-HALVES = 4
+HALVES = 10
 """prompts whose clips are also made at half the weight"""
 
 
@@ -137,6 +137,7 @@ def cameras(
             kind: float(np.mean([getattr(fit, kind) for fit in fits])),
             "half": half_of(move, kind, [getattr(fit, kind) for fit in fits], wanted[:HALVES], options),
             "prompts": prompts,
+            "halves": HALVES,
             "steps": options["num_inference_steps"],
             "guidance": options["guidance_scale"],
         }

@@ -41,7 +41,7 @@ def test_a_shot_of_half_a_move_is_learnt_at_half_the_weight(configure_lora):
     for draw, part in zip(batch, parts, strict=True):
         with target.ranks.at(part):
             guess = target.denoiser.guess([target.sample(draw)])
-            apart.append(gradients(target, target.moving(guess, [draw])))
+            apart.append(gradients(target, target.moving(guess, [draw]) / part**2))
     for name, gradient in together.items():
         assert torch.allclose(gradient, sum(each[name] for each in apart) / len(batch), atol=1e-6)
         assert not torch.allclose(gradient, torch.zeros_like(gradient))

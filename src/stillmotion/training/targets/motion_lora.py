@@ -103,7 +103,10 @@ class MotionLoraTarget:
         return loss_of(looks + value, guess)
 
     def dialled(self, draws: Sequence[Draw]) -> Loss:
-        """Shots of a camera, each with the LoRA at the part of the move that it shows."""
+        """Shots of a camera, each with the LoRA at the part of the move that it shows.
+
+        Half of a move is a quarter in squares: each part counts as if it were the whole.
+        """
 
         def part_of(draw: Draw) -> float:
             return self.clips[draw.item(len(self.clips))].item.part  # type: ignore[attr-defined]
@@ -113,7 +116,7 @@ class MotionLoraTarget:
             alike = list(group)
             with self.ranks.at(part):
                 guess = self.denoiser.guess([self.sample(draw) for draw in alike])
-                share = self.moving(guess, alike) * len(alike) / len(draws)
+                share = self.moving(guess, alike) / part**2 * len(alike) / len(draws)
                 value = value + settled(share, self.parameters().values())
             guesses.append((guess.said, guess.wanted, guess.times))
         return loss_of(value, Guess(*map(torch.cat, zip(*guesses, strict=True))))
