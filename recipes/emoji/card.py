@@ -76,8 +76,8 @@ a third to two thirds as far.
 - The style of held-out pairs misses its aim: what was only seen flat is drawn half flat when asked for in
   noto's style. It would take far more epochs of far more concepts, and a judge that knows styles better: of
   real stills that it never saw it tells fewer.
-- The rolls turn things by 8 to 9 degrees in a clip where they learnt 16: they were trained on a narrow band of
-  timesteps, where alone a turn was learnt.
+- The rolls turn things by 8 to 9 degrees in a clip where they learnt 16: they were trained on a narrow
+  band of timesteps, where alone a turn was learnt.
 - The motion is that of emoji: bobbing, squashing, turning, flapping. Prompts do not steer it; captions
   named the object only.
 - Clips differ in colour by a little from the stills of the same prompt.
