@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field, model_validator
 
 from stillmotion.data.sampling import Span, least
-from stillmotion.training.config.shared import Betas, DenoiseConfig
+from stillmotion.training.config.shared import Betas, DenoiseConfig, InitialLora
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -115,7 +115,5 @@ class DomainAdapterConfig(VideoConfig):
         None, gt=0, description="the adapter acts at ALPHA / RANK; default: at 1, as AnimateDiff's"
     )
     dropout: float = Field(0.0, ge=0, lt=1, description="part of the adapter's inputs left out in training")
-    initial_lora: str | None = Field(
-        None, description="go on from this LoRA, of the same rank; default: from one that changes nothing"
-    )
+    initial_lora: InitialLora = None
     max_train_steps: int = Field(2000, ge=1, description="optimizer steps of the whole run")

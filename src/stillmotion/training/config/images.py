@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from stillmotion.training.config.shared import DenoiseConfig
+from stillmotion.training.config.shared import DenoiseConfig, InitialLora
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -46,9 +46,7 @@ class LowRankConfig(PictureConfig):
         None, gt=0, description="the LoRA acts at ALPHA / RANK; default: at 1, whatever its rank"
     )
     dropout: float = Field(0.0, ge=0, lt=1, description="part of the LoRA's inputs left out in training")
-    initial_lora: str | None = Field(
-        None, description="go on from this LoRA, of the same rank; default: from one that changes nothing"
-    )
+    initial_lora: InitialLora = None
     conv: bool = Field(
         False, description="change the convolutions of the UNet too (LoCon): more of textures, a larger file"
     )

@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 from stillmotion.data.moves import AMOUNTS, Move
 from stillmotion.data.sampling import Span
 from stillmotion.training.config.clips import ClipConfig
+from stillmotion.training.config.shared import InitialLora
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -56,9 +57,7 @@ class MotionLoraConfig(ClipConfig):
     alpha: float | None = Field(
         None, gt=0, description="the LoRA acts at ALPHA / RANK; default: at 1, as AnimateDiff's"
     )
-    initial_lora: str | None = Field(
-        None, description="go on from this LoRA, of the same rank; default: from one that changes nothing"
-    )
+    initial_lora: InitialLora = None
     dropout: float = Field(0.0, ge=0, lt=1, description="part of the LoRA's inputs left out in training")
     feed_forward: bool = Field(
         False, description="change the feed-forward layers too, as MotionDirector does"

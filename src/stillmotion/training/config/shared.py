@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 
 Config = TypeVar("Config", bound="TrainConfig")
 Betas = Literal["linear", "scaled_linear", "squaredcos_cap_v2"]
+InitialLora = Annotated[
+    str | None,
+    Field(description="go on from this LoRA, of the same rank; default: from one that changes nothing"),
+]
 
 
 class TrainConfig(BaseModel):

@@ -125,7 +125,7 @@ class MotionLoraTarget:
         """A stretch of one clip, with noise, one timestep and a caption."""
         start, *others = draw.choices(4)
         sample = self.denoiser.sample(draw, *stretch(draw, self.clips, self.config, start), *others)
-        if not (self.config.camera and self.config.camera_unseen):
+        if not self.config.camera_unseen:
             return sample
         if draw.choices(7)[6] < self.config.camera_unseen:
             return replace(sample, shown=held(sample.latents))
