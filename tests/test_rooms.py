@@ -20,7 +20,7 @@ FILES = sorted(HOME.rglob("*.py"))
 
 FLOORS = (
     {"errors"},
-    {"atomic"},
+    {"atomic", "foreign"},
     {"strength", "sentences", "hooks"},
     {"request", "timeline", "motion", "concepts", "adapt"},
     {"clip", "schedulers", "card"},
