@@ -16,13 +16,15 @@ from torch import Tensor
 
 from stillmotion.clip.readers import open_frames
 from stillmotion.data.buckets import Size, nearest
+from stillmotion.data.files import STILLS
 from stillmotion.data.latents import pixels, reason
 from stillmotion.data.report import Report
-from stillmotion.data.sources import Item, find_items, sidecar
+from stillmotion.data.sources import LISTS, Item, find_items
+from stillmotion.data.text import cleaned
 from stillmotion.errors import DataError
 
-PICTURE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif"})
-FOLDER = re.compile(r"(?:(\d+)_)?(.+)")
+PICTURE_SUFFIXES = STILLS | {".gif"}
+FOLDER = re.compile(r"(?:(\d+)_)?(.+)", re.DOTALL)
 """kohya's names of folders: times per epoch, and what they show"""
 
 
@@ -44,22 +46,20 @@ class Picture:
 def find_pictures(
     source: str | Path, report: Report, captions: Sequence[str] | None = None
 ) -> list[tuple[Item, int]]:
-    """The pictures of a folder or JSONL with how often an epoch shows each; `captions` overrule all others.
+    """The pictures of a source with how often an epoch shows each; `captions` overrule all others.
 
     Raises DataError when the source cannot be used.
     """
     source = Path(source)
-    if not source.is_dir() and not (source.is_file() and source.suffix.lower() in {".jsonl", ".ndjson"}):
+    if not source.is_dir() and not (source.is_file() and source.suffix.lower() in LISTS):
         what = "is no folder of pictures" if source.exists() else "does not exist"
         raise DataError(
             f"{source} {what}; give a folder with captions in .txt files beside the pictures, or a .jsonl "
             "file with file and caption."
         )
     found = []
-    for item in find_items(source, report, suffixes=PICTURE_SUFFIXES):
-        repeats, name = _folder(item.path) if source.is_dir() else (1, "")
-        if source.is_dir() and not sidecar(item.path):
-            item = replace(item, captions=(name,))
+    for item in find_items(source, report, None, PICTURE_SUFFIXES, lambda path: _folder(path)[1]):
+        repeats = _folder(item.path)[0] if source.is_dir() else 1
         found.append((replace(item, captions=tuple(captions)) if captions else item, repeats))
     return found
 
@@ -71,7 +71,7 @@ def _folder(path: Path) -> tuple[int, str]:
         raise DataError(
             f"The folder {path.parent} says 0 times per epoch: name it 1_{name}, or move it away."
         )
-    return repeats, " ".join(name.replace("_", " ").split())
+    return repeats, " ".join(cleaned(name.replace("_", " ")).split())
 
 
 def measured(

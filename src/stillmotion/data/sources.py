@@ -1,21 +1,47 @@
-"""Finds clips and their captions: a folder, a WebVid-style CSV, or JSONL. Opens no clip.
+"""Finds clips and their captions: a folder, a table (CSV), or JSONL. Opens no clip.
+
+folder      name.txt, name.caption or name.json beside a file, else metadata.jsonl or .csv, else a name
+CSV         videoid,name,page_dir (WebVid) or a file and a caption column; comma, semicolon or tab
+JSONL       {"file": "a.mp4", "caption": "a dog"}; also Hugging Face's file_name and text
 
 A caption may have alternatives (lines of a sidecar file, a list in JSONL): training draws one each time.
+A list names files in its own folder (or in `clip_folder`) only, so that nobody else's list opens other files.
 """
 
 from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
+from typing import Any
 
+from stillmotion.data.files import ANIMATED, VIDEOS, ending, files_in, is_inside, named_file
+from stillmotion.data.files import STILLS as STILL_SUFFIXES
 from stillmotion.data.report import Report
+from stillmotion.data.text import caption_lines, cleaned, lines
 from stillmotion.errors import DataError
 
-CLIP_SUFFIXES = frozenset({".mp4", ".webm", ".mov", ".mkv", ".avi", ".m4v", ".gif", ".webp", ".apng", ".png"})
-STILL_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"})
+CLIP_SUFFIXES = VIDEOS | ANIMATED
+LISTS = {".csv", ".tsv", ".jsonl", ".ndjson"}
+METADATA = ("metadata.jsonl", "metadata.csv")
+FILE_FIELDS = (
+    "file",
+    "file_name",
+    "filename",
+    "file_path",
+    "path",
+    "image",
+    "image_path",
+    "video",
+    "video_path",
+)
+CAPTION_FIELDS = ("caption", "captions", "text", "prompt", "tags")
+SIDECARS = (".txt", ".caption", ".TXT", ".CAPTION")
+
+__all__ = ["CLIP_SUFFIXES", "LISTS", "STILL_SUFFIXES", "Item", "files_in", "find_items", "same_captions"]
 
 
 @dataclass(frozen=True)
@@ -30,30 +56,42 @@ class Item:
     variant: str = ""
 
 
+class NotCaptions(Exception):
+    """A value that is no caption; the message is the reason, for the report."""
+
+
+def _spoken(path: Path) -> str:
+    return " ".join(cleaned(path.stem.replace("_", " ").replace("-", " ")).split())
+
+
 def find_items(
     source: str | Path,
     report: Report,
     clip_folder: str | Path | None = None,
     suffixes: frozenset[str] = CLIP_SUFFIXES,
+    default_caption: Callable[[Path], str] = _spoken,
 ) -> list[Item]:
-    """The clips of a source, in an order that depends only on its content; missing files go to the report.
+    """The clips of a source, in an order that depends only on its content; files left out go to the report.
 
-    `clip_folder` is where the files named in a CSV or JSONL are; default: the folder of that file. `suffixes`
-    are what is taken from a folder.
+    Args:
+        source: a folder, or a CSV or JSONL file.
+        report: gets each file that is not used, with the reason.
+        clip_folder: where the files named in a CSV or JSONL are; default: the folder of that file.
+        suffixes: what is taken from a folder.
+        default_caption: of a file in a folder that has no caption; default: its name.
     Raises DataError when the source itself cannot be used.
     """
     source = Path(source)
     folder = Path(clip_folder) if clip_folder is not None else source.parent
+    kind = source.suffix.lower()
     if source.is_dir():
-        items = list(_from_folder(source, suffixes))
+        items = list(_from_folder(source, suffixes, default_caption, report))
     elif not source.exists():
         raise DataError(
             f"{source} does not exist; give a folder of clips, a CSV (videoid,name,page_dir) or a JSONL file."
         )
-    elif source.suffix.lower() == ".csv":
-        items = list(_from_csv(source, folder, report))
-    elif source.suffix.lower() in {".jsonl", ".ndjson"}:
-        items = list(_from_jsonl(source, folder, report))
+    elif kind in LISTS:
+        items = list((_from_csv if kind in {".csv", ".tsv"} else _from_jsonl)(source, folder, report))
     else:
         raise DataError(
             f"{source} is neither a folder nor a .csv or .jsonl file; give a folder of clips with captions "
@@ -74,75 +112,149 @@ def same_captions(items: Iterable[Item]) -> str | None:
     return captions.pop() if len(captions) == 1 else None
 
 
-def _from_folder(folder: Path, suffixes: frozenset[str]) -> Iterator[Item]:
-    for path in files_in(folder, suffixes):
-        yield Item(path, sidecar(path) or (_spoken(path.stem),))
+def _from_folder(
+    folder: Path, suffixes: frozenset[str], default_caption: Callable[[Path], str], report: Report
+) -> Iterator[Item]:
+    paths = files_in(folder, suffixes, report)
+    listed = dict(
+        chain.from_iterable(_listed(place, report) for place in {folder, *(p.parent for p in paths)})
+    )
+    for path in paths:
+        try:
+            yield Item(path, sidecar(path) or listed.get(path) or (default_caption(path),))
+        except NotCaptions as error:
+            report.skip(path, str(error))
 
 
-def files_in(folder: Path, suffixes: frozenset[str]) -> list[Path]:
-    """The files with these endings, in subfolders too, without hidden ones, in the order of their names."""
-    paths = (path for path in folder.rglob("*") if path.suffix.lower() in suffixes and path.is_file())
-    shown = (path for path in paths if not any(p.startswith(".") for p in path.relative_to(folder).parts))
-    return sorted(shown, key=lambda path: path.relative_to(folder).as_posix())
+def _listed(folder: Path, report: Report) -> Iterator[tuple[Path, tuple[str, ...]]]:
+    """What metadata.jsonl or metadata.csv of a folder says of its files."""
+    for name in METADATA:
+        source = folder / name
+        if source.is_file():
+            try:
+                read = _from_csv if name.endswith(".csv") else _from_jsonl
+                yield from [(item.path, item.captions) for item in read(source, folder, report)]
+            except DataError as error:
+                report.skip(source, str(error).replace(str(source), "the file").rstrip("."))
 
 
 def sidecar(path: Path) -> tuple[str, ...]:
-    """The non-empty lines of `name.txt` beside a clip or picture."""
-    text = path.with_suffix(".txt")
-    if not text.is_file():
-        return ()
-    return tuple(line.strip() for line in text.read_text("utf-8").splitlines() if line.strip())
+    """The captions beside a clip or image: lines of name.txt or name.caption, or those in name.json.
+
+    Raises NotCaptions if the file there cannot be read.
+    """
+    names = [f"{path.stem}{suffix}" for suffix in SIDECARS] + [f"{path.name}.txt", f"{path.stem}.json"]
+    for name in names:
+        text = named_file(path.parent, name)
+        if text is None:
+            continue
+        try:
+            captions = _json_captions(text) if text.suffix == ".json" else tuple(caption_lines(text))
+        except (DataError, OSError) as error:
+            reason = str(error).replace(str(text), text.name)
+            raise NotCaptions(f"its caption cannot be read: {reason}") from error
+        if captions:
+            return captions
+    return ()
 
 
-def _spoken(stem: str) -> str:
-    return " ".join(stem.replace("_", " ").replace("-", " ").split())
+def _json_captions(path: Path) -> tuple[str, ...]:
+    try:
+        found = json.loads("\n".join(lines(path)))
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path} is no JSON.") from error
+    value = _first(found, CAPTION_FIELDS) if isinstance(found, dict) else None
+    return () if value is None else _captions(value)
+
+
+def _captions(value: Any) -> tuple[str, ...]:
+    """Captions as a row gives them: a text, a number, or a list of those. Raises NotCaptions."""
+    values = value if isinstance(value, list) else [value]
+    if not values:
+        raise NotCaptions("its list of captions is empty")
+    values = [one for one in values if one is not None and one == one]  # NaN is how pandas writes null
+    if not values:
+        raise NotCaptions("its caption is null")
+    if not all(isinstance(one, (str, int, float)) and not isinstance(one, bool) for one in values):
+        raise NotCaptions("its caption is neither a text nor a list of texts")
+    return tuple(cleaned(str(text)) for text in values)
+
+
+def _first(row: Mapping[str, Any], fields: Iterable[str]) -> Any:
+    """The value of the first of these fields that a row has."""
+    return row[next(field for field in fields if field in row)] if any(f in row for f in fields) else None
 
 
 def _from_csv(source: Path, folder: Path, report: Report) -> Iterator[Item]:
-    with source.open(newline="", encoding="utf-8-sig") as file:
-        rows = csv.DictReader(file)
-        missing = {"videoid", "name"} - set(rows.fieldnames or ())
-        if missing:
-            raise DataError(
-                f"{source} has the columns {', '.join(rows.fieldnames or ()) or '(none)'}, "
-                f"but {' and '.join(sorted(missing))} must be there (WebVid: videoid,name,page_dir)."
-            )
+    text = (f"{line}\n" for line in lines(source))
+    header = next((line for line in text if line.strip() and not line.lower().startswith("sep=")), "")
+    delimiter = max(",;\t", key=header.count)
+    rows = csv.DictReader(chain((header,), text), delimiter=delimiter, skipinitialspace=True)
+    columns = [name.strip() for name in rows.fieldnames or ()]
+    rows.fieldnames = columns
+    webvid = {"videoid", "name"} <= set(columns)
+    if not webvid and not (set(FILE_FIELDS) & set(columns) and set(CAPTION_FIELDS) & set(columns)):
+        missing = " and ".join(sorted({"videoid", "name"} - set(columns)))
+        raise DataError(
+            f"{source} has the columns {', '.join(columns) or '(none)'}, but {missing} must be there "
+            "(WebVid: videoid,name,page_dir), or a file and a caption (file_name,text)."
+        )
+    try:
         for row in rows:
-            video, caption = (row["videoid"] or "").strip(), (row["name"] or "").strip()
-            path = _video(folder, video, (row.get("page_dir") or "").strip())
-            if path is None:
-                report.skip(folder / video, "there is no such file (listed in the CSV)")
+            if webvid:
+                file, page = (row["videoid"] or "").strip(), (row.get("page_dir") or "").strip()
+                caption, path = row["name"] or "", _video(folder, file, page)
             else:
-                yield Item(path, (caption,))
+                file, caption = (_first(row, FILE_FIELDS) or "").strip(), _first(row, CAPTION_FIELDS) or ""
+                path = named_file(folder, file)
+                page = ""
+            if path is not None:
+                yield Item(path, (cleaned(caption),))
+            else:
+                report.skip(folder / file, _why(folder, Path(page, file).as_posix(), "CSV"))
+    except csv.Error as error:
+        raise DataError(f"{source}, line {rows.line_num}: {error}.") from error
+
+
+def _why(folder: Path, file: str, kind: str) -> str:
+    if is_inside(folder, file):
+        return f"there is no such file (listed in the {kind})"
+    return (
+        f"it lies outside the folder of the {kind}, which names only files there: put the list into a folder "
+        "above its files (for videos also: --video-folder)"
+    )
 
 
 def _video(folder: Path, video: str, page: str) -> Path | None:
     """`page_dir/videoid.mp4` as WebVid has it, or `videoid.mp4` in one flat folder (the original trainer)."""
-    for base in dict.fromkeys((folder / page, folder)):
+    for base in dict.fromkeys((f"{page}/", "") if page else ("",)):
         for suffix in ("", ".mp4", *sorted(CLIP_SUFFIXES - {".mp4"})):
-            path = base / f"{video}{suffix}"
-            if path.suffix.lower() in CLIP_SUFFIXES and path.is_file():
+            name = f"{base}{video}{suffix}"
+            path = named_file(folder, name)
+            if path is not None and ending(path) in CLIP_SUFFIXES:
                 return path
     return None
 
 
 def _from_jsonl(source: Path, folder: Path, report: Report) -> Iterator[Item]:
-    for number, line in enumerate(source.read_text("utf-8").splitlines(), 1):
+    for number, line in enumerate(lines(source), 1):
         if not line.strip():
             continue
         try:
             row = json.loads(line)
-            file, caption = row["file"], row["caption"]
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, RecursionError):
+            row = None
+        file = _first(row, FILE_FIELDS) if isinstance(row, dict) else None
+        if not isinstance(file, str) or not any(field in row for field in CAPTION_FIELDS):
             raise DataError(
                 f'{source}, line {number}: expected an object like {{"file": "a.mp4", "caption": "a dog"}}, '
                 f"found {line[:60]!r}."
-            ) from None
-        captions = (caption,) if isinstance(caption, str) else tuple(map(str, caption))
-        path = folder / file
-        if not path.is_file():
-            report.skip(path, "there is no such file (listed in the JSONL)")
-        elif not captions:
-            report.skip(path, "its list of captions is empty")
-        else:
-            yield Item(path, captions)
+            )
+        path = named_file(folder, file)
+        if path is None:
+            report.skip(folder / file, _why(folder, file, "JSONL"))
+            continue
+        try:
+            yield Item(path, _captions(_first(row, CAPTION_FIELDS)))
+        except NotCaptions as error:
+            report.skip(path, str(error))
