@@ -15,7 +15,7 @@ from stillmotion import animator as animator_module
 from stillmotion.animator import Animator
 from stillmotion.card import ModelCard
 from stillmotion.concepts import Concept, Concepts
-from stillmotion.errors import AttachError, Damaged, RequestError
+from stillmotion.errors import AttachError, Damaged, Mismatch, RequestError, SamplingError
 from stillmotion.latents import Latents
 from stillmotion.request import Request
 from stillmotion.schedulers import make_scheduler
@@ -272,3 +272,46 @@ def test_other_files_are_no_latents(content: bytes, tmp_path) -> None:
         Latents.load(file)
     with pytest.raises(Damaged, match="missing"):
         Latents.load(tmp_path / "missing")
+
+
+def test_numbers_that_run_away_in_sampling_are_a_sentence_and_leave_nothing_behind() -> None:
+    ours = made()
+    before = ours.animate("a cat", seed=1).frames
+    weight = ours.pipeline.unet.conv_out.weight
+    kept = weight.detach().clone()
+    weight.data[0, 0] = torch.nan
+    with pytest.raises(SamplingError, match=r"step 1 of 2 .* no longer finite .*damaged"):
+        ours.animate("a cat", seed=1)
+    with pytest.raises(SamplingError, match=r"guidance_scale is 1000 \(7.5 is usual\)"):
+        ours.animate("a cat", seed=1, guidance_scale=1000)
+    weight.data.copy_(kept)
+    assert np.array_equal(ours.animate("a cat", seed=1).frames, before)
+
+
+def test_a_vae_that_runs_away_is_a_sentence() -> None:
+    ours = made()
+    ours.pipeline.vae.decoder.conv_out.bias.data[0] = torch.inf
+    with pytest.raises(SamplingError, match=r"VAE .* float32: .*--vae"):
+        ours.animate("a cat", seed=1)
+
+
+def test_latents_for_another_vae_are_refused(tiny: Animator) -> None:
+    latents = tiny.sample(Request(prompt="a cat", seed=1))
+    with pytest.raises(Mismatch, match="16 channels, but the VAE of this base takes 4"):
+        tiny.decode(Latents(latents.tensor.repeat(1, 4, 1, 1), latents.request))
+
+
+def test_latents_in_files_are_checked(tiny: Animator, tmp_path) -> None:
+    good = tiny.sample(Request(prompt="a cat", seed=1))
+    file = tmp_path / "x.latents.safetensors"
+    assert torch.equal(Latents.load(good.save(file)).tensor, good.tensor)
+    bare = Request(prompt="a cat")
+    for tensor, request, reason in [
+        (good.tensor * torch.nan, good.request, "nan or inf"),
+        (good.tensor[:2], good.request, "latents of 4 frames were expected"),
+        (good.tensor[0], good.request, "latents of 4 frames"),
+        (good.tensor.long(), good.request, "int64"),
+        (good.tensor, bare, "does not say frames"),
+    ]:
+        with pytest.raises(Damaged, match=reason):
+            Latents.load(Latents(tensor, request).save(file, overwrite=True))

@@ -96,6 +96,51 @@ def test_one_sentence_for_each_mistake(fields, sentence):
         Request.from_json({"prompt": "a rocket", **fields})
 
 
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        ({"guidance_scale": 1e30}, "guidance_scale is 1e+30, but it may be at most 1000000"),
+        ({"guidance_scale": "inf"}, "guidance_scale is inf, but it must be a number"),
+        ({"guidance_scale": 10**400}, "guidance_scale is 1000"),
+        ({"motion_strength": "1e308"}, "motion_strength is 1e308, but it may be at most 1000000"),
+        ({"noise_alpha": 1e160}, "noise_alpha is 1e+160, but it may be at most 1000000"),
+        ({"loras": ["a=1e30"]}, "loras is 1e30, but"),
+        ({"loras": {"a": 10**5000}}, "loras is a number too long to be shown, but"),
+        ({"loras": {"a": {"9" * 5000: 1}}}, "loras is {'999"),
+        ({"motion_loras": {"a": {"unet": -1001}}}, "motion_loras is {'unet': -1001}, but"),
+        ({"width": 16392}, "width is 16392, but it may be at most 16384"),
+        ({"width": "9" * 400}, "width is 999"),
+        ({"height": 10**5000}, "height is a number too long to be shown, but"),
+        ({"frames": "9" * 30}, "frames is 999999999999999999999999999999, but it may be at most 1000000"),
+        ({"frames": 10**400}, "frames is 1000"),
+        ({"clip_skip": 101}, "clip_skip is 101, but it may be at most 100"),
+        ({"seed": 2**64}, "seed is 18446744073709551616, but it must be below 18446744073709551616"),
+        ({"fps": 1e9}, "fps is 1000000000.0, but it may be at most 240"),
+        ({"prompt": "caf\udce9"}, "prompt is caf\udce9, but it must be text in UTF-8"),
+        ({"negative_prompt": "x" * 100_001}, "negative_prompt is xxx"),
+    ],
+)
+def test_numbers_and_texts_have_upper_bounds(fields, sentence):
+    with pytest.raises(RequestError) as caught:
+        Request(**{"prompt": "a rocket", **fields})
+    assert str(caught.value).startswith(sentence) and len(str(caught.value)) < 400
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ('{"prompt": "x", "frames": 1e999}', "too large"),
+        ('{"prompt": "x", "fps": NaN}', "NaN"),
+        ('{"prompt": "x", "prompt": "y"}', "'prompt' stands in it twice"),
+        ('{"prompt": ' + "[" * 10**5, "nested"),
+        ('{"prompt": "' + "x" * 2**20 + '"}', "at most 1,048,576"),
+    ],
+)
+def test_json_of_strangers_is_bounded(text, reason):
+    with pytest.raises(RequestError, match=f"not a request in JSON: .*{reason}"):
+        Request.from_json(text)
+
+
 def test_two_mistakes_get_two_sentences():
     with pytest.raises(RequestError, match=r"^frames is 0, .*\. width is 9, .*\.$"):
         Request(prompt="a rocket", frames=0, width=9)

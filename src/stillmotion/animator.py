@@ -20,7 +20,7 @@ from torch import Tensor
 
 from stillmotion.card import ModelCard
 from stillmotion.clip import Clip
-from stillmotion.errors import RequestError
+from stillmotion.errors import Mismatch, RequestError, SamplingError, StillmotionWarning
 from stillmotion.fast.precision import float32_outside
 from stillmotion.latents import Latents
 from stillmotion.loading import Weights, load_parts
@@ -52,6 +52,9 @@ STILL = {
     "noise_alpha": 0.0,
 }
 """What a base without motion draws when nothing else is said."""
+
+USUAL = {"guidance_scale": (7.5, 50), "motion_strength": (1, 5), "noise_alpha": (1.5, 100)}
+"""Field -> the usual value, and above what it is named as a cause when numbers run away."""
 
 SLICE_PIXELS = 512 * 512
 """Decoded at once: one frame of 512x512, or sixteen of 128x128, so memory does not grow with the clip."""
@@ -123,7 +126,7 @@ class Animator:
         """
         request = self.request(prompt, **fields)
         for hint in self.hints(request):
-            warnings.warn(hint, stacklevel=2)
+            warnings.warn(hint, StillmotionWarning, stacklevel=2)
         return self.decode(self.sample(request, on_step), on_step)
 
     def request(self, prompt: str | Request, **fields: Any) -> Request:
@@ -175,6 +178,11 @@ class Animator:
         tell("sampling", 0, request.num_inference_steps)
 
         def stepped(pipeline: Any, index: int, time: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+            if not tensors["latents"].isfinite().all():
+                raise SamplingError(
+                    f"At step {index + 1} of {pipeline.num_timesteps} the latents are no longer finite (nan "
+                    f"or inf), so every frame would be black: {self._suspects(request)}"
+                )
             tell("sampling", index + 1, pipeline.num_timesteps)
             return tensors
 
@@ -198,8 +206,26 @@ class Animator:
 
     def decode(self, latents: Latents, on_step: OnStep | None = None) -> Clip:
         """Pixels from latents, a few frames at a time, in the precision of the VAE (`load`: float32)."""
+        made, taken = latents.tensor.shape[1], self.pipeline.vae.config.latent_channels
+        if made != taken:
+            raise Mismatch(f"The latents have {made} channels, but the VAE of this base takes {taken}.")
         frames = decode_frames(self.pipeline.vae, latents.tensor, on_step or _nothing)
         return Clip(frames, latents.request.fps, latents.request)
+
+    def _suspects(self, request: Request) -> str:
+        """What may have made the numbers run away, and what to do."""
+        unusual = [
+            f"{name} is {getattr(request, name):g} ({usual:g} is usual)"
+            for name, (usual, most) in USUAL.items()
+            if getattr(request, name) > most
+        ]
+        if unusual:
+            return f"{' and '.join(unusual)}, which is too much."
+        if self.pipeline.unet.dtype == torch.float16:
+            return "float16 holds no number above 65504; try dtype bfloat16 or float32 (--dtype float32)."
+        if self.loras:
+            return "a LoRA may be too strong or damaged; try smaller weights, or leave LoRAs out one by one."
+        return "the base or the motion may be damaged, or they do not fit each other; try another file."
 
     def _row(self) -> dict[str, Any]:
         """Defaults of the motion family; where it says nothing of the size, that of the UNet."""
@@ -265,7 +291,14 @@ def decode_frames(vae: Any, latents: Tensor, tell: OnStep = _nothing) -> np.ndar
     pixels = latents.shape[2] * latents.shape[3] * _pixels_per_latent(vae) ** 2
     for part in _unscaled(latents, vae.config).split(max(1, SLICE_PIXELS // pixels)):
         tell("decoding", sum(map(len, parts)), frames)
-        parts.append(_to_uint8(vae.decode(part.to(vae.device, vae.dtype)).sample.float()))
+        pixels_of_part = vae.decode(part.to(vae.device, vae.dtype)).sample.float()
+        if not pixels_of_part.isfinite().all():
+            raise SamplingError(
+                f"The VAE gave values that are not finite (nan or inf) for frame {sum(map(len, parts))} or "
+                f"soon after, in {str(vae.dtype).removeprefix('torch.')}: load it in float32, or use another "
+                "VAE (vae=, --vae)."
+            )
+        parts.append(_to_uint8(pixels_of_part))
     tell("decoding", frames, frames)
     return np.concatenate(parts)
 

@@ -1,5 +1,6 @@
 """What can go wrong, in words for the user. Knows nothing else of the package.
 
+StillmotionWarning         a note to the user: shown by the CLI, unlike the warnings of libraries
 StillmotionError           one sentence: what was found, what was expected, what to do (the CLI exits with 2)
 ├── RequestError           a field of a request or a config
 ├── WeightsError           a file of weights
@@ -11,8 +12,13 @@ StillmotionError           one sentence: what was found, what was expected, what
 ├── AttachError            motion that does not fit the UNet or the batch
 ├── DataError              clips and captions for training
 ├── OutputError            a file that cannot be written
+├── SamplingError          numbers that ran away while a clip was drawn
 └── TrainingError          a run that cannot start or has gone wrong
 """
+
+
+class StillmotionWarning(UserWarning):
+    """What the user should know; never silenced by our own code."""
 
 
 class StillmotionError(Exception):
@@ -59,6 +65,10 @@ class DataError(StillmotionError):
 
 class OutputError(StillmotionError):
     """A file that cannot be written."""
+
+
+class SamplingError(StillmotionError):
+    """Sampling or decoding gave values that are not finite: every pixel would be black."""
 
 
 class TrainingError(StillmotionError):

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 from safetensors import SafetensorError, safe_open
 
 from stillmotion.atomic import replacing
-from stillmotion.errors import Damaged
+from stillmotion.errors import Damaged, RequestError
 from stillmotion.request import Request
+from stillmotion.weights.finite import check_finite
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -49,4 +50,16 @@ class Latents:
             raise Damaged(f"{wrong} ({error}); give a file that ends in {EXTENSION}.") from error
         if request is None or tensor is None:
             raise Damaged(f"{wrong}; give a file that ends in {EXTENSION}.")
-        return cls(tensor, Request.from_json(request))
+        try:
+            latents = cls(tensor, Request.from_json(request))
+        except RequestError as error:
+            raise Damaged(f"{path} cannot be decoded: {error}") from None
+        if latents.request.frames is None or latents.request.fps is None:
+            raise Damaged(f"{path} cannot be decoded: its request does not say frames and fps.")
+        if tensor.ndim != 4 or len(tensor) != latents.request.frames or not tensor.is_floating_point():
+            raise Damaged(
+                f"{path} cannot be decoded: it holds {tensor.dtype} of shape {tuple(tensor.shape)}, but the "
+                f"latents of {latents.request.frames} frames were expected (frames, channels, height, width)."
+            )
+        check_finite({"latents": tensor}, str(path))
+        return latents

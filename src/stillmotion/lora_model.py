@@ -24,6 +24,7 @@ from stillmotion.errors import Mismatch, OutputError, WrongKind
 from stillmotion.hooks import Riding
 from stillmotion.strength import Strength
 from stillmotion.weights.files import read_header, read_state
+from stillmotion.weights.finite import check_finite
 from stillmotion.weights.fit import expect
 from stillmotion.weights.formats import writing
 from stillmotion.weights.hub import locate
@@ -101,6 +102,7 @@ class Lora:
         _check_base(found, base)
         header = read_header(path)
         state = read_state(path) | _loose_alphas(header.extras)
+        check_finite(state, found.name)
         return cls(parse(state, header.metadata), Path(source).name, found)
 
     def save(

@@ -23,6 +23,7 @@ from stillmotion.motion.spec import MotionSpec
 from stillmotion.weights.convert import from_canonical, to_canonical
 from stillmotion.weights.families import METADATA_KEY, adapter_config, spec_to_json
 from stillmotion.weights.files import read_header, read_state
+from stillmotion.weights.finite import check_finite
 from stillmotion.weights.fit import expect
 from stillmotion.weights.formats import writing
 from stillmotion.weights.hub import INSIDE, locate
@@ -53,7 +54,9 @@ class MotionModel(MotionNet):
         header = read_header(path)
         found = identify(header, call_name(path))
         expect(found, "motion")
-        canonical = to_canonical(read_state(path), found.layout)  # type: ignore[arg-type]
+        state = read_state(path)
+        check_finite(state, found.name)
+        canonical = to_canonical(state, found.layout)  # type: ignore[arg-type]
         extra = {name: canonical.pop(name) for name in EXTRAS if name in canonical}
         model = cls.from_state(found.spec, canonical)  # type: ignore[arg-type]
         model.name, model.extra, model.notes = str(source), extra, found.notes

@@ -24,9 +24,10 @@ from pydantic import (
     model_validator,
 )
 
-from stillmotion.errors import RequestError
+from stillmotion.errors import RequestError, StillmotionWarning
+from stillmotion.foreign import parse_json
 from stillmotion.sentences import extra_of, sentence
-from stillmotion.strength import FORM, Strength
+from stillmotion.strength import FORM, LARGEST, Strength
 
 REQUEST_VERSION = 6
 """Stands in the JSON; goes up by one with every new field: older installations then know what they miss."""
@@ -54,14 +55,19 @@ SCHEDULERS = (
 )
 """Names of the samplers; `stillmotion.schedulers` knows what stands behind them."""
 
+JSON_BYTES = 2**20
+"""A longer text is no request."""
+
 DTYPES = {"fp32": "float32", "fp16": "float16", "half": "float16", "bf16": "bfloat16"}
 Parity = Literal["original", "diffusers"]
 LoraParity = Literal["kohya", "original"]
 
-WEIGHED = f"each is a file and its weight ({FORM})"
+WEIGHED = f"each is a file and its weight ({FORM}), from -{LARGEST} to {LARGEST}"
 PLACE = "it must be a name or path"
-SIDE: dict[str, Any] = {"ge": 8, "multiple_of": 8}
-"""Rules that several fields share."""
+SIDE: dict[str, Any] = {"ge": 8, "le": 16384, "multiple_of": 8}
+AMOUNT: dict[str, Any] = {"ge": 0, "le": 1e6, "allow_inf_nan": False}
+TEXT: dict[str, Any] = {"max_length": 100_000}
+"""Rules that several fields share. Upper bounds lie where no use is known; they keep sums finite."""
 
 FILLED_BY_MODEL = (
     "frames",
@@ -127,12 +133,20 @@ class Request(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    prompt: str = _field(..., "what should be seen", "it must be text", '"a rocket, 3d render style"')
+    prompt: str = _field(
+        ..., "what should be seen", "it must be text in UTF-8", '"a rocket, 3d render style"', **TEXT
+    )
     negative_prompt: str = _field(
-        "", "what should not be seen", "it must be text", '"blurry"', "--negative-prompt"
+        "", "what should not be seen", "it must be text in UTF-8", '"blurry"', "--negative-prompt", **TEXT
     )
     frames: int | None = _field(
-        None, "length of the clip in frames", "a clip needs at least 1 whole frame", "16", "--frames", ge=1
+        None,
+        "length of the clip in frames",
+        "a clip needs at least 1 whole frame",
+        "16",
+        "--frames",
+        ge=1,
+        le=10**6,
     )
     width: int | None = _field(
         None, "width in pixels, a multiple of 8", "sizes are multiples of 8", "512", "--width", **SIDE
@@ -157,8 +171,7 @@ class Request(BaseModel):
         "7.5",
         "--guidance-scale",
         "--guidance",
-        ge=0,
-        allow_inf_nan=False,
+        **AMOUNT,
     )
     scheduler: str | None = _field(
         None, "sampler", "it must be one of", "ddim", "--scheduler", choices=SCHEDULERS
@@ -188,8 +201,7 @@ class Request(BaseModel):
         "it must be a number of at least 0",
         "1",
         "--motion-strength",
-        ge=0,
-        allow_inf_nan=False,
+        **AMOUNT,
     )
     noise_alpha: float | None = _field(
         None,
@@ -197,8 +209,7 @@ class Request(BaseModel):
         "it must be a number of at least 0",
         "1.5",
         "--noise-alpha",
-        ge=0,
-        allow_inf_nan=False,
+        **AMOUNT,
     )
     clip_skip: int | None = _field(
         None,
@@ -207,6 +218,7 @@ class Request(BaseModel):
         "1",
         "--clip-skip",
         ge=1,
+        le=100,
     )
     motion: str | None = _field(
         None, "motion module: a file, folder or hub name", PLACE, "v3_sd15_mm.ckpt", "--motion"
@@ -341,7 +353,7 @@ class Request(BaseModel):
         that is unknown or wrong raises `RequestError`.
         """
         try:
-            fields = dict(json.loads(source) if isinstance(source, str) else source)
+            fields = dict(parse_json(source, JSON_BYTES) if isinstance(source, str) else source)
         except (ValueError, TypeError) as error:
             raise RequestError(f"This is not a request in JSON: {error}.") from None
         version = fields.pop("version", REQUEST_VERSION)
@@ -349,7 +361,8 @@ class Request(BaseModel):
         if unknown and isinstance(version, int) and version > REQUEST_VERSION:
             warnings.warn(
                 f"This request was written by a newer stillmotion; left out, because unknown here: "
-                f"{', '.join(unknown)}. Update stillmotion to use everything.",
+                f"{', '.join(map(str, unknown))}. Update stillmotion to use everything.",
+                StillmotionWarning,
                 stacklevel=2,
             )
             fields = {name: value for name, value in fields.items() if name not in unknown}

@@ -48,14 +48,26 @@ def sentence(cls: type[BaseModel], problem: Mapping[str, Any]) -> str:
     example = extra["example"]
     if problem["type"] == "missing":
         return f"{name} is missing: give {example}."
-    if problem["type"] == "multiple_of":
+    if problem["type"] == "multiple_of" and abs(int(value)) < 10**6:
         example = str(max(8, round(int(value) / 8) * 8))
-    rule = extra["rule"]
+    rule = _upper_bound(problem) or extra["rule"]
     if choices := extra.get("choices"):
         rule = f"{rule} {', '.join(choices)}"
         example = (get_close_matches(str(value).lower(), choices, 1, 0.4) or [example])[0]
     given = " ".join([*extra["flags"][:1], example])
     return f"{name} is {_shown(value)}, but {rule}: give {given}."
+
+
+def _upper_bound(problem: Mapping[str, Any]) -> str | None:
+    """The rule that a value broke which is too large or too long; None if it is not."""
+    limits = problem.get("ctx", {})
+    if problem["type"] == "less_than_equal":
+        return f"it may be at most {limits['le']:.0f}"
+    if problem["type"] == "less_than":
+        return f"it must be below {limits['lt']}"
+    if problem["type"] == "string_too_long":
+        return f"it may have at most {limits['max_length']:,} characters"
+    return None
 
 
 def _unknown(cls: type[BaseModel], name: str) -> str:
@@ -67,5 +79,8 @@ def _unknown(cls: type[BaseModel], name: str) -> str:
 
 def _shown(value: Any) -> str:
     """As it was typed; in quotes only where it would vanish in the sentence."""
-    text = value if isinstance(value, str) and value and not any(map(str.isspace, value)) else repr(value)
+    try:
+        text = value if isinstance(value, str) and value and not any(map(str.isspace, value)) else repr(value)
+    except ValueError:  # Python prints no whole numbers of more than 4300 digits
+        return "a number too long to be shown"
     return text if len(text) <= 60 else text[:57] + "..."

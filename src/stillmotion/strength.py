@@ -22,6 +22,11 @@ SHORT = {"down": "down_blocks", "mid": "mid_block", "up": "up_blocks"}
 FORM = "a number, or pairs such as unet:0.8,text:0.5 or down:0.5,up:1 or (by frame) 0:0,15:1"
 
 
+LARGEST = 1000
+"""Bound of a weight; sliders use up to 20."""
+LAST_FRAME = 10**6
+
+
 @dataclass(frozen=True)
 class Strength:
     """One number for each layer and frame; `plain` is what it was made from, for JSON."""
@@ -42,6 +47,11 @@ class Strength:
         plain = {str(key).strip(): _number(number) for key, number in value.items()}
         if not plain:
             raise RequestError(f"A weight is empty; expected {FORM}.")
+        late = next(
+            (key for key in plain if key.isdecimal() and (len(key) > 9 or int(key) > LAST_FRAME)), None
+        )
+        if late is not None:
+            raise RequestError(f"A weight is given for frame {_short(late)}, but clips end at {LAST_FRAME}.")
         curve = {int(key): number for key, number in plain.items() if key.isdecimal()}
         places = {key: number for key, number in plain.items() if not key.isdecimal()}
         for key in places:
@@ -80,11 +90,18 @@ def _pair(part: str) -> tuple[str, str]:
 def _number(value: object) -> float:
     try:
         number = float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
-        raise RequestError(f"A weight is {value!r}; expected {FORM}.") from None
-    if isinstance(value, bool) or number != number or number in (float("inf"), -float("inf")):
-        raise RequestError(f"A weight is {value!r}; expected {FORM}.")
+    except (TypeError, ValueError, OverflowError):
+        number = float("nan")
+    if isinstance(value, bool) or number != number or abs(number) == float("inf"):
+        raise RequestError(f"A weight is {_short(value)}; expected {FORM}.")
+    if abs(number) > LARGEST:
+        raise RequestError(f"A weight is {number:g}, but weights lie between -{LARGEST} and {LARGEST}.")
     return number
+
+
+def _short(value: object) -> str:
+    text = repr(value) if not isinstance(value, int) or abs(value) < 10**40 else "too large a number"
+    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def _long(key: str) -> str:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from stillmotion.errors import UnknownFile
 from stillmotion.weights.files import read_header, read_state
+from stillmotion.weights.finite import check_finite
 from stillmotion.weights.fit import expect
 from stillmotion.weights.hub import locate
 from stillmotion.weights.identify import identify
@@ -53,6 +54,7 @@ def read_embedding(source: str | Path, word: str = "") -> Embedding:
     path = locate(source)
     expect(identify(path), "embedding")
     state = {name: tensor for name, tensor in read_state(path).items() if name != _TOKEN}
+    check_finite(state, path.name)
     header = read_header(path)
     told = header.extras.get("name") or header.metadata.get(WORD)
     inside = [name for name in state if name not in PLACES] or [told]
