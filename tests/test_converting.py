@@ -139,6 +139,9 @@ def test_nothing_is_overwritten_or_left_half_written(sd15_folder, tmp_path, monk
     (target / "mine.txt").write_text("mine")
     with pytest.raises(OutputError, match="--force"):
         convert(sd15_folder, target)
+    with pytest.raises(OutputError, match=r"holds other things than a model \(mine.txt\)"):
+        convert(sd15_folder, target, overwrite=True)
+    (target / "mine.txt").rename(target / "model_index.json")
 
     def breaks(*args, **kwargs):
         raise KeyboardInterrupt
@@ -146,10 +149,11 @@ def test_nothing_is_overwritten_or_left_half_written(sd15_folder, tmp_path, monk
     monkeypatch.setattr(StableDiffusionPipeline, "save_pretrained", breaks)
     with pytest.raises(KeyboardInterrupt):
         convert(sd15_folder, target, overwrite=True)
-    assert [file.name for file in tmp_path.iterdir()] == ["out"] and (target / "mine.txt").is_file()
+    assert [file.name for file in tmp_path.iterdir()] == ["out"]
+    assert (target / "model_index.json").read_text() == "mine"
     monkeypatch.undo()
     convert(sd15_folder, target, overwrite=True)
-    assert not (target / "mine.txt").exists() and (target / "model_index.json").is_file()
+    assert (target / "unet").is_dir() and (target / "model_index.json").read_text() != "mine"
 
 
 def test_a_card_of_settings_comes_back_from_the_header(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from stillmotion.motion_model import MotionModel
 from stillmotion.weights.base import load_base
 from stillmotion.weights.files import read_header, read_json
 from stillmotion.weights.fit import expect
+from stillmotion.weights.formats import MODEL_FOLDER
 from stillmotion.weights.hub import locate
 from stillmotion.weights.identify import identify
 from stillmotion.weights.ldm.configs import without_paths
@@ -68,7 +69,7 @@ def convert(
         )
     expect(found, *LAYOUTS)
     _check_layout(found.kind, found.name, layout, target)
-    check_free(target, overwrite)
+    check_target(target, overwrite)
     if found.kind in LORAS:
         return _write_lora(Lora.load(source), target, layout, dtype, overwrite)
     return save_model(load_model(source, dtype, ema), target, layout, overwrite)
@@ -92,16 +93,21 @@ def save_model(
     model: MotionModel | DiffusionPipeline, target: Path, layout: str | None = None, overwrite: bool = False
 ) -> Path:
     """Writes a motion module or a text-to-image model as a file or a folder, whole or not at all."""
-    check_free(target, overwrite)
+    check_target(target, overwrite)
     motion = isinstance(model, MotionModel)
     if target.suffix == ".safetensors":
         return model.save(target, layout) if motion else save_single_file(model, target)  # type: ignore[arg-type]
-    with replacing(target, overwrite) as unfinished:
+    with replacing(target, overwrite, MODEL_FOLDER) as unfinished:
         if motion:
             model.save(unfinished)
         else:
             _write_folder(model, unfinished)
     return target
+
+
+def check_target(target: Path, overwrite: bool) -> None:
+    """OutputError if a model cannot be written there: a .safetensors, else a folder."""
+    check_free(target, overwrite, None if target.suffix == ".safetensors" else MODEL_FOLDER)
 
 
 def stored_dtypes(path: Path) -> dict[str, torch.dtype]:
@@ -133,7 +139,7 @@ def _check_layout(kind: str, name: str, layout: str | None, target: Path) -> Non
 def _write_lora(lora: Lora, target: Path, layout: Any, dtype: torch.dtype | None, overwrite: bool) -> Path:
     if target.suffix == ".safetensors":
         return lora.save(target, layout, dtype)
-    with replacing(target, overwrite) as unfinished:
+    with replacing(target, overwrite, MODEL_FOLDER) as unfinished:
         lora.save(unfinished / LORA_NAME, "diffusers", dtype)
     return target
 

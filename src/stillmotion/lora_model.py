@@ -20,13 +20,13 @@ from torch import Tensor, nn
 
 from stillmotion.adapt.attach import Adaptation, Weight, riders_for
 from stillmotion.adapt.factors import Factors, Parity
+from stillmotion.atomic import replacing
 from stillmotion.errors import Mismatch, OutputError, WrongKind
 from stillmotion.hooks import Riding
 from stillmotion.strength import Strength
 from stillmotion.weights.files import read_header, read_state
 from stillmotion.weights.finite import check_finite
 from stillmotion.weights.fit import expect
-from stillmotion.weights.formats import writing
 from stillmotion.weights.hub import locate
 from stillmotion.weights.identify import identify
 from stillmotion.weights.kinds import BASES, FileKind
@@ -118,7 +118,7 @@ class Lora:
             raise OutputError(f"A LoRA is saved as .safetensors, not as {path.name}: give it that ending.")
         tensors, metadata = write(self.parts, layout or ("original" if self.moves else "kohya"))
         tensors = {name: _storable(name, tensor, dtype) for name, tensor in tensors.items()}
-        with writing(path) as unfinished:
+        with replacing(path, overwrite=True) as unfinished:
             save_file(tensors, unfinished, metadata=metadata)
         return path
 

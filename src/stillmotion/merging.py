@@ -17,8 +17,7 @@ from torch import Tensor, nn
 
 from stillmotion.adapt.attach import Weight
 from stillmotion.adapt.factors import Factors, Parity
-from stillmotion.atomic import check_free
-from stillmotion.converting import load_model, save_model
+from stillmotion.converting import check_target, load_model, save_model
 from stillmotion.errors import Mismatch, RequestError, WrongKind
 from stillmotion.lora_model import Lora, own_paths
 from stillmotion.motion_model import MotionModel
@@ -45,7 +44,7 @@ def merge(
     a .safetensors. Errors as in `mix` and `bake`.
     """
     target = Path(target)
-    check_free(target, overwrite)
+    check_target(target, overwrite)
     _check_shares(others or {})
     worn = {Lora.load(name): Strength.of(weight) for name, weight in (loras or {}).items()}
     model = load_model(source)

@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from typing_extensions import Self
 
+from stillmotion.atomic import replacing
 from stillmotion.errors import OutputError, WrongKind
 from stillmotion.motion.module import MotionNet
 from stillmotion.motion.spec import MotionSpec
@@ -25,7 +26,6 @@ from stillmotion.weights.families import METADATA_KEY, adapter_config, spec_to_j
 from stillmotion.weights.files import read_header, read_state
 from stillmotion.weights.finite import check_finite
 from stillmotion.weights.fit import expect
-from stillmotion.weights.formats import writing
 from stillmotion.weights.hub import INSIDE, locate
 from stillmotion.weights.identify import call_name, identify
 from stillmotion.weights.names import EXTRAS, Layout
@@ -89,10 +89,10 @@ class MotionModel(MotionNet):
         config = None if single else json.dumps(adapter_config(self.spec), indent=2) + "\n"
         name = f"diffusion_pytorch_model{f'.{variant}' if variant else ''}.safetensors"
         metadata = {"format": "pt", METADATA_KEY: spec_to_json(self.spec)}
-        with writing(path if single else path / name) as unfinished:
+        with replacing(path if single else path / name, overwrite=True) as unfinished:
             save_file(tensors, unfinished, metadata=metadata)
         if config is not None:
-            with writing(path / "config.json") as unfinished:
+            with replacing(path / "config.json", overwrite=True) as unfinished:
                 unfinished.write_text(config, encoding="utf-8")
         return path
 

@@ -21,6 +21,7 @@ from stillmotion.clip.pixels import Colour, enlarged, even
 from stillmotion.errors import DataError, OutputError
 
 BT709, LIMITED_RANGE = 1, 1  # numbers of ITU-T H.273
+CODECS = {".mp4": "libx264", ".webm": "libvpx-vp9"}
 TEXT_FORMATS = ("tty", "srt", "webvtt", "ass")
 """FFmpeg 'plays' text files; a caption beside a video is not a video."""
 
@@ -28,14 +29,22 @@ TEXT_FORMATS = ("tty", "srt", "webvtt", "ass")
 def write_mp4(path: Path, frames: np.ndarray, fps: float, comment: str, scale: int, quality: int) -> None:
     """H.264 in the flavour that all players and browsers know; `quality` becomes x264's crf (90 is 18)."""
     options = {"crf": str(min(51, round(18 + (90 - quality) * 0.6)))}
-    _write(path, "mp4", "libx264", enlarged(frames, scale), fps, comment, options)
+    _write(path, "mp4", CODECS[".mp4"], enlarged(frames, scale), fps, comment, options)
 
 
 def write_webm(path: Path, frames: np.ndarray, fps: float, comment: str, scale: int, quality: int) -> None:
     """VP9 at constant quality; `quality` becomes its crf (90 is 24)."""
     crf = min(63, round(24 + (90 - quality) * 0.6))
     options = {"crf": str(crf), "b": "0", "deadline": "good", "cpu-used": "4", "row-mt": "1"}
-    _write(path, "webm", "libvpx-vp9", enlarged(frames, scale), fps, comment, options)
+    _write(path, "webm", CODECS[".webm"], enlarged(frames, scale), fps, comment, options)
+
+
+def check_encoder(codec: str) -> None:
+    """OutputError if FFmpeg was built without this encoder."""
+    if codec not in av.codecs_available:
+        raise OutputError(
+            f"This installation of PyAV has no {codec}: save as .webp or .gif, or `pip install av`."
+        )
 
 
 def _write(
@@ -47,14 +56,11 @@ def _write(
     comment: str,
     options: dict[str, str],
 ) -> None:
-    if codec not in av.codecs_available:
-        raise OutputError(
-            f"This installation of PyAV has no {codec}: save as .webp or .gif, or `pip install av`."
-        )
+    check_encoder(codec)
     rate = Fraction(fps).limit_denominator(1001)  # 23.976 is 24000/1001
     flags = {"movflags": "+faststart"} if format == "mp4" else {}
     try:
-        with av.open(str(path), "w", format=format, options=flags) as container:
+        with av.open(f"file:{path}", "w", format=format, options=flags) as container:
             container.metadata["comment"] = comment
             stream = None
             for number, pixels in enumerate(map(even, frames)):

@@ -6,6 +6,7 @@ A name with a known extension is a file; a name without one, or ending in a slas
 from __future__ import annotations
 
 import os
+import re
 import struct
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -14,14 +15,17 @@ from typing import get_args
 
 import numpy as np
 
-from stillmotion.atomic import check_free, replacing
+from stillmotion.atomic import FolderKind, check_free, refused, replacing, sweep
 from stillmotion.clip import pictures
 from stillmotion.clip.metadata import Tag
 from stillmotion.clip.palette import Dither
+from stillmotion.clip.pictures import FOLDER_TAG
 from stillmotion.errors import OutputError
 from stillmotion.request import Request
 
 EXTENSIONS = (".gif", ".webp", ".apng", ".mp4", ".webm", ".png")
+CLIP_FOLDER = FolderKind("a clip", (FOLDER_TAG,), r"\d{4,}\.png|" + re.escape(FOLDER_TAG))
+"""PNGs as `write_folder` names them."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,11 @@ class Options:
 def check_output(path: str | os.PathLike[str], overwrite: bool = False, frames: int | None = None) -> Path:
     """Raises the `OutputError` that saving would, to be asked before the long work; returns the path."""
     kind, target = _kind(path), Path(path)
+    if f".{os.fspath(path).lower()}" in EXTENSIONS:
+        raise OutputError(
+            f"{path} is an extension without a name; did you mean clip.{path}? For a folder of PNGs that is "
+            f"called so, give {path}/."
+        )
     if kind not in (*EXTENSIONS, "folder"):
         close = get_close_matches(kind, EXTENSIONS, 1)
         hint = f"did you mean {close[0]}?" if close else "choose one of them."
@@ -59,13 +68,11 @@ def check_output(path: str | os.PathLike[str], overwrite: bool = False, frames: 
         )
     if target.is_dir() and kind != "folder":
         raise OutputError(f"{target} is a folder: choose another name.")
-    check_free(target, overwrite)
-    if target.is_dir() and any(
-        file.suffix != ".png" and file.name != "clip.json" for file in target.iterdir()
-    ):
-        raise OutputError(
-            f"{target} holds other things than a clip and is not replaced: choose another name."
-        )
+    check_free(target, overwrite, CLIP_FOLDER if kind == "folder" else None)
+    if kind in (".mp4", ".webm"):
+        from stillmotion.clip import video  # brings FFmpeg along: only when needed
+
+        video.check_encoder(video.CODECS[kind])
     return target
 
 
@@ -82,10 +89,11 @@ def save(
     count, height, width = frames.shape[:3]
     tag = Tag(count, fps, width * options.scale, height * options.scale, request)
     try:
-        with replacing(target, overwrite) as unfinished:
+        sweep(target.parent, ours=False)
+        with replacing(target, overwrite, CLIP_FOLDER if _kind(path) == "folder" else None) as unfinished:
             _write(_kind(path), unfinished, frames, fps, tag.to_json(), options)
-    except (OSError, ValueError, struct.error) as error:
-        raise OutputError(f"{target} could not be written: {error}.") from error
+    except (ValueError, struct.error) as error:
+        raise refused(target, error) from error
     return target
 
 

@@ -18,10 +18,11 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from stillmotion.atomic import durable, sweep
+from stillmotion.atomic import FolderKind, durable, sweep
 from stillmotion.errors import TrainingError
 
 PREFIX = "step-"
+CHECKPOINT = FolderKind("a checkpoint", ("trainer.json",), r"state\.safetensors|trainer\.json")
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ def write(
     """Writes the state after `step` steps, then removes all but the last `keep`."""
     path = output / "checkpoints" / f"{PREFIX}{step:08d}"
     sweep(path.parent)
-    with durable(path) as folder:
+    with durable(path, CHECKPOINT) as folder:
         folder.mkdir()
         save_file(
             {name: tensor.contiguous() for name, tensor in tensors.items()}, folder / "state.safetensors"

@@ -24,6 +24,7 @@ from filelock import FileLock, Timeout
 from PIL import Image
 from torch import Tensor
 
+from stillmotion.atomic import make_folder
 from stillmotion.errors import TrainingError
 from stillmotion.fast.precision import best_device, training_dtype
 from stillmotion.training import checkpoint
@@ -74,7 +75,7 @@ def run(
         project_dir=config.output,
         kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(hours=12))],  # the others wait for samples
     )
-    config.output.mkdir(parents=True, exist_ok=True)
+    make_folder(config.output)
     stop = Stop(config.max_minutes)
     with (
         _alone(config.output) if accelerator.is_main_process else nullcontext(),

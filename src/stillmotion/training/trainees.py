@@ -18,6 +18,7 @@ from stillmotion.atomic import durable, sweep
 from stillmotion.training.config.images import LowRankConfig
 from stillmotion.training.denoise import BETAS, Denoiser
 from stillmotion.training.low_rank import LowRanks, every_layer, transformer_layers
+from stillmotion.weights.formats import MODEL_FOLDER
 from stillmotion.weights.ldm.write import save_single_file
 
 
@@ -93,7 +94,7 @@ class ModelTrainee:
         with holding(self.parameters(), weights):
             pipeline.scheduler = self._scheduler()
             try:
-                with durable(output / "model") as folder:
+                with durable(output / "model", MODEL_FOLDER) as folder:
                     pipeline.save_pretrained(folder)
                 save_single_file(pipeline, output / self.product)
             finally:

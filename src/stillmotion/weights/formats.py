@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from stillmotion.atomic import replacing
-from stillmotion.errors import Damaged, OutputError, WeightsError
+from stillmotion.atomic import FolderKind
+from stillmotion.errors import Damaged, WeightsError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 Format = Literal["safetensors", "torch"]
+
+_WEIGHTS = r"(diffusion_pytorch_)?model([.-][\w.-]+)?\.safetensors(\.index\.json)?"
+_TOKENIZER = (
+    r"(vocab|tokenizer|added_tokens|special_tokens_map)\.json|merges\.txt|[a-z]+\.model|chat_template\.\w+"
+)
+MODEL_FOLDER = FolderKind(
+    "a model",
+    ("model_index.json", "config.json", "pytorch_lora_weights.safetensors"),
+    rf"model_index\.json|pytorch_lora_weights\.safetensors|([a-z]\w*/)?({_WEIGHTS}|{_TOKENIZER}|(\w+_)?config\.json)",
+)
+"""A pipeline, motion module or LoRA as diffusers saves it."""
 
 
 def sniff(path: Path) -> Format:
@@ -84,20 +93,6 @@ def load_safetensors(path: Path) -> dict[str, Tensor]:
         return load_file(path)
     except SafetensorError as error:
         raise Damaged(f"{path.name} is not a valid safetensors file ({error}). Download it again.") from error
-
-
-@contextmanager
-def writing(path: Path) -> Iterator[Path]:
-    """`replacing` over what was there; OutputError in words where the disk or safetensors refuse."""
-    from safetensors import SafetensorError
-
-    try:
-        with replacing(path, overwrite=True) as unfinished:
-            yield unfinished
-    except (OSError, SafetensorError) as error:
-        raise OutputError(
-            f"{path} cannot be written ({getattr(error, 'strerror', None) or error})."
-        ) from error
 
 
 def _truncated(path: Path, size: int, why: str) -> Damaged:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from safetensors.torch import save_file
 
+from stillmotion.atomic import replacing
 from stillmotion.errors import OutputError, WrongKind
-from stillmotion.weights.formats import writing
 from stillmotion.weights.ldm import names
 from stillmotion.weights.ldm.configs import CONFIGS_KEY, packed
 
@@ -41,7 +41,7 @@ def save_single_file(pipeline: DiffusionPipeline, path: str | Path, dtype: torch
         "modelspec.prediction_type": "v" if prediction == "v_prediction" else prediction,
         CONFIGS_KEY: packed(pipeline),
     }
-    with writing(path) as unfinished:
+    with replacing(path, overwrite=True) as unfinished:
         save_file(state, unfinished, metadata=metadata)
     return path
 
