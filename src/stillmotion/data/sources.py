@@ -119,11 +119,17 @@ def _from_folder(
     listed = dict(
         chain.from_iterable(_listed(place, report) for place in {folder, *(p.parent for p in paths)})
     )
+    unread = []
     for path in paths:
         try:
             yield Item(path, sidecar(path) or listed.get(path) or (default_caption(path),))
         except NotCaptions as error:
             report.skip(path, str(error))
+        except DataError as error:
+            unread.append(error)
+    if unread:
+        more = f" (The same is true of {len(unread) - 1} more captions.)" if len(unread) > 1 else ""
+        raise DataError(f"{unread[0]}{more}")
 
 
 def _listed(folder: Path, report: Report) -> Iterator[tuple[Path, tuple[str, ...]]]:
@@ -141,18 +147,14 @@ def _listed(folder: Path, report: Report) -> Iterator[tuple[Path, tuple[str, ...
 def sidecar(path: Path) -> tuple[str, ...]:
     """The captions beside a clip or image: lines of name.txt or name.caption, or those in name.json.
 
-    Raises NotCaptions if the file there cannot be read.
+    Raises DataError if that file is no text, NotCaptions if the JSON has another kind of caption.
     """
     names = [f"{path.stem}{suffix}" for suffix in SIDECARS] + [f"{path.name}.txt", f"{path.stem}.json"]
     for name in names:
         text = named_file(path.parent, name)
         if text is None:
             continue
-        try:
-            captions = _json_captions(text) if text.suffix == ".json" else tuple(caption_lines(text))
-        except (DataError, OSError) as error:
-            reason = str(error).replace(str(text), text.name)
-            raise NotCaptions(f"its caption cannot be read: {reason}") from error
+        captions = _json_captions(text) if text.suffix == ".json" else tuple(caption_lines(text))
         if captions:
             return captions
     return ()
@@ -168,16 +170,16 @@ def _json_captions(path: Path) -> tuple[str, ...]:
 
 
 def _captions(value: Any) -> tuple[str, ...]:
-    """Captions as a row gives them: a text, a number, or a list of those. Raises NotCaptions."""
+    """Captions as a row gives them: a text or a list of texts. Raises NotCaptions."""
     values = value if isinstance(value, list) else [value]
     if not values:
         raise NotCaptions("its list of captions is empty")
     values = [one for one in values if one is not None and one == one]  # NaN is how pandas writes null
     if not values:
         raise NotCaptions("its caption is null")
-    if not all(isinstance(one, (str, int, float)) and not isinstance(one, bool) for one in values):
+    if not all(isinstance(one, str) for one in values):
         raise NotCaptions("its caption is neither a text nor a list of texts")
-    return tuple(cleaned(str(text)) for text in values)
+    return tuple(map(cleaned, values))
 
 
 def _first(row: Mapping[str, Any], fields: Iterable[str]) -> Any:

@@ -1,10 +1,9 @@
-"""Text files that other programs wrote: their encoding is found, never assumed, and never guessed in silence.
+"""Text files that other programs wrote: their encoding is found, never guessed.
 
 byte order mark     UTF-8, UTF-16, UTF-32
-zero bytes          UTF-16 without a mark (Windows)
+zero bytes          UTF-16 without a mark
 valid UTF-8         UTF-8
-Western text        Windows-1252, which contains Latin-1
-anything else       a DataError that names the file (Shift-JIS, GBK, Cyrillic code pages, binary files)
+anything else       a DataError that names the file: Windows-1252, Shift-JIS, ... differ in meaning only
 """
 
 from __future__ import annotations
@@ -27,37 +26,20 @@ MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
-NOT_WESTERN = re.compile(rb"[\xc0-\xff]{3}|[\x80-\xff]{4}|\x82[\x9f-\xf1]|\x83[\x40-\x96]|\xc3[\x80-\xbf]")
-"""three letters with accents in a row are Cyrillic or CJK, and the others are kana in Shift-JIS and
-UTF-8 that is damaged elsewhere"""
-
 UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ufeff]+")
-CHUNK = 2**20
+HEAD = 2**16
 
 
 def encoding_of(path: Path) -> str:
-    """The encoding of a text file, as Python names it. Raises DataError if it is none of those above."""
+    """The encoding of a text file by its first bytes, as Python names it."""
     with path.open("rb") as file:
-        head = file.read(CHUNK)
+        head = file.read(HEAD)
         for mark, encoding in MARKS:
             if head.startswith(mark):
                 return encoding
         if 0 in head:
             return "utf-16-le" if head[1::2].count(0) >= head[::2].count(0) else "utf-16-be"
-        decoder, odd = codecs.getincrementaldecoder("utf-8")(), False
-        try:
-            while head:
-                decoder.decode(head)
-                head = file.read(CHUNK)
-            decoder.decode(b"", final=True)
-            return "utf-8"
-        except UnicodeDecodeError:
-            file.seek(0)
-            while part := file.read(CHUNK):
-                odd = odd or NOT_WESTERN.search(part) is not None
-    if odd:
-        raise DataError(f"{path} is neither UTF-8, UTF-16 nor Western European text: save it as UTF-8.")
-    return "cp1252"
+    return "utf-8"
 
 
 def lines(path: Path) -> Iterator[str]:
@@ -73,7 +55,7 @@ def lines(path: Path) -> Iterator[str]:
                 yield line.removesuffix("\n")
     except UnicodeError as error:
         raise DataError(
-            f"{path} cannot be decoded ({error.args[0]}: {error.args[-1]}): save it as UTF-8."
+            f"{path} is neither UTF-8 nor UTF-16 (perhaps in a code page of Windows): save it as UTF-8."
         ) from error
 
 
