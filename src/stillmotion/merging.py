@@ -72,11 +72,12 @@ def bake(
             changes.setdefault(layer, []).append((factors, scale))
     for layer, each in changes.items():
         before = layer.weight.detach().float()
-        after = sum((factors.merged(before, scale, parity) - before for factors, scale in each), before)
+        after = sum((factors.change(before, scale, parity) for factors, scale in each), before)
+        biases = [factors.bias_change(layer.bias, scale, parity) for factors, scale in each]
         layer.weight.data = after.to(layer.weight.dtype)
-        for factors, scale in each:
-            if factors.bias is not None:
-                layer.bias.data += (factors.bias * scale).to(layer.bias.dtype)
+        for bias in biases:
+            if bias is not None:
+                layer.bias.data += bias.to(layer.bias)
 
 
 def mix(
@@ -137,7 +138,7 @@ def _check_bakes(model: Model, lora: Lora, strength: Strength, parity: Parity, n
         raise WrongKind(f"{lora.name} is {lora.kind.title}, but {name} is {ours}: merge it into {fits}.")
     lora.attach(None if motion else model, model if motion else None, strength, parity=parity).detach()
     for layer, factors, _ in _changes(model, lora, strength):
-        if factors.bias is not None and layer.bias is None:
+        if layer.bias is None and factors.bias_change(None) is not None:
             raise Mismatch(
                 f"{lora.name} adds a bias to a {type(layer).__name__} of {name} that has none, so it cannot "
                 "be merged: use --lora when animating."

@@ -79,8 +79,10 @@ def test_dora_sets_the_lengths(magnitude, axis, name) -> None:
     factors = random_factors(layer, magnitude=magnitude)
     lengths = factors.merged(layer.weight).norm(dim=axis)
     torch.testing.assert_close(lengths, factors.magnitude.flatten(), rtol=1e-5, atol=1e-5)
-    half = factors.merged(layer.weight, 0.5) - layer.weight
-    torch.testing.assert_close(half, (factors.merged(layer.weight) - layer.weight) / 2)
+    for strength in (0.5, -0.7):
+        scaled = rescaled(layer.weight + strength * factors.delta(layer.weight.shape), factors.magnitude)
+        torch.testing.assert_close(factors.merged(layer.weight, strength), scaled, rtol=1e-5, atol=1e-5)
+    assert torch.equal(factors.merged(layer.weight, 0.0), layer.weight)
     own = layer.weight.norm(dim=axis, keepdim=True)
     torch.testing.assert_close(rescaled(layer.weight * 3, own), layer.weight)
 
@@ -108,6 +110,8 @@ def test_plain_loras_stay_in_two_factors_and_convolutions_of_one_pixel_take_matr
 @pytest.mark.parametrize(
     ("algorithm", "names", "words"),
     [
+        ("glora", ["a1", "a2", "b1"], "it needs a1 and a2 and b1 and b2"),
+        ("ia3", ["weight"], "it needs weight and on_input or gain and on_input"),
         ("lora", ["down"], "A lora layer has down; it needs down and up"),
         ("loha", ["w1_a", "w1_b", "w2_a"], "it needs w1_a and w1_b and w2_a and w2_b"),
         ("lokr", ["w1_a"], "it needs w1 or w1_a and w1_b"),

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from stillmotion.adapt.factors import Factors, Parity
-from stillmotion.adapt.layers import LowRank, rider
+from stillmotion.adapt.layers import Bent, LowRank, rider
 from stillmotion.errors import AttachError, Mismatch
 from stillmotion.hooks import Riding
 from stillmotion.strength import Strength
@@ -57,12 +57,17 @@ class Adaptation(Riding):
         self._scale = {path: self._strength.at(self.part, path) for path in self.riders}
 
     def _after(self, path: str, layer: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
-        weight = self._weight(path, output)
+        pooled, shown = output.ndim == 5, _pictures(output)
+        weight = self._weight(path, shown)
         if weight is None:
             return None
         riding, x = self.riders[path], args[0]
         _follow(riding, x)
-        return output + weight * riding(x).to(output.dtype)
+        if isinstance(riding, Bent):
+            changed = shown + riding(x, weight).to(output.dtype)
+        else:
+            changed = shown + weight * _pictures(riding(x)).to(output.dtype)
+        return changed.unflatten(0, (len(output), -1)).transpose(1, 2) if pooled else changed
 
     def _weight(self, path: str, output: Tensor) -> float | Tensor | None:
         """A number, one per picture of the batch, or None where nothing would be added."""
@@ -125,10 +130,16 @@ def fresh(
     return nn.ModuleDict(found)
 
 
+def _pictures(output: Tensor) -> Tensor:
+    """(b, c, f, h, w) of a norm that motion pools over the clip -> (b*f, c, h, w); others as they are."""
+    return output.transpose(1, 2).flatten(0, 1) if output.ndim == 5 else output
+
+
 def _follow(riding: nn.Module, x: Tensor) -> None:
     """Move to where the layer works: the network's own `.to()` does not reach it. Training casts nothing."""
-    own = next((t for t in (*riding.parameters(), *riding.buffers())), None)
-    if own is None or (own.device, own.dtype) == (x.device, x.dtype):
+    tensors = (*riding.parameters(), *riding.buffers())
+    own = next((t for t in tensors if (t.device, t.dtype) != (x.device, x.dtype)), None)
+    if own is None:
         return
     if own.requires_grad and torch.is_grad_enabled():
         if own.device == x.device and torch.is_autocast_enabled(x.device.type):

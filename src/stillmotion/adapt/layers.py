@@ -1,4 +1,4 @@
-"""What rides on one Linear or Conv2d: input -> what the adapter adds to the output."""
+"""What rides on one Linear, Conv2d or norm layer: input -> what the adapter adds to the output."""
 
 from __future__ import annotations
 
@@ -36,39 +36,72 @@ class LowRank(nn.Module):
 
 
 class Dense(nn.Module):
-    """The change as a whole matrix: LoHa, LoKr, Tucker cores, DoRA, differences."""
+    """The change as a whole matrix: LoHa, LoKr, Tucker cores, differences, changes of a bias or a norm."""
 
     def __init__(self, layer: nn.Module, factors: Factors, parity: Parity) -> None:
         super().__init__()
         self.layer = (layer,)
-        weight = layer.weight.detach().float()
-        self.register_buffer("change", factors.merged(weight, 1.0, parity) - weight)
-        self.register_buffer("bias", factors.bias)
+        self.register_buffer("change", factors.change(layer.weight, 1.0, parity))
+        self.register_buffer("bias", factors.bias_change(layer.bias, 1.0, parity))
 
     def forward(self, x: Tensor) -> Tensor:
-        layer = self.layer[0]
-        if isinstance(layer, nn.Conv2d):
-            return _convolved(layer, x, self.change, self.bias)
-        return F.linear(x, self.change, self.bias)
+        return _applied(self.layer[0], x, self.change, self.bias)
 
 
-def rider(layer: nn.Module, factors: Factors, parity: Parity = "kohya") -> LowRank | Dense:
+class Bent(Dense):
+    """A change that is not proportional to its strength (DoRA, BOFT): a matrix for each strength."""
+
+    def __init__(self, layer: nn.Module, factors: Factors, parity: Parity) -> None:
+        super().__init__(layer, factors, parity)
+        self.factors, self.parity, self.at = factors, parity, 1.0
+
+    def forward(self, x: Tensor, strength: float | Tensor = 1.0) -> Tensor:
+        """What is added at one strength, or at one of each picture of the batch."""
+        if isinstance(strength, Tensor):
+            each = strength.flatten()
+            rows = {value: each == value for value in each.unique().tolist()}
+            parts = {value: self(x[mask], value) for value, mask in rows.items()}
+            first = next(iter(parts.values()))
+            added = first.new_empty(len(x), *first.shape[1:])
+            for value, mask in rows.items():
+                added[mask] = parts[value]
+            return added
+        if strength != self.at:
+            layer, self.at = self.layer[0], strength
+            bias = self.factors.bias_change(layer.bias, strength, self.parity)
+            self.change = self.factors.change(layer.weight, strength, self.parity).to(x)
+            self.bias = None if bias is None else bias.to(x)
+        return super().forward(x)
+
+
+def rider(layer: nn.Module, factors: Factors, parity: Parity = "kohya") -> LowRank | Dense | Bent:
     """The module that adds these factors to this layer; Mismatch if their sizes do not agree."""
-    inputs, outputs, kernel = _sizes(layer)
-    tensors = factors.tensors
-    plain = factors.algorithm == "lora" and "mid" not in tensors and factors.magnitude is None
-    if not plain:
+    shape = _shape(layer, factors)
+    factors.check(shape)
+    bias = factors.bias_change(layer.bias)
+    if bias is not None and bias.numel() != shape[0]:
+        raise Mismatch(f"a change of the bias of {bias.numel()} does not fit {layer}")
+    if not factors.linear:
+        return Bent(layer, factors, parity)
+    if factors.algorithm != "lora" or factors.tensors.keys() != {"down", "up"}:
         return Dense(layer, factors, parity)
-    down, up = tensors["down"], tensors["up"]
-    if (down.flatten(1).shape[1], up.shape[0]) != (inputs * _product(kernel), outputs):
-        factors.delta((outputs, inputs, *kernel), parity)  # says in words what does not fit
-        raise Mismatch(f"a change of {tuple(up.shape)} x {tuple(down.shape)} does not fit {layer}")
     with torch.device("meta"):
-        low = LowRank(layer, down.shape[0], factors.alpha)
+        low = LowRank(layer, factors.tensors["down"].shape[0], factors.alpha)
     low.scale = factors.scale(parity)
-    low.down = nn.Parameter(down.reshape(low.down.shape), requires_grad=False)
-    low.up = nn.Parameter(up.reshape(low.up.shape), requires_grad=False)
+    for name in ("down", "up"):
+        tensor = factors.tensors[name].reshape(getattr(low, name).shape)
+        setattr(low, name, nn.Parameter(tensor, requires_grad=False))
     return low
+
+
+def _shape(layer: nn.Module, factors: Factors) -> tuple[int, ...]:
+    """The shape of the weight that is changed; Mismatch for layers that have none or are of another kind."""
+    if isinstance(layer, NORMS) and factors.algorithm in ("norm", "full", "whole"):
+        if layer.weight is None or any(t.squeeze().ndim > 1 for t in factors.tensors.values()):
+            raise Mismatch(f"a {type(layer).__name__} cannot be adapted by a change of a matrix")
+        return tuple(layer.weight.shape)
+    inputs, outputs, kernel = _sizes(layer)
+    return (outputs, inputs, *kernel)
 
 
 def _sizes(layer: nn.Module) -> tuple[int, int, tuple[int, ...]]:
@@ -81,9 +114,20 @@ def _sizes(layer: nn.Module) -> tuple[int, int, tuple[int, ...]]:
     raise Mismatch(f"a {type(layer).__name__} cannot be adapted: only Linear and Conv2d layers can")
 
 
+NORMS = (nn.LayerNorm, nn.GroupNorm)
+"""Layers whose weight is one number for each channel: they take differences of it."""
+
+
+def _applied(layer: nn.Module, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """What the layer would give with these in place of its own weight and bias."""
+    if isinstance(layer, nn.GroupNorm):
+        return F.group_norm(x, layer.num_groups, weight, bias, layer.eps)
+    if isinstance(layer, nn.LayerNorm):
+        return F.layer_norm(x, layer.normalized_shape, weight, bias, layer.eps)
+    if isinstance(layer, nn.Conv2d):
+        return _convolved(layer, x, weight, bias)
+    return F.linear(x, weight, bias)
+
+
 def _convolved(layer: nn.Conv2d, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return F.conv2d(x, weight, bias, layer.stride, layer.padding, layer.dilation)
-
-
-def _product(kernel: tuple[int, ...]) -> int:
-    return kernel[0] * kernel[1] if kernel else 1
