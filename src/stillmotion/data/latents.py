@@ -80,11 +80,13 @@ class LatentCache:
             return None
         try:
             with safe_open(file, framework="pt") as opened:
-                length = opened.get_slice("latents").get_shape()[0]
-                return CachedClip(item, file, length, float(opened.metadata()["fps"]))
-        except SafetensorError:
-            file.unlink()  # not ours or broken by the disk: it is computed again
-            return None
+                length, *frame = opened.get_slice("latents").get_shape()
+                if length and len(frame) == 3:
+                    return CachedClip(item, file, length, float((opened.metadata() or {})["fps"]))
+        except (SafetensorError, KeyError, ValueError):
+            pass
+        file.unlink()  # not ours or broken by the disk: it is computed again
+        return None
 
     def build(
         self, items: Sequence[Item], report: Report, on_clip: Callable[[int], None] | None = None

@@ -37,7 +37,8 @@ from stillmotion.training.objectives import learning_rate
 from stillmotion.training.optimizers import make_optimizer
 from stillmotion.training.stop import Stop
 from stillmotion.training.targets import Target
-from stillmotion.training.watch import Watch, rate_notice, refuse_nonfinite
+from stillmotion.training.validation import is_whole, sheet_path
+from stillmotion.training.watch import Watch, rate_notice, refuse_nonfinite, refuse_nonfinite_weights
 
 FREE = {
     "output",
@@ -130,6 +131,8 @@ class Run:
         config = self.config
         self._restore()
         self.journal.begin(self.done, self.settings)
+        if self.done:
+            self._complete()
         stopping = False
         while self.done < config.max_train_steps and not stopping:
             row, stopping = self._step()
@@ -157,7 +160,7 @@ class Run:
         )
         loss, spread, stopping = self._gradients()
         norm = float(self.flat.grad.norm())
-        refuse_nonfinite(loss, norm, self.done + 1, str(self.last) if self.last else None)
+        refuse_nonfinite(loss, norm, self.done + 1, self.last)
         if config.max_grad_norm and norm > config.max_grad_norm:
             self.flat.grad.mul_(config.max_grad_norm / norm)
         before = self.flat.weights.clone() if self.done % LOOK == 0 else None
@@ -210,8 +213,16 @@ class Run:
             with Image.open(sheet) as picture:
                 self.journal.picture("samples", np.asarray(picture.convert("RGB")), self.done)
 
+    def _complete(self) -> None:
+        """Makes what belongs to the checkpoint again: after a kill it may be missing, old or damaged."""
+        if self.accelerator.is_main_process:
+            self.target.save(self.config.output, self.flat.named(self.ema))
+            if not is_whole(sheet_path(self.config.output / "samples", self.done)):
+                self._sample()
+
     def _save(self) -> None:
         self.saved_at = time.monotonic()
+        refuse_nonfinite_weights(self.flat.weights, self.done, self.last)
         if not self.accelerator.is_main_process:
             return
         tensors: dict[str, Tensor] = {"weights": self.flat.weights.detach(), **self.optimizer.state()}

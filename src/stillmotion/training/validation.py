@@ -44,9 +44,25 @@ def sample_sheet(
         sample_clip(denoiser.pipeline, denoiser.text, prompt, frames, config.seed + number, **options)
         for number, prompt in enumerate(prompts)
     ]
-    path = folder / f"step-{step:08d}.png"
+    path = sheet_path(folder, step)
     save_sheet(clips, path, fps)
     return path
+
+
+def sheet_path(folder: Path, step: int) -> Path:
+    """Where the samples of a step stand; the moving ones have the same name with .webp."""
+    return folder / f"step-{step:08d}.png"
+
+
+def is_whole(sheet: Path) -> bool:
+    """Whether a sheet and its moving clips are there and can be read to their ends."""
+    try:
+        for path in (sheet, sheet.with_suffix(".webp")):
+            with Image.open(path) as image:
+                image.load()
+    except (OSError, SyntaxError, ValueError):  # Pillow's for files that are missing, cut or no images
+        return False
+    return True
 
 
 @torch.no_grad()

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from pathlib import Path
+
+from torch import Tensor
 
 from stillmotion.errors import TrainingError
 
@@ -59,13 +62,24 @@ class Watch:
         return full and mean(self.recent) > WORSE * mean(self.first)
 
 
-def refuse_nonfinite(loss: float, grad_norm: float, step: int, checkpoint: str | None) -> None:
+def refuse_nonfinite(loss: float, grad_norm: float, step: int, checkpoint: Path | None) -> None:
     """TrainingError when the step cannot be taken; weights and checkpoints are still good then."""
     if math.isfinite(loss) and math.isfinite(grad_norm):
         return
     what = f"the loss is {loss}" if not math.isfinite(loss) else f"the gradient's norm is {grad_norm}"
+    raise _nonfinite(what, step, checkpoint)
+
+
+def refuse_nonfinite_weights(weights: Tensor, step: int, checkpoint: Path | None) -> None:
+    """TrainingError when weights (any shape) hold nan or inf: they never become a checkpoint."""
+    count = int((~weights.isfinite()).sum())
+    if count:
+        raise _nonfinite(f"{count} of {weights.numel()} weights are nan or inf", step, checkpoint)
+
+
+def _nonfinite(what: str, step: int, checkpoint: Path | None) -> TrainingError:
     good = f"The last good checkpoint is {checkpoint}" if checkpoint else "There is no checkpoint yet"
-    raise TrainingError(
+    return TrainingError(
         f"At step {step} {what}, so the run has stopped. {good}; start the same command with a lower "
         "learning_rate, a longer lr_warmup_steps, or precision fp32."
     )

@@ -96,8 +96,9 @@ class MotionTarget:
         }
         net = MotionModel.from_state(self.motion.spec, state)
         net.extra = self.motion.extra
-        net.save(output / self.product)
+        # the card first: weights that appear after a kill between the two are never without their noise
         write_text(output / self.product / "stillmotion.json", json.dumps(self._facts(), indent=1) + "\n")
+        net.save(output / self.product)
 
     def samples(self, folder: Path, step: int) -> Path | None:
         """One clip per validation prompt, always from the same noise, in one sheet."""
