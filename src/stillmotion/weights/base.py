@@ -1,38 +1,27 @@
 """Text-to-image models from wherever they are: a diffusers folder, a hub name, or one file (single_file.py).
 
-Gives a plain diffusers pipeline; diffusers' own loaders do the reading. Knows no motion.
+Gives a plain diffusers pipeline. Knows no motion.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from stillmotion.errors import Damaged, Mismatch, WrongKind
-from stillmotion.weights.files import read_json, weight_files
+from stillmotion.errors import Damaged, Mismatch
+from stillmotion.weights.files import read_state, weight_files
 from stillmotion.weights.fit import expect
 from stillmotion.weights.hub import locate
 from stillmotion.weights.identify import identify
+from stillmotion.weights.modules import current_names, fill, make_module
 from stillmotion.weights.prediction import Prediction
-from stillmotion.weights.single_file import load_single_file, load_vae
+from stillmotion.weights.single_file import build_pipeline, load_single_file
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
-
-FOLDER_CLASSES = {
-    "StableDiffusionPipeline": "StableDiffusionPipeline",
-    "StableDiffusionImg2ImgPipeline": "StableDiffusionPipeline",
-    "StableDiffusionControlNetPipeline": "StableDiffusionPipeline",
-    "LatentConsistencyModelPipeline": "StableDiffusionPipeline",
-    "StableDiffusionXLPipeline": "StableDiffusionXLPipeline",
-    "StableDiffusionXLImg2ImgPipeline": "StableDiffusionXLPipeline",
-    "StableDiffusionXLControlNetPipeline": "StableDiffusionXLPipeline",
-}
-"""Class in a folder's model_index.json -> the pipeline it is loaded as (the same parts)."""
 
 
 def load_base(
@@ -82,31 +71,13 @@ def _located(source: str | Path) -> Path:
 
 
 def _from_folder(path: Path, name: str, dtypes: dict[str, torch.dtype], vae: str | Path | None) -> Any:
-    import diffusers
+    """A diffusers folder: each part is its config and the weights beside it, read as any file is."""
 
-    stored = read_json(path / "model_index.json").get("_class_name", "")
-    if stored not in FOLDER_CLASSES:
-        known = ", ".join(sorted(set(FOLDER_CLASSES.values())))
-        raise WrongKind(f"{name} is a {stored or 'folder of no named class'}, not a base model ({known}).")
-    loaded = getattr(diffusers, FOLDER_CLASSES[stored])
-    options: dict[str, Any] = {"torch_dtype": dtypes, "local_files_only": True, "variant": _variant(path)}
-    if loaded is diffusers.StableDiffusionPipeline:
-        options |= {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
-    try:
-        pipeline = loaded.from_pretrained(path, **options)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise Damaged(f"The model folder {name} cannot be loaded: {str(error).splitlines()[0]}") from error
-    if vae is not None:
-        with TemporaryDirectory() as config:
-            pipeline.vae.save_config(Path(config) / "vae")
-            pipeline.register_modules(vae=load_vae(vae, Path(config), dtypes.get("vae", dtypes["default"])))
-    return pipeline
+    def weights(part: str, kind: str) -> Any:
+        if not (path / part).is_dir():
+            raise Damaged(f"The model folder {name} cannot be loaded: it has no folder {part}.")
+        module = make_module(kind, path / part)
+        state = current_names(module, read_state(path / part))
+        return fill(module, state, dtypes.get(part, dtypes["default"]), part, name)
 
-
-def _variant(path: Path) -> str | None:
-    """The variant ("fp16") of a folder that has its UNet in no other form."""
-    unet = path / "unet"
-    plain = any((unet / f"diffusion_pytorch_model.{end}").is_file() for end in ("safetensors", "bin"))
-    sharded = any(unet.glob("diffusion_pytorch_model.*.index.json"))
-    half = any(unet.glob("diffusion_pytorch_model.fp16.*"))
-    return "fp16" if half and not plain and not sharded else None
+    return build_pipeline(path, name, dtypes, weights, vae=vae)

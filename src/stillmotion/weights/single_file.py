@@ -8,7 +8,8 @@ of the UNet by ours (ldm/names.py), which know averaged weights (EMA) and any nu
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import inspect
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,7 @@ from stillmotion.weights.identify import identify, missing_parts
 from stillmotion.weights.kinds import BASES, FileKind
 from stillmotion.weights.ldm.configs import CONFIGS_KEY, VOCABULARY, unpacked
 from stillmotion.weights.ldm.names import EMA, TEXT, TEXT_OPEN, TEXT_XL, TEXT_XL_2, UNET, ema_name, unet_names
+from stillmotion.weights.modules import current_names, fill, make_module
 from stillmotion.weights.prediction import Prediction, prediction_of
 
 if TYPE_CHECKING:
@@ -31,6 +33,20 @@ if TYPE_CHECKING:
     from transformers import CLIPTokenizer
 
 CONFIGS = Path(__file__).with_name("configs")
+
+PIPELINES = {
+    "StableDiffusionPipeline": "StableDiffusionPipeline",
+    "StableDiffusionImg2ImgPipeline": "StableDiffusionPipeline",
+    "StableDiffusionControlNetPipeline": "StableDiffusionPipeline",
+    "LatentConsistencyModelPipeline": "StableDiffusionPipeline",
+    "StableDiffusionXLPipeline": "StableDiffusionXLPipeline",
+    "StableDiffusionXLImg2ImgPipeline": "StableDiffusionXLPipeline",
+    "StableDiffusionXLControlNetPipeline": "StableDiffusionXLPipeline",
+}
+"""Class in model_index.json -> the pipeline it is loaded as (the same parts)."""
+
+NOT_LOADED = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+"""Parts of a folder that text-to-image does without."""
 
 TEXT_PREFIXES = {"text_encoder": (TEXT, TEXT_OPEN, TEXT_XL), "text_encoder_2": (TEXT_XL_2,)}
 """Where text encoders are in a checkpoint; those that end in `model.` have the names of OpenCLIP."""
@@ -53,8 +69,15 @@ def load_single_file(
     if config is None and CONFIGS_KEY not in header.metadata:
         prediction = prediction or told.prediction
     state = _chosen(_with_text_model(read_state(path)), ema, path.name)
+    scheduler = {"prediction_type": prediction} if prediction else {}
+    if told.zero_snr:
+        scheduler |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
     with _configs(config, header, found, prediction) as folder:
-        return _built(state, path.name, folder, dtypes, vae, prediction, told.zero_snr)
+
+        def weights(part: str, kind: str) -> nn.Module:
+            return _converted(kind, state, path.name, folder, part, dtypes.get(part, dtypes["default"]))
+
+        return build_pipeline(folder, path.name, dtypes, weights, vae=vae, scheduler=scheduler)
 
 
 def _configs(
@@ -68,34 +91,53 @@ def _configs(
     return nullcontext(_config_of(found, prediction))
 
 
-def _built(
-    state: Mapping[str, Tensor],
-    name: str,
+def build_pipeline(
     config: Path,
+    source: str,
     dtypes: Mapping[str, torch.dtype],
-    vae: str | Path | None,
-    prediction: Prediction | None,
-    zero_snr: bool,
+    weights: Callable[[str, str], nn.Module],
+    *,
+    vae: str | Path | None = None,
+    scheduler: Mapping[str, Any] | None = None,
 ) -> StableDiffusionPipeline | StableDiffusionXLPipeline:
+    """A pipeline of the parts that model_index.json in the folder `config` names.
+
+    Args:
+        config: folder with the configs of all parts, as diffusers saves it.
+        source: what to call the model in errors.
+        dtypes: dtype by part, "default" for the others.
+        weights: (part, class) -> the module with its weights.
+        vae: another VAE (file or folder) to use.
+        scheduler: settings that win over those of the folder.
+    """
     import diffusers
 
     index = read_json(config / "model_index.json")
+    stored = index.get("_class_name")
+    if stored not in PIPELINES:
+        known = ", ".join(sorted(set(PIPELINES.values())))
+        raise WrongKind(f"{source} is a {stored or 'folder of no named class'}, not a base model ({known}).")
+    kind = getattr(diffusers, PIPELINES[stored])
     parts: dict[str, Any] = {}
-    for part, (library, kind) in ((key, value) for key, value in index.items() if isinstance(value, list)):
-        dtype = dtypes.get(part, dtypes["default"])
-        if library is None:
+    for part, taken in list(inspect.signature(kind.__init__).parameters.items())[1:]:
+        entry = NOT_LOADED.get(part, index.get(part, taken.default))
+        if entry is taken.empty:
+            raise Damaged(f"model_index.json of {source} names no {part}.")
+        parts[part] = entry
+        if not isinstance(entry, (list, tuple)):
+            continue
+        name = entry[-1] if entry else None
+        if name is None:
             parts[part] = None
         elif part == "scheduler":
-            parts[part] = _scheduler(kind, config, prediction, zero_snr)
+            parts[part] = _scheduler(str(name), config, scheduler or {})
         elif part.startswith("tokenizer"):
             parts[part] = clip_tokenizer(config / part)
         elif part == "vae" and vae is not None:
-            parts[part] = load_vae(vae, config, dtype)
+            parts[part] = load_vae(vae, config, dtypes.get(part, dtypes["default"]))
         else:
-            parts[part] = _converted(kind, state, name, config, part, dtype)
-    if "requires_safety_checker" in index:
-        parts["requires_safety_checker"] = index["requires_safety_checker"]
-    return getattr(diffusers, index["_class_name"])(**parts)
+            parts[part] = weights(part, str(name))
+    return kind(**parts)
 
 
 def load_vae(source: str | Path, config: Path, dtype: torch.dtype) -> nn.Module:
@@ -150,15 +192,18 @@ def _with_text_model(state: dict[str, Tensor]) -> dict[str, Tensor]:
     }
 
 
-def _scheduler(kind: str, config: Path, prediction: Prediction | None, zero_snr: bool) -> Any:
+def _scheduler(kind: str, config: Path, overruled: Mapping[str, Any]) -> Any:
     import diffusers
 
     settings = read_json(config / "scheduler" / "scheduler_config.json")
-    if prediction:
-        settings |= {"prediction_type": prediction}
-    if zero_snr:
-        settings |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
-    return getattr(diffusers, kind).from_config(settings)
+    if not kind.endswith("Scheduler") or not hasattr(diffusers, kind):
+        raise Damaged(
+            f"{config.name}/model_index.json names the scheduler {kind!r}, which diffusers has not."
+        )
+    try:
+        return getattr(diffusers, kind).from_config(settings | overruled)
+    except (ArithmeticError, LookupError, NotImplementedError, TypeError, ValueError) as error:
+        raise Damaged(f"{config.name}/scheduler/scheduler_config.json is no {kind} ({error}).") from error
 
 
 def clip_tokenizer(folder: Path) -> CLIPTokenizer:
@@ -180,40 +225,20 @@ def _converted(
     kind: str, state: Mapping[str, Tensor], name: str, config: Path, part: str, dtype: torch.dtype
 ) -> nn.Module:
     """One part of a single file as a module of the class `kind`; `Damaged` if a tensor is missing or off."""
-    from accelerate import init_empty_weights
-
-    with init_empty_weights():
-        module = _empty(kind, config, part)
+    module = make_module(kind, config / part)
     weights = _renamed(module, state, part)
     if not weights:
         raise Damaged(f"{name} has no {part.replace('_', ' ')}. Use the complete checkpoint.")
-    expected = module.state_dict()
-    for key, value in expected.items():
-        if key not in weights:
-            raise Damaged(f"The {part} in {name} is not complete: {key} is missing.")
-        if weights[key].shape != value.shape:
-            shape = tuple(weights[key].shape)
-            raise Damaged(f"In the {part} of {name}, {key} is {shape}; expected {tuple(value.shape)}.")
-    module.load_state_dict({key: weights[key].to(dtype) for key in expected}, assign=True)
-    return module.eval()
-
-
-def _empty(kind: str, config: Path, part: str) -> nn.Module:
-    import diffusers
-    import transformers
-
-    if kind.startswith("CLIP"):
-        built = getattr(transformers, kind)
-        return built(built.config_class.from_pretrained(config / part, local_files_only=True))
-    return getattr(diffusers, kind).from_config(read_json(config / part / "config.json"))
+    return fill(module, weights, dtype, part, name)
 
 
 def _renamed(module: nn.Module, state: Mapping[str, Tensor], part: str) -> dict[str, Tensor]:
     """The tensors of one part by the names of its module."""
     from diffusers.loaders import single_file_utils as tables
 
-    if module.state_dict().keys() <= state.keys():
-        return dict(state)
+    direct = current_names(module, state)
+    if module.state_dict().keys() <= direct.keys():
+        return direct
     if part == "unet":
         places = ((ours, (name, ema_name(name))) for ours, name in unet_names(module.state_dict()).items())
         return {ours: state[name] for ours, names in places for name in names if name in state}
@@ -224,6 +249,4 @@ def _renamed(module: nn.Module, state: Mapping[str, Tensor], part: str) -> dict[
         found = tables.convert_open_clip_checkpoint(module, state, prefix=prefix)
     else:
         found = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
-    # transformers 5.6 took the `text_model.` out of CLIPTextModel, but not out of the one with a projection
-    wrapped = hasattr(module, "text_model")
-    return found if wrapped else {key.removeprefix("text_model."): value for key, value in found.items()}
+    return current_names(module, found)

@@ -1,0 +1,119 @@
+"""Modules of diffusers and transformers made from a config and named tensors. Knows no files of weights.
+
+The libraries' own `from_pretrained` replaces functions of torch for the whole process while it runs
+(accelerate's `init_empty_weights`, transformers' `no_init_weights` and default dtype), so modules that
+another thread makes meanwhile have no storage. Here torch's device context is used, a thread's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.overrides import TorchFunctionMode
+
+from stillmotion.errors import Damaged, WrongKind
+from stillmotion.weights.files import read_json
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+MODELS = {
+    "UNet2DConditionModel": "diffusers",
+    "AutoencoderKL": "diffusers",
+    "AutoencoderTiny": "diffusers",
+    "AsymmetricAutoencoderKL": "diffusers",
+    "CLIPTextModel": "transformers",
+    "CLIPTextModelWithProjection": "transformers",
+    "CLIPVisionModelWithProjection": "transformers",
+}
+"""Classes that a part of a pipeline may have, and the library each is from."""
+
+MISFITS = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+"""What classes of the libraries raise when a setting is wrong, wherever in their making it is met."""
+
+
+class _ComputedBuffers(TorchFunctionMode):
+    """Within torch.device("meta"): `arange` stays on the CPU, as no file holds what is computed with it."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        return func(*args, **({"device": "cpu"} | kwargs if func is torch.arange else kwargs))
+
+
+def make_module(kind: str, config: Path) -> nn.Module:
+    """A module of the class `kind` after config.json in a folder, its weights without storage (meta).
+
+    Raises `WrongKind` for a class that is not in `MODELS`, `Damaged` for a config that does not fit it.
+    """
+    if kind not in MODELS:
+        raise WrongKind(f"{config} is a {kind}; known are {', '.join(MODELS)}.")
+    from huggingface_hub.errors import StrictDataclassError
+
+    settings = read_json(config / "config.json")
+    try:
+        with torch.device("meta"), _ComputedBuffers():
+            return _made(kind, settings)
+    except (*MISFITS, StrictDataclassError) as error:
+        why = (str(error).splitlines() or [type(error).__name__])[0]
+        raise Damaged(f"{config / 'config.json'} does not describe a {kind} ({why}).") from error
+
+
+def _made(kind: str, settings: dict[str, Any]) -> nn.Module:
+    if MODELS[kind] == "diffusers":
+        import diffusers
+
+        return getattr(diffusers, kind).from_config(settings)
+    import transformers
+
+    made = getattr(transformers, kind)
+    config = made.config_class.from_dict(settings.get("text_config", settings))
+    config.dtype = None  # else the model would set the default dtype of the process for a moment
+    return made(config)
+
+
+def fill(
+    module: nn.Module, weights: Mapping[str, Tensor], dtype: torch.dtype, part: str, name: str
+) -> nn.Module:
+    """The module with these weights in `dtype`, ready to be used; tensors of that dtype are not copied.
+
+    Args:
+        module: one of `make_module`.
+        weights: its tensors by its own names; others are left out.
+        dtype: that of the filled module.
+        part: what to call the module in errors, such as "unet".
+        name: what to call the model in errors.
+
+    Raises `Damaged` for a tensor that is missing, or has another shape.
+    """
+    filled = {}
+    for key, expected in module.state_dict().items():
+        if key not in weights:
+            raise Damaged(f"The {part} in {name} is not complete: {key} is missing.")
+        found = weights[key]
+        if found.shape != expected.shape:
+            shapes = f"{tuple(found.shape)}; expected {tuple(expected.shape)}"
+            raise Damaged(f"In the {part} of {name}, {key} is {shapes}.")
+        filled[key] = found.to(dtype) if found.is_floating_point() else found
+    module.load_state_dict(filled, assign=True)
+    for key, tensor in chain(module.named_parameters(), module.named_buffers()):
+        if tensor.is_meta:
+            raise Damaged(f"The {part} in {name} is not complete: {key} is neither stored nor computed.")
+    return module.eval()
+
+
+def current_names(module: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors as the libraries saved them, at any time, by the names that their modules have today."""
+    found = dict(state)
+    if hasattr(module, "_fix_state_dict_keys_on_load"):  # attention of VAEs: query, key, value, proj_attn
+        module._fix_state_dict_keys_on_load(found)
+        return found
+    # transformers 5.6 took the `text_model.` out of CLIPTextModel, but not out of the one with a projection
+    if any(key.startswith("text_model.") for key in module.state_dict()):
+        return found
+    return {key.removeprefix("text_model."): value for key, value in found.items()}
