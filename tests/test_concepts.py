@@ -105,12 +105,45 @@ def test_a_model_folder_tells_defaults_schedule_and_concepts(tmp_path) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["{", "[]", '{"defaults": 3}', '{"schedule": {"beta_middle": 1}}', '{"concepts": "missing.json"}']
+    "text",
+    [
+        "{",
+        "[]",
+        '{"defaults": 3}',
+        '{"schedule": {"beta_middle": 1}}',
+        '{"concepts": "missing.json"}',
+        '{"concepts": "../missing.json"}',
+        '{"concepts": "/etc/hostname"}',
+        '{"concepts": 3}',
+        '{"name": {}}',
+        '{"defaults": {"frames": 1e30}}',
+        '{"defaults": {"widht": 64}}',
+        '{"schedule": {"beta_end": "x"}}',
+        '{"name": "a", "name": "b"}',
+        "[" * 10**5,
+    ],
 )
 def test_broken_cards_are_named(tmp_path, text: str) -> None:
     (tmp_path / "stillmotion.json").write_text(text)
     with pytest.raises(Damaged, match=r"stillmotion\.json|missing\.json"):
         ModelCard.read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"concepts": [{"name": 3}]}',
+        '{"concepts": [{"name": "x", "keywords": "abc"}]}',
+        '{"concepts": [{"name": "x", "group": []}]}',
+        '{"concepts": [], "styles": "flat"}',
+        '{"concepts": {"a": 1}}',
+        "[1e999]",
+    ],
+)
+def test_broken_lists_of_concepts_are_named(tmp_path, text: str) -> None:
+    (tmp_path / "c.json").write_text(text)
+    with pytest.raises(Damaged, match=r"c\.json is not a list of concepts"):
+        Concepts.read(tmp_path / "c.json")
 
 
 def test_a_bundled_model_that_is_not_there_is_named() -> None:

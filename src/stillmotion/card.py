@@ -9,18 +9,27 @@ Knows no tensors, so that questions about a model are answered without loading i
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from stillmotion.concepts import Concepts
-from stillmotion.errors import Damaged, UnknownFile
+from stillmotion.errors import Damaged, RequestError, UnknownFile
+from stillmotion.foreign import read_json
+from stillmotion.request import Request
 
 CARD = "stillmotion.json"
 BUNDLED = "emoji"
-SCHEDULE = ("beta_schedule", "beta_start", "beta_end", "timestep_spacing", "noise_alpha")
+CARD_BYTES = 2**20
+SCHEDULE: dict[str, Any] = {
+    "beta_schedule": str,
+    "beta_start": (int, float),
+    "beta_end": (int, float),
+    "timestep_spacing": str,
+    "noise_alpha": (int, float),
+}
+"""Columns of a family row that a card may change, and their types."""
 
 
 @dataclass(frozen=True)
@@ -40,23 +49,39 @@ class ModelCard:
         if not path.is_file():
             return cls()
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = read_json(path, CARD_BYTES)
+            if not isinstance(content, dict):
+                raise ValueError(f"it is a {type(content).__name__}, not an object")
             defaults, schedule = dict(content.get("defaults", {})), dict(content.get("schedule", {}))
-        except (ValueError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, TypeError) as error:
             raise Damaged(f"{path} is not a model card in JSON ({error}); correct or remove it.") from error
-        unknown = sorted(set(schedule) - set(SCHEDULE))
-        if unknown:
-            raise Damaged(
-                f"{path}: schedule has {', '.join(unknown)}, but may only have {', '.join(SCHEDULE)}."
-            )
-        concepts = content.get("concepts")
+        try:
+            Request.parse(**{"prompt": "", **defaults})
+        except RequestError as error:
+            raise Damaged(f"{path}, defaults: {error}") from None
+        _check_schedule(path, schedule)
+        name, family, concepts = (content.get(key) for key in ("name", "family", "concepts"))
+        if not all(value is None or isinstance(value, str) for value in (name, family, concepts)):
+            raise Damaged(f"{path}: name, family and concepts must be text.")
+        if concepts and Path(concepts).name != concepts:
+            raise Damaged(f"{path}: concepts is {concepts!r}, but must be the name of a file in this folder.")
         return cls(
-            name=str(content.get("name", "")),
-            family=content.get("family"),
+            name=name or "",
+            family=family,
             defaults=defaults,
             schedule=schedule,
             concepts=Concepts.read(path.parent / concepts) if concepts else None,
         )
+
+
+def _check_schedule(path: Path, schedule: dict[str, Any]) -> None:
+    unknown = sorted(set(schedule) - set(SCHEDULE))
+    if unknown:
+        raise Damaged(f"{path}: schedule has {', '.join(unknown)}, but may only have {', '.join(SCHEDULE)}.")
+    for name, value in schedule.items():
+        if isinstance(value, bool) or not isinstance(value, SCHEDULE[name]):
+            kind = "text" if SCHEDULE[name] is str else "a number"
+            raise Damaged(f"{path}: {name} is {value!r}, but must be {kind}.")
 
 
 def bundled_folder(name: str = BUNDLED) -> Path:

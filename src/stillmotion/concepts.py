@@ -10,19 +10,23 @@ things, and a prompt about anything else gives fog, so its user deserves a hint.
 from __future__ import annotations
 
 import difflib
-import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from stillmotion.errors import Damaged
+from stillmotion.foreign import read_json
 
 FILLERS = frozenset(
     ["a", "an", "and", "at", "background", "by", "for", "from", "front", "in", "is", "it", "of", "off", "on"]
     + ["or", "over", "style", "the", "to", "under", "up", "with"]
 )
+
+
+CONCEPTS_BYTES = 8 * 2**20
 
 
 @dataclass(frozen=True)
@@ -61,17 +65,17 @@ class Concepts:
     def read(cls, path: Path) -> Concepts:
         """Reads a concepts.json; Damaged when it is not one."""
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = read_json(path, CONCEPTS_BYTES)
             concepts = [
                 Concept(
-                    name=entry["name"],
-                    keywords=tuple(entry.get("keywords", ())),
-                    group=entry.get("group", ""),
+                    name=_text(entry["name"]),
+                    keywords=_texts(entry.get("keywords", [])),
+                    group=_text(entry.get("group", "")),
                     animated=bool(entry.get("animated", False)),
                 )
                 for entry in content["concepts"]
             ]
-            return cls(concepts, content.get("styles", ()))
+            return cls(concepts, _texts(content.get("styles", [])))
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise Damaged(
                 f"{path} is not a list of concepts ({error}); reinstall or retrain the model."
@@ -106,6 +110,18 @@ class Concepts:
         near = list(dict.fromkeys(concept.name for word in asked for concept in self.search(word, 3)))[:6]
         advice = f"near to it: {', '.join(near)}; all: " if near else "what it knows: "
         return f"This small model has learned no word of {prompt!r}; {advice}`stillmotion concepts`."
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"{str(value)[:40]!r} stands where text is expected")
+    return value
+
+
+def _texts(values: Any) -> tuple[str, ...]:
+    if not isinstance(values, list):
+        raise ValueError(f"{str(values)[:40]!r} stands where a list of texts is expected")
+    return tuple(map(_text, values))
 
 
 def _score(concept: Concept, wanted: list[str]) -> float:

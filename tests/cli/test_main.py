@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import warnings
 
 import click
 import pytest
 
 from stillmotion import __version__, cli
-from stillmotion.errors import RequestError
+from stillmotion.errors import RequestError, StillmotionWarning
 
 
 @pytest.fixture
@@ -88,3 +89,34 @@ def test_a_reader_that_goes_away_is_no_error() -> None:
     process.stdout.close()
     assert process.stderr.read() == b""
     process.wait(60)
+
+
+HOSTILE = "\x1b]0;owned\x07 \u202egpj.exe \x9b2J"
+SHOWN = "\\x1b]0;owned\\x07 \\u202egpj.exe \\x9b2J"
+
+
+@pytest.mark.parametrize(
+    "error", [RequestError(HOSTILE), RuntimeError(HOSTILE), click.UsageError(HOSTILE), OSError(HOSTILE)]
+)
+def test_errors_never_steer_the_terminal(error, say, failing) -> None:
+    failing(error)
+    said = say("concepts")
+    assert SHOWN in said.err and said.err.isascii() and "\x1b" not in said.err
+
+
+def test_a_traceback_does_not_either(capsys, failing) -> None:
+    failing(RequestError(HOSTILE))
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["concepts", "--debug"])
+    err = capsys.readouterr().err
+    assert ended.value.code and "Traceback" in err and SHOWN in err and "\x1b" not in err
+
+
+def test_our_notes_are_shown_and_those_of_libraries_are_not(say, monkeypatch) -> None:
+    def noted(*_: object, **__: object) -> None:
+        warnings.warn(f"left out: {HOSTILE}", StillmotionWarning, stacklevel=1)
+        warnings.warn("deprecated", FutureWarning, stacklevel=1)
+
+    monkeypatch.setattr("stillmotion.cli.concepts.ModelCard.read", noted)
+    said = say("concepts", "--base", ".")
+    assert f"Note: left out: {SHOWN}\n" in said.err and "deprecated" not in said.err

@@ -53,7 +53,15 @@ def test_yaml_and_values_that_win(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "text, words", [("- a\n", "holds list"), ("a: [", "not valid YAML"), ("seed: x", "seed is 'x'")]
+    "text, words",
+    [
+        ("- a\n", "holds list"),
+        ("a: [", "not valid YAML"),
+        ("seed: x", "seed is 'x'"),
+        ("seed: 1\nseed: 2", "'seed' stands in it twice"),
+        ("learning_rate: .nan", "numbers must be finite"),
+        ("a: &a [x, x]\nb: &b [*a, *a]\n" + "c: [" + ", ".join(["*b"] * 5000) + "]", "written out"),
+    ],
 )
 def test_bad_files_are_named(tmp_path, text, words):
     path = tmp_path / "run.yaml"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -19,7 +20,9 @@ from time import monotonic
 import click
 
 import stillmotion
-from stillmotion.errors import StillmotionError
+from stillmotion.cli.output import echo
+from stillmotion.errors import StillmotionError, StillmotionWarning
+from stillmotion.foreign import printable
 
 COMMANDS = {
     "animate": ("animate", "Make an animated clip of a prompt."),
@@ -106,7 +109,12 @@ def app() -> None:
 
 def main(args: Sequence[str] | None = None) -> None:
     """The `stillmotion` command."""
-    sys.exit(run(args))
+    try:
+        code = run(args)
+    except Exception:  # with --debug
+        echo(traceback.format_exc(), err=True)
+        code = 1
+    sys.exit(code)
 
 
 def run(args: Sequence[str] | None = None) -> int:
@@ -118,23 +126,30 @@ def run(args: Sequence[str] | None = None) -> int:
             code = app.main(args, prog_name="stillmotion", standalone_mode=False, obj=settings)
         return code if isinstance(code, int) else 0
     except click.ClickException as error:
+        error.message = printable(error.message)
         error.show()
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
-        click.echo("Stopped.", err=True)
+        echo("Stopped.", err=True)
         return 130
     except Exception as error:
         if settings.debug:
             raise
-        click.echo(_sentence(error), err=True)
+        echo(_sentence(error), err=True)
         return error.exit_code if isinstance(error, StillmotionError) else 1
 
 
 def _hush_libraries(settings: Settings) -> None:
-    """Notes of the libraries to their developers are not for our users; for this process only."""
+    """Notes of the libraries to their developers are not for our users; ours are. For this process only."""
     warnings.simplefilter("ignore")
+    warnings.simplefilter("always", StillmotionWarning)
+    warnings.showwarning = _show_note
     for name in ("TRANSFORMERS_VERBOSITY", "DIFFUSERS_VERBOSITY"):
         os.environ.setdefault(name, "error")
+
+
+def _show_note(message: Warning | str, *_: object) -> None:
+    echo(f"Note: {message}", err=True)
 
 
 def _sentence(error: Exception) -> str:

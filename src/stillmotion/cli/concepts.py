@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from stillmotion.card import ModelCard, bundled_folder
+from stillmotion.cli.output import echo
 from stillmotion.concepts import Concept, Concepts
 from stillmotion.errors import UnknownFile
 
@@ -28,7 +29,7 @@ def concepts(words: tuple[str, ...], base: Path | None, styles: bool) -> None:
     if known is None:
         raise UnknownFile(f"{folder} has no list of concepts; models with one name it in stillmotion.json.")
     if styles:
-        click.echo("\n".join(known.styles))
+        echo("\n".join(known.styles))
     elif words:
         _show_found(known, " ".join(words))
     else:
@@ -43,7 +44,7 @@ def _show_found(known: Concepts, text: str) -> None:
         )
     for concept in found:
         keywords = f"  ({', '.join(concept.keywords)})" if concept.keywords else ""
-        click.echo(f"{_marked(concept)}{keywords}")
+        echo(f"{_marked(concept)}{keywords}")
 
 
 def _show_all(known: Concepts) -> None:
@@ -51,10 +52,8 @@ def _show_all(known: Concepts) -> None:
     for concept in known:
         groups.setdefault(concept.group or "other", []).append(_marked(concept))
     for group, names in groups.items():
-        click.echo(
-            click.wrap_text(f"{group}: {', '.join(sorted(names))}", 100, subsequent_indent="  ") + "\n"
-        )
-    click.echo(f"{len(known)} concepts; styles: {', '.join(known.styles)}")
+        echo(click.wrap_text(f"{group}: {', '.join(sorted(names))}", 100, subsequent_indent="  ") + "\n")
+    echo(f"{len(known)} concepts; styles: {', '.join(known.styles)}")
 
 
 def _marked(concept: Concept) -> str:

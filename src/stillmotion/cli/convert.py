@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from stillmotion.cli.options import dtype_option, force_option
+from stillmotion.cli.output import echo
 from stillmotion.cli.progress import quiet_libraries, waiting
 from stillmotion.weights.identify import identify
 
@@ -35,4 +36,4 @@ def convert(source: str, target: Path, layout: str | None, dtype: str | None, em
 
         quiet_libraries()
         place = converting.convert(source, target, layout, as_dtype(dtype) if dtype else None, force, ema)
-    click.echo(f"{place}: {identify(place).title}")
+    echo(f"{place}: {identify(place).title}")

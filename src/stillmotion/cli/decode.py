@@ -10,6 +10,7 @@ import click
 
 from stillmotion.cli import Settings
 from stillmotion.cli.options import device_option, output_options
+from stillmotion.cli.output import echo
 from stillmotion.cli.progress import waiting
 from stillmotion.cli.render import Target, load
 from stillmotion.errors import OutputError
@@ -36,4 +37,4 @@ def decode(settings: Settings, file: Path, output: str | None, device: str | Non
         animator = load(bars, bare, device, motion="none")
         clip = animator.decode(latents, bars.step)
         target.write(clip)
-    click.echo(f"{target.path}: {len(clip)} frames, decoded in {monotonic() - settings.start:.1f} s")
+    echo(f"{target.path}: {len(clip)} frames, decoded in {monotonic() - settings.start:.1f} s")

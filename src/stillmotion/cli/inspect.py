@@ -7,6 +7,7 @@ from dataclasses import asdict
 
 import click
 
+from stillmotion.cli.output import echo
 from stillmotion.motion.spec import FAMILIES
 from stillmotion.weights.hub import locate
 from stillmotion.weights.identify import identify
@@ -28,12 +29,12 @@ def inspect(ctx: click.Context, files: tuple[str, ...], as_json: bool, families:
     name on the hub. Only headers are read; no code inside a file is run. Exits with 2 if it is not known.
     """
     if families:
-        click.echo(_families())
+        echo(_families())
     elif not files:
         raise click.UsageError("Name at least one file, or ask for --families.")
     found = [identify(locate(file)) for file in files]
     for kind in found:
-        click.echo(json.dumps(asdict(kind)) if as_json else "\n".join(kind.sentences()))
+        echo(json.dumps(asdict(kind)) if as_json else "\n".join(kind.sentences()))
     if not all(kind.known for kind in found):
         ctx.exit(UNKNOWN)
 

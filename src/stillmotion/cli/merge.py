@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from stillmotion.cli.options import dtype_option, force_option, given
+from stillmotion.cli.output import echo
 from stillmotion.cli.progress import quiet_libraries, waiting
 from stillmotion.errors import RequestError
 from stillmotion.request import LoraParity, Request
@@ -73,7 +74,7 @@ def merge(
         quiet_libraries()
         stored = as_dtype(dtype) if dtype else None
         place = merging.merge(base, target, worn, shares, stored, lora_parity, force)
-    click.echo(f"{place}: {identify(place).title}")
+    echo(f"{place}: {identify(place).title}")
 
 
 def _share(text: str) -> tuple[str, float]:

@@ -17,9 +17,8 @@ from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-import click
-
 from stillmotion.atomic import check_free, replacing
+from stillmotion.cli.output import echo
 from stillmotion.cli.progress import Waiting, quiet_libraries, waiting
 from stillmotion.clip import Clip, check_output, grid
 from stillmotion.errors import OutputError
@@ -101,11 +100,11 @@ def render(request: Request, target: Target, count: int, device: str | None, sta
             bars.clip = f" {number + 1}/{count}" if count > 1 else ""
             clips.append(make(animator, each, place, bars))
     for place, clip in zip(targets, clips, strict=True):
-        click.echo(_line(place.path, clip, start if count == 1 else None))
+        echo(_line(place.path, clip, start if count == 1 else None))
     if count > 1:
         side_by_side = grid(clips)
         target.write(Clip(side_by_side.frames, side_by_side.fps))
-        click.echo(_line(target.path, side_by_side, start, f"{count} seeds side by side"))
+        echo(_line(target.path, side_by_side, start, f"{count} seeds side by side"))
 
 
 def load(bars: Waiting, request: Request, device: str | None, motion: str | None = None) -> Animator:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from stillmotion.cli.output import echo
 from stillmotion.cli.render import check_sheet, free_name, save_sheet
 from stillmotion.clip import Clip
 
@@ -32,4 +33,4 @@ def sheet(
     check_sheet(path, force)
     clip = Clip.load(file)
     save_sheet(clip, path, force, columns=columns, scale=scale, numbers=numbers, caption=caption)
-    click.echo(f"{path}: {len(clip)} frames of {file}")
+    echo(f"{path}: {len(clip)} frames of {file}")

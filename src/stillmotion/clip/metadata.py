@@ -11,10 +11,14 @@ import json
 import warnings
 from dataclasses import dataclass
 
-from stillmotion.errors import RequestError
+from stillmotion.errors import RequestError, StillmotionWarning
+from stillmotion.foreign import parse_json
 from stillmotion.request import Request
 
 KEY = "stillmotion"
+TAG_BYTES = 2**20
+LIMITS = {"frames": (1, 10**6), "fps": (1e-3, 1e4), "width": (1, 10**6), "height": (1, 10**6)}
+"""What a tag may say; one that says more is none of ours."""
 
 
 @dataclass(frozen=True)
@@ -40,21 +44,26 @@ def read_tag(text: str | bytes | None) -> Tag | None:
     the pixels are good.
     """
     try:
-        facts = json.loads(text or "null")
-        if not isinstance(facts, dict) or KEY not in facts:
-            return None
-        frames, fps, width, height = (facts[name] for name in ("frames", "fps", "width", "height"))
-        request = facts.get("request")
-        if not (int(frames) > 0 and float(fps) > 0):
-            return None
-        return Tag(int(frames), float(fps), int(width), int(height), _request(request) if request else None)
-    except (ValueError, TypeError, KeyError):  # somebody else's JSON, or no JSON
+        facts = parse_json(text or "null", TAG_BYTES)
+    except ValueError:  # no JSON, or none that we would write
         return None
+    if not isinstance(facts, dict) or KEY not in facts:
+        return None
+    numbers = [facts.get(name) for name in LIMITS]
+    for number, (least, most) in zip(numbers, LIMITS.values(), strict=True):
+        if isinstance(number, bool) or not isinstance(number, (int, float)) or not least <= number <= most:
+            return None
+    frames, fps, width, height = numbers
+    request = facts.get("request")
+    request = _request(request) if isinstance(request, dict) and request else None
+    return Tag(int(frames), float(fps), int(width), int(height), request)
 
 
 def _request(fields: dict) -> Request | None:
     try:
         return Request.from_json(fields)
     except RequestError as error:
-        warnings.warn(f"The file's request cannot be used and is left out: {error}", stacklevel=4)
+        warnings.warn(
+            f"The file's request cannot be used and is left out: {error}", StillmotionWarning, stacklevel=4
+        )
         return None

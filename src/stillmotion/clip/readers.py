@@ -27,6 +27,8 @@ from stillmotion.request import Request
 Decode = Callable[[Path, Contents, Sequence[int], Colour], Iterator[tuple[int, np.ndarray]]]
 UNREADABLE = (OSError, SyntaxError, EOFError, ValueError, struct.error, Image.DecompressionBombError)
 """What Pillow raises for broken files, depending on where they broke."""
+MOST_GROWN = 2**30
+"""Bytes that pictures which stand long may grow to; beyond it each is shown once."""
 FOLDER_FPS = 8.0
 """A folder of stills does not know its rate; this is AnimateDiff's."""
 
@@ -88,6 +90,9 @@ def open_frames(path: str | os.PathLike[str], background: Colour = WHITE) -> Fra
         height -= height - tag.height == 1
         if (tagged := _as_tagged(contents, tag)) is not None:
             fps, shown = tag.fps, tagged
+    if _grown(shown, contents):
+        stored = len(contents.stands)
+        fps, shown = stored * fps / len(shown), np.arange(stored)
     return FrameSource(path, fps, width, height, request, contents, shown, background, decode)
 
 
@@ -95,6 +100,12 @@ def read_frames(path: str | os.PathLike[str], background: Colour = WHITE) -> tup
     """All frames (F, H, W, 3) uint8 of a file or folder, and their rate. Raises `DataError`."""
     source = open_frames(path, background)
     return source.frames(), source.fps
+
+
+def _grown(shown: np.ndarray, contents: Contents) -> bool:
+    """Whether a few stored pictures claim to stand so long that showing them would fill the memory."""
+    size = len(shown) * contents.width * contents.height * 3
+    return len(shown) > 64 * len(contents.stands) and size > MOST_GROWN
 
 
 def _as_tagged(contents: Contents, tag: Tag) -> np.ndarray | None:

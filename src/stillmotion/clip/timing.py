@@ -12,6 +12,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+MOST_FRAMES = 10**6
+"""Of a clip whose pictures stand for different times."""
+
 
 def delays(frames: int, fps: float, tick: int) -> list[int]:
     """Milliseconds that each frame stands, as multiples of `tick` ms; their sum is right to half a tick."""
@@ -30,7 +33,10 @@ def steady(stands: Sequence[float], tick: float) -> tuple[float, np.ndarray]:
         return 1.0, np.arange(len(stands))
     commonest = Counter(stand for stand in stands if stand > 0).most_common(1)[0][0]
     step = np.mean([stand for stand in stands if abs(stand - commonest) <= tick and stand > 0])
-    shown = np.repeat(np.arange(len(stands)), [max(1, round(stand / step)) for stand in stands])
+    counts = [max(1, round(stand / step)) for stand in stands]
+    if sum(counts) > MOST_FRAMES:  # one picture stands for hours: a few bytes would become gigabytes
+        counts = [1] * len(stands)
+    shown = np.repeat(np.arange(len(stands)), counts)
     return len(shown) * 1000 / total, shown
 
 

@@ -9,10 +9,10 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from stillmotion.errors import RequestError
+from stillmotion.foreign import read_yaml
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -150,15 +150,13 @@ def load_config(kind: type[Config], path: str | Path | None = None, **overrides:
     fields: dict[str, Any] = {}
     if path is not None:
         try:
-            text = Path(path).read_text("utf-8")
+            fields = read_yaml(path) or {}
         except OSError as error:
             raise RequestError(
                 f"{path} cannot be read: {error.strerror}; --config takes a YAML file."
             ) from None
-        try:
-            fields = yaml.safe_load(text) or {}
-        except yaml.YAMLError as error:
-            raise RequestError(f"{path} is not valid YAML: {' '.join(str(error).split())}.") from None
+        except ValueError as error:
+            raise RequestError(f"{path} cannot be used: {error}; --config takes a YAML file.") from None
         if not isinstance(fields, dict):
             raise RequestError(
                 f"{path} holds {type(fields).__name__}; expected lines such as 'learning_rate: 0.0001'."
