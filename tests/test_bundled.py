@@ -146,3 +146,16 @@ def test_plain_diffusers_loads_the_loras(name):
     assert np.abs(theirs - drawn).max() < 1e-3
     bare = ours(**ask, generator=torch.Generator().manual_seed(0)).images
     assert np.abs(theirs - bare).max() > 1e-2
+
+
+def test_the_block_of_the_readme_as_typed() -> None:
+    """The bundled folder in plain diffusers, no dtype given; two frames and steps in place of 16 and 50."""
+    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    block = next(part.split("```")[0] for part in readme.split("```python\n")[1:] if "sm.attach(" in part)
+    block = block.replace("path/to/model", FOLDER.as_posix()).replace(
+        "v3_sd15_mm.ckpt", (FOLDER / "motion").as_posix()
+    )
+    block = block.replace("=16", "=2").replace('runs",', 'runs", num_inference_steps=2, ')
+    typed: dict[str, object] = {}
+    exec(block, typed)
+    assert len(typed["frames"]) == 2 and np.asarray(typed["frames"][0]).std() > 1

@@ -78,6 +78,8 @@ def add_base(count: int) -> None:
     for file in BUNDLED.glob("*/config.json"):  # diffusers notes the folder a part was loaded from
         config = json.loads(file.read_text(encoding="utf-8"))
         config.pop("_name_or_path", None)
+        if "dtype" in config:  # without torch_dtype transformers takes this one, diffusers float32
+            config["dtype"] = "float32"
         file.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     about = {"name": "emoji", "family": "emoji", "defaults": DEFAULTS, "concepts": "concepts.json"}
     (BUNDLED / "stillmotion.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
