@@ -9,6 +9,8 @@ from PIL import Image
 
 Colour = tuple[int, int, int]
 WHITE: Colour = (255, 255, 255)
+MOST_PIXELS = 2**27
+"""of one picture: 11,585 x 11,585; more than any camera makes, and 400 MB in RGB"""
 
 
 def enlarged(frames: np.ndarray, scale: int) -> Iterator[np.ndarray]:

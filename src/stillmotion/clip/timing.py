@@ -14,6 +14,8 @@ import numpy as np
 
 MOST_FRAMES = 10**6
 """Of a clip whose pictures stand for different times."""
+LEAST_STEP = 1000 / 60
+"""ms; faster steady rates are high-speed cameras, faster uneven ones are bursts"""
 
 
 def delays(frames: int, fps: float, tick: int) -> list[int]:
@@ -27,6 +29,7 @@ def steady(stands: Sequence[float], tick: float) -> tuple[float, np.ndarray]:
 
     The commonest delay (with what rounding to `tick` ms makes of it) is one frame; a picture that stands
     longer is shown for several. Total duration is kept: fps = frames / duration. A lone still has 1 fps.
+    Uneven pictures of which most are shorter than 1/60 s get the delay in the middle of the duration.
     """
     total = sum(stands)
     if total <= 0:
@@ -36,6 +39,12 @@ def steady(stands: Sequence[float], tick: float) -> tuple[float, np.ndarray]:
     counts = [max(1, round(stand / step)) for stand in stands]
     if sum(counts) > MOST_FRAMES:  # one picture stands for hours: a few bytes would become gigabytes
         counts = [1] * len(stands)
+    elif step < LEAST_STEP and sum(counts) > len(stands):  # a burst is no rate
+        order = np.argsort(stands)
+        middle = stands[order[np.searchsorted(np.cumsum(np.asarray(stands)[order]), total / 2)]]
+        frames = max(1, round(total / max(LEAST_STEP, middle)))
+        if (shown := at_rate(stands, frames * 1000 / total, frames)) is not None:
+            return frames * 1000 / total, shown
     shown = np.repeat(np.arange(len(stands)), counts)
     return len(shown) * 1000 / total, shown
 

@@ -6,6 +6,7 @@ is said. Knows no Clip.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
@@ -15,13 +16,19 @@ from pathlib import Path
 import av
 import numpy as np
 from av.error import FFmpegError
+from av.stream import Disposition
 
+from stillmotion.clip.colour import rgb, upright_size
 from stillmotion.clip.contents import Contents
-from stillmotion.clip.pixels import Colour, enlarged, even
+from stillmotion.clip.pixels import MOST_PIXELS, Colour, enlarged, even
 from stillmotion.errors import DataError, OutputError
 
 BT709, LIMITED_RANGE = 1, 1  # numbers of ITU-T H.273
 CODECS = {".mp4": "libx264", ".webm": "libvpx-vp9"}
+MOST_ASPECT = 8.0
+"""width of a pixel over its height, or the other way round; what says more is taken for square"""
+PICTURES = Disposition.attached_pic | Disposition.timed_thumbnails
+"""covers and previews, which are no video"""
 TEXT_FORMATS = ("tty", "srt", "webvtt", "ass")
 """FFmpeg 'plays' text files; a caption beside a video is not a video."""
 
@@ -57,7 +64,7 @@ def _write(
     options: dict[str, str],
 ) -> None:
     check_encoder(codec)
-    rate = Fraction(fps).limit_denominator(1001)  # 23.976 is 24000/1001
+    rate = exact_rate(fps)
     flags = {"movflags": "+faststart"} if format == "mp4" else {}
     try:
         with av.open(f"file:{path}", "w", format=format, options=flags) as container:
@@ -74,6 +81,14 @@ def _write(
         raise OutputError(f"The video could not be encoded: {error.strerror or error}.") from error
 
 
+def exact_rate(fps: float) -> Fraction:
+    """The rate that is meant: 29.97, 23.98 and 59.94 are NTSC's 30000/1001, 24000/1001 and 60000/1001."""
+    ntsc = Fraction(round(fps * 1.001) * 1000, 1001)
+    if fps > 10 and fps % 1 and abs(ntsc - Fraction(fps)) < Fraction(5, 1000):
+        return ntsc
+    return Fraction(fps).limit_denominator(1001)
+
+
 def _stream(
     container: av.container.OutputContainer, codec: str, rate: Fraction, shape: tuple, options: dict[str, str]
 ) -> av.VideoStream:
@@ -88,11 +103,15 @@ def _stream(
 
 
 def scan_video(path: Path) -> Contents:
-    """Counts a video's frames by its packets (headers may lie or say nothing) and decodes only the first."""
+    """Counts a video's frames by its packets (headers may lie or say nothing) and decodes only the first.
+
+    A recording that was cut begins at its first key frame, as in every player.
+    """
     with _opened(path) as (container, stream):
         packets = [packet for packet in container.demux(stream) if packet.size and not packet.is_discard]
         if not packets:
             raise DataError(f"{path} has no frames in it.")
+        packets = _from_first_key(packets)
         tail = packets[-1].duration or 0
         times = sorted(packet.pts for packet in packets if packet.pts is not None)
         comment = next((text for key, text in container.metadata.items() if key.lower() == "comment"), None)
@@ -105,6 +124,15 @@ def scan_video(path: Path) -> Contents:
     stands = [(later - earlier) * unit for earlier, later in pairwise(times)]
     last = tail * unit or (float(np.median(stands)) if stands else 0.0)
     return Contents(width, height, (*stands, last), 1.5, comment, tuple(times))
+
+
+def _from_first_key(packets: list[av.Packet]) -> list[av.Packet]:
+    """Without what comes before the first key frame, in the file or in time; all if there is no key frame."""
+    first = next((number for number, packet in enumerate(packets) if packet.is_keyframe), 0)
+    start = packets[first].pts
+    if first == 0 or start is None:
+        return packets[first:]
+    return [packet for packet in packets[first:] if packet.pts is None or packet.pts >= start]
 
 
 def decode_video(
@@ -122,7 +150,7 @@ def decode_video(
                     break  # transport streams may land too late: once more from the start
                 number = numbers.pop(frame.pts if contents.marks else count, None)
                 if number is not None:
-                    yield number, _upright(frame)
+                    yield number, rgb(frame, contents.width, contents.height, background)
                 if not numbers:
                     return
     raise DataError(f"{path} is damaged: frame {min(numbers.values())} of {len(marks)} cannot be decoded.")
@@ -136,9 +164,12 @@ def _opened(path: Path) -> Iterator[tuple[av.container.InputContainer, av.VideoS
     except FFmpegError as error:
         raise DataError(f"{path} is neither a picture nor a video: {error.strerror}.") from error
     with container:
-        if not container.streams.video or container.format.name in TEXT_FORMATS:
+        videos = [stream for stream in container.streams.video if not stream.disposition & PICTURES]
+        if not videos or container.format.name in TEXT_FORMATS:
             raise DataError(f"{path} has no video in it.")
-        stream = container.streams.video[0]
+        stream = videos[0]
+        if stream.width * stream.height > MOST_PIXELS:
+            raise DataError(f"{path} has {stream.width}x{stream.height} pixels, which is too large.")
         stream.thread_type = "AUTO"
         try:
             yield container, stream
@@ -147,17 +178,13 @@ def _opened(path: Path) -> Iterator[tuple[av.container.InputContainer, av.VideoS
 
 
 def _first_size(path: Path) -> tuple[int, int]:
+    """As shown; also where this file's peculiarities are said."""
     with _opened(path) as (container, stream):
+        aspect = float(stream.sample_aspect_ratio or 1)
         for frame in container.decode(stream):
-            height, width = _upright(frame).shape[:2]
-            return width, height
+            if frame.interlaced_frame:
+                warnings.warn(
+                    f"{path} is interlaced: moving edges have combs; deinterlace it first.", stacklevel=2
+                )
+            return upright_size(frame, aspect if 1 / MOST_ASPECT <= aspect <= MOST_ASPECT else 1.0)
     raise DataError(f"{path} is damaged: its first frame cannot be decoded.")
-
-
-def _upright(frame: av.VideoFrame) -> np.ndarray:
-    """RGB pixels, turned as the phone was held."""
-    turns = round(getattr(frame, "rotation", 0) / 90) % 4
-    # PyAV 12 to 14 does not look at the frame's colour space, nor at ours unless the aim differs
-    spaces = {"src_colorspace": "ITU709", "dst_colorspace": "ITU601"} if frame.colorspace == BT709 else {}
-    pixels = frame.reformat(format="rgb24", **spaces).to_ndarray()
-    return np.ascontiguousarray(np.rot90(pixels, turns))
