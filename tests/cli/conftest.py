@@ -20,6 +20,7 @@ class Said(NamedTuple):
 def say(capsys: pytest.CaptureFixture[str], tmp_path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Said]:
     """Runs a command line in an empty folder."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / ".state"))
 
     def call(*args: object) -> Said:
         capsys.readouterr()

@@ -13,6 +13,7 @@ from stillmotion.cli.options import device_option, output_options
 from stillmotion.cli.output import echo
 from stillmotion.cli.progress import waiting
 from stillmotion.cli.render import Target, load
+from stillmotion.cli.trust import check_trust, trust_option
 from stillmotion.errors import OutputError
 from stillmotion.latents import EXTENSION, Latents
 
@@ -21,20 +22,26 @@ from stillmotion.latents import EXTENSION, Latents
 @click.argument("file", type=click.Path(path_type=Path))
 @output_options
 @device_option
+@trust_option
 @click.pass_obj
-def decode(settings: Settings, file: Path, output: str | None, device: str | None, **options: Any) -> None:
+def decode(
+    settings: Settings, file: Path, output: str | None, device: str | None, trust: bool, **options: Any
+) -> None:
     """Finish a clip from what was sampled of it (a FILE.latents.safetensors).
 
     Such files are left when something stops `stillmotion animate` after sampling. They are kept here too.
+    Models that only FILE names are opened after a question, or with --trust.
     """
     if output is None and not file.name.endswith(EXTENSION):
         raise OutputError(f"{file} does not tell the name of the clip: give it with --output.")
     target = Target.of(output or str(file.with_name(file.name.removesuffix(EXTENSION))), options)
     target.check_files()
+    latents = Latents.load(file)
+    # motion and adapters have done their part
+    bare = latents.request.replace(motion="none", loras={}, motion_loras={}, embeddings={})
+    check_trust(file, bare, trust)
     with waiting() as bars:
-        latents = Latents.load(file)
-        bare = latents.request.replace(loras={}, motion_loras={}, embeddings={})  # they have done their part
-        animator = load(bars, bare, device, motion="none")
+        animator = load(bars, bare, device)
         clip = animator.decode(latents, bars.step)
         target.write(clip)
     echo(f"{target.path}: {len(clip)} frames, decoded in {monotonic() - settings.start:.1f} s")

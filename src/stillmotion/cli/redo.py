@@ -10,8 +10,10 @@ import click
 from stillmotion.cli import Settings
 from stillmotion.cli.options import count_option, device_option, given, output_options, request_options
 from stillmotion.cli.render import Target, free_name, render
+from stillmotion.cli.trust import MODELS, check_trust, trust_option
 from stillmotion.clip import open_frames
 from stillmotion.errors import DataError
+from stillmotion.request import REPEATED
 
 
 @click.command()
@@ -20,14 +22,22 @@ from stillmotion.errors import DataError
 @count_option
 @device_option
 @click.option("--prompt", help="What should be seen instead.")
+@trust_option
 @request_options
 @click.pass_obj
 def redo(
-    settings: Settings, file: Path, output: str | None, count: int, device: str | None, **options: Any
+    settings: Settings,
+    file: Path,
+    output: str | None,
+    count: int,
+    device: str | None,
+    trust: bool,
+    **options: Any,
 ) -> None:
     """Make the clip in FILE again.
 
     Without flags the same frames come out on the same machine; every flag changes one thing of the request.
+    Models that only FILE names are opened after a question, or with --trust.
     """
     request = open_frames(file).request
     if request is None:
@@ -35,5 +45,8 @@ def redo(
             f"{file} carries no request: only clips made by stillmotion do, and only if nothing has stripped "
             "their metadata. Make one with `stillmotion animate`."
         )
+    fields = given(options)
+    own = {name: {} if name in REPEATED else None for name in MODELS if name in fields}
+    check_trust(file, request.replace(**own), trust)
     place = output or str(free_name(file.with_name(f"{file.stem}-redo{file.suffix}")))
-    render(request.replace(**given(options)), Target.of(place, options), count, device, settings.start)
+    render(request.replace(**fields), Target.of(place, options), count, device, settings.start)

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from stillmotion.atomic import check_free, replacing
 from stillmotion.cli.output import echo
 from stillmotion.cli.progress import Waiting, quiet_libraries, waiting
+from stillmotion.cli.trust import remember
 from stillmotion.clip import Clip, check_output, grid
 from stillmotion.errors import OutputError
 from stillmotion.latents import EXTENSION, Latents
@@ -107,15 +108,15 @@ def render(request: Request, target: Target, count: int, device: str | None, sta
         echo(_line(target.path, side_by_side, start, f"{count} seeds side by side"))
 
 
-def load(bars: Waiting, request: Request, device: str | None, motion: str | None = None) -> Animator:
-    """The Animator that a request names; `motion` overrides the request's."""
+def load(bars: Waiting, request: Request, device: str | None) -> Animator:
+    """The Animator that a request names."""
     with bars.stage("loading"):
         from stillmotion.animator import Animator
 
         quiet_libraries()
-        return Animator.load(
+        animator = Animator.load(
             request.base,
-            motion or request.motion,
+            request.motion,
             request.loras,
             request.dtype,
             device,
@@ -123,6 +124,8 @@ def load(bars: Waiting, request: Request, device: str | None, motion: str | None
             request.vae,
             request.embeddings,
         )
+        remember(request)
+        return animator
 
 
 def make(animator: Animator, request: Request, target: Target, bars: Waiting) -> Clip:

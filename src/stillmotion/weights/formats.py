@@ -57,10 +57,7 @@ def sniff(path: Path) -> Format:
         raise WeightsError(
             f"{path.name} is a GGUF file, which is not supported. Use the .safetensors of this model."
         )
-    raise Damaged(
-        f"{path.name} is not a file of weights: neither safetensors nor a torch checkpoint (it begins "
-        f"with {head[:8]!r})."
-    )
+    raise Damaged(f"{path.name} is not a file of weights: neither safetensors nor a torch checkpoint.")
 
 
 def safetensors_header(path: Path) -> dict[str, Any]:

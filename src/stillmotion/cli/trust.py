@@ -1,0 +1,102 @@
+"""What a file from somebody else may open: the models it names, after a question or with --trust.
+
+A clip or a file of latents names the models it was made with: paths and names on the hub. Whoever made the
+file may have named anything, so `redo` and `decode` open at once only what comes with stillmotion and what
+this user has opened before; the rest is shown first. Only files that are models by their name are opened.
+
+Remembered are hashes of absolute paths and hub names, one a line, in the user's state folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+
+from stillmotion.errors import RequestError, WrongKind
+from stillmotion.foreign import printable
+from stillmotion.request import REPEATED, Request
+from stillmotion.weights.files import SUFFIXES
+from stillmotion.weights.hub import bundled_loras, bundled_names
+
+MODELS = ("base", "motion", "vae", *REPEATED)
+"""Fields of a request that name files or models on the hub."""
+
+trust_option = click.option(
+    "--trust", is_flag=True, help="Open the models that FILE names without asking; it may be a stranger's."
+)
+
+
+def check_trust(file: Path, request: Request, trust: bool) -> None:
+    """Asks before anything is opened that only the file names; RequestError where nobody can be asked.
+
+    `request` holds what the file says, without what the user said himself. WrongKind for names that cannot be
+    models.
+    """
+    known = _opened()
+    new = [(field, name) for field, name in named(request) if _mark(name) not in known]
+    if new and not trust:
+        listed = "".join(f"\n  {field:<12} {printable(name)}" for field, name in new)
+        if not sys.stdin.isatty():
+            raise RequestError(
+                f"{file} names models that were never opened here:{listed}\nGive --trust to open them, or "
+                "name others with flags such as --base."
+            )
+        question = f"{printable(str(file))} names models that were never opened here:{listed}\nOpen them?"
+        click.confirm(question, abort=True, err=True)
+    for _, name in new:
+        _check_name(name)
+
+
+def named(request: Request) -> Iterator[tuple[str, str]]:
+    """Field and name of everything that a request opens beside what comes with stillmotion."""
+    for field in MODELS:
+        value = getattr(request, field)
+        for name in [value] if isinstance(value, str) else value or ():
+            inside = name in bundled_names() or name in bundled_loras() or (field, name) == ("motion", "none")
+            if not inside or os.path.lexists(name):
+                yield field, name
+
+
+def remember(request: Request) -> None:
+    """Notes that the user has opened what this request names."""
+    marks = {_mark(name) for _, name in named(request)} - _opened()
+    if marks:
+        try:
+            _record().parent.mkdir(parents=True, exist_ok=True)
+            with _record().open("a", encoding="ascii") as file:
+                file.writelines(f"{mark}\n" for mark in sorted(marks))
+        except OSError:  # a home that cannot be written: the next redo asks again
+            return
+
+
+def _check_name(name: str) -> None:
+    path = Path(name).expanduser()
+    weights = path.is_file() and path.suffix.lower() in SUFFIXES
+    if path.exists() and not weights and not path.is_dir():
+        raise WrongKind(
+            f"{name} is no file of weights by its name ({', '.join(SUFFIXES)}); it was not opened."
+        )
+
+
+def _record() -> Path:
+    state = os.environ.get("XDG_STATE_HOME") or os.path.join(os.path.expanduser("~"), ".local", "state")
+    return Path(state) / "stillmotion" / "opened"
+
+
+def _opened() -> set[str]:
+    try:
+        return set(_record().read_text("ascii").split())
+    except (OSError, ValueError):
+        return set()
+
+
+def _mark(name: str) -> str:
+    """Of the absolute path where there is one: the same name in another folder is another file."""
+    place = os.path.abspath(os.path.expanduser(name))
+    known = place if os.path.lexists(place) else name
+    return hashlib.sha256(known.encode("utf-8", "surrogatepass")).hexdigest()
