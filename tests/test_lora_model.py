@@ -12,7 +12,7 @@ from tiny import tiny_lora, tiny_motion, tiny_pipeline, tiny_unet
 from torch import Tensor, nn
 
 from stillmotion import Lora, attach, attach_lora
-from stillmotion.errors import Mismatch, OutputError, UnknownFile, WrongKind
+from stillmotion.errors import Damaged, Mismatch, OutputError, UnknownFile, WrongKind
 
 TEMPORAL = "temporal_transformer.transformer_blocks.0.attention_blocks.0"
 
@@ -224,7 +224,29 @@ def test_one_call_from_a_file(pipeline, tmp_path) -> None:
             Mismatch,
             r"l\.safetensors is a LoRA for Stable Diffusion XL, but the base is Stable Diffusion 1\.x",
         ),
-        ("lora_unet_conv_in.oft_blocks", (1, 2, 2), None, WrongKind, "is an OFT .*Convert it, or merge it"),
+        (
+            "lora_unet_conv_in.oft_diag",
+            (1, 2, 2),
+            None,
+            WrongKind,
+            "an OFT of an old .*Convert",
+        ),
+        ("unet.conv_in.vera_lambda_d", (4,), None, WrongKind, "is a VeRA .*Convert it, or merge it"),
+        (
+            "lora_unet_double_blocks_0_img_attn.lora_down.weight",
+            (4, 8),
+            None,
+            Mismatch,
+            "is a LoRA for Flux",
+        ),
+        (
+            "transformer.transformer_blocks.0.attn.to_q.lora_A.weight",
+            (4, 8),
+            None,
+            Mismatch,
+            "a transformer mod",
+        ),
+        ("lora_unet_conv_in.lora_down.weight", (0, 4), None, Damaged, r"l\.safetensors: conv_in: .*it needs"),
         ("lora_unet_conv_in.lora_down.weight", (8, 4), None, Exception, "it needs down and up"),
         ("bert.conv_in.weight", (1,), None, UnknownFile, "not a file we know"),
         ("model.diffusion_model.input_blocks.0.0.weight", (320, 4, 3, 3), None, WrongKind, "checkpoint"),

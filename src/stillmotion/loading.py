@@ -5,7 +5,7 @@ Everything that can be refused without loading gigabytes is refused first. Knows
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from stillmotion.card import BUNDLED, ModelCard, bundled_folder
-from stillmotion.errors import RequestError, WeightsError, WrongKind
+from stillmotion.errors import Mismatch, RequestError, WeightsError, WrongKind
 from stillmotion.fast.precision import best_device, best_dtype
 from stillmotion.lora_model import Lora
 from stillmotion.motion_model import MotionModel
@@ -78,6 +78,7 @@ def load_parts(
         check_fits(net.spec, pipeline.unet.config, str(motion or motion_place), str(base or BUNDLED))
         net.to(device, dtype)
     words = add_words(pipeline, inversions)
+    brought, word_notes = _bundled_words(pipeline, [lora for _, lora, _ in adapters])
     worn = _fitting(adapters, pipeline, net)
     card = _merged(ModelCard.read(place), ModelCard.read(motion_place) if motion_place else ModelCard())
     models = {
@@ -89,7 +90,8 @@ def load_parts(
         "dtype": str(dtype).removeprefix("torch."),
     }
     notes = tuple(note for flag, lora, _ in adapters if (note := _note(flag, lora)))
-    return Parts(pipeline.to(device), net, card, models, worn, notes, words)
+    notes += tuple(note for _, lora, _ in adapters for note in lora.notes) + word_notes
+    return Parts(pipeline.to(device), net, card, models, worn, notes, words + brought)
 
 
 def strengths(loras: Weights | None) -> dict[str, Strength]:
@@ -166,6 +168,20 @@ def _fitting(
     for _, lora, strength in adapters:
         lora.attach(pipeline, motion, strength).detach()
     return {lora: strength for _, lora, strength in adapters}
+
+
+def _bundled_words(
+    pipeline: DiffusionPipeline, loras: Sequence[Lora]
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Teaches the words that came with LoRAs, and returns them and a note for each that cannot be used."""
+    words: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    for embedding in (word for lora in loras for word in lora.words):
+        try:
+            words += add_words(pipeline, [embedding])
+        except (Mismatch, RequestError) as error:
+            notes += (f"The word {embedding.word!r} that came with {embedding.name} is not used: {error}",)
+    return words, notes
 
 
 def _note(flag: str, lora: Lora) -> str | None:

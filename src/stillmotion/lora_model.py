@@ -10,6 +10,7 @@ is the same bit for bit once they are off.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,16 +22,27 @@ from torch import Tensor, nn
 from stillmotion.adapt.attach import Adaptation, Weight, riders_for
 from stillmotion.adapt.factors import Factors, Parity
 from stillmotion.atomic import replacing
-from stillmotion.errors import Mismatch, OutputError, WrongKind
+from stillmotion.errors import Damaged, Mismatch, OutputError, UnknownFile, WrongKind
 from stillmotion.hooks import Riding
 from stillmotion.strength import Strength
+from stillmotion.weights.embeddings import Embedding, bundled_embeddings
 from stillmotion.weights.files import read_header, read_state
 from stillmotion.weights.finite import check_finite
 from stillmotion.weights.fit import expect
 from stillmotion.weights.hub import locate
 from stillmotion.weights.identify import identify
 from stillmotion.weights.kinds import BASES, FileKind
-from stillmotion.weights.loras.names import LoraLayout, Parts, parse, write
+from stillmotion.weights.loras.alphas import KEY
+from stillmotion.weights.loras.kinds import OTHER_MODELS, UNAPPLIED
+from stillmotion.weights.loras.names import BUNDLED, LoraLayout, Parts, parse, write
+from stillmotion.weights.loras.peft import (
+    WEIGHTS,
+    adapter_folder,
+    check_config,
+    read_adapter_config,
+    saves_whole,
+    settings_of,
+)
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -45,6 +57,12 @@ NETWORKS = {
     "motion": "motion",
 }
 """Parts of a LoRA in words."""
+
+
+NO_CONFIG = (
+    "{name} has no adapter_config.json beside it, where peft keeps its scale: it is applied with scale 1. "
+    "Give the folder that peft wrote."
+)
 
 
 class AttachedLora(Riding):
@@ -77,16 +95,26 @@ class AttachedLora(Riding):
 
 
 class Lora:
-    """The changes in a LoRA file (LoRA, LoCon, LoHa, LoKr, DoRA, differences; style or motion).
+    """The changes in a LoRA file (LoRA, LoCon, LoHa, LoKr, DoRA, GLoRA, (IA)^3, OFT, BOFT, differences).
 
     `parts` are its Factors by part (unet, text_encoder, text_encoder_2, motion) and path of the layer; `name`
-    is what the user called it, `kind` what the file is.
+    is what the user called it, `kind` what the file is. `bundled` are the tensors of words that came with it
+    (`words`): `attach` puts them nowhere, `Animator.load` teaches them to the base if they fit. `notes` say
+    what is not certain.
     """
 
-    def __init__(self, parts: Parts, name: str = "this LoRA", kind: FileKind | None = None) -> None:
+    def __init__(
+        self,
+        parts: Parts,
+        name: str = "this LoRA",
+        kind: FileKind | None = None,
+        bundled: Mapping[str, Tensor] | None = None,
+        notes: tuple[str, ...] = (),
+    ) -> None:
         self.parts = {part: dict(layers) for part, layers in parts.items() if layers}
         self.name = name
         self.kind = kind or FileKind("motion-lora" if self.parts.keys() == {"motion"} else "lora", name)
+        self.bundled, self.notes = dict(bundled or {}), notes
 
     @classmethod
     def load(cls, source: str | Path, base: str | None = None) -> Self:
@@ -95,15 +123,30 @@ class Lora:
         Raises `Mismatch` for another base, `WrongKind` for files that hold something else, `UnknownFile` for
         keys of no LoRA we know, `Damaged` or `Unsafe`.
         """
-        path = locate(source)
+        path, name = adapter_folder(locate(source)), Path(source).name
+        config = read_adapter_config(path)
+        if config:
+            check_config(config, name)
         found = identify(path)
         expect(found, *KINDS)
         _check_algorithm(found)
         _check_base(found, base)
         header = read_header(path)
         state = read_state(path) | _loose_alphas(header.extras)
-        check_finite(state, found.name)
-        return cls(parse(state, header.metadata), Path(source).name, found)
+        check_finite(state, name)
+        metadata = header.metadata | ({KEY: json.dumps(settings_of(config))} if config else {})
+        try:
+            parts = parse(state, metadata, saves_whole(config))
+        except (UnknownFile, Damaged) as error:
+            raise type(error)(f"{name}: {error}") from error
+        bundled = {key: tensor for key, tensor in state.items() if key.startswith(BUNDLED)}
+        alone = path.name in WEIGHTS and not config
+        return cls(parts, name, found, bundled, (NO_CONFIG.format(name=name),) if alone else ())
+
+    @property
+    def words(self) -> list[Embedding]:
+        """The words for prompts that came with it."""
+        return bundled_embeddings(self.bundled, self.name)
 
     def save(
         self, path: str | Path, layout: LoraLayout | None = None, dtype: torch.dtype | None = None
@@ -116,7 +159,14 @@ class Lora:
         path = Path(path)
         if path.suffix != ".safetensors":
             raise OutputError(f"A LoRA is saved as .safetensors, not as {path.name}: give it that ending.")
-        tensors, metadata = write(self.parts, layout or ("original" if self.moves else "kohya"))
+        layout = layout or ("original" if self.moves else "kohya")
+        if self.bundled and layout != "kohya":
+            raise WrongKind(
+                f"{self.name} brings a word for prompts ({next(iter(self.bundled))}), which the {layout} "
+                "layout cannot hold: save it in the kohya layout."
+            )
+        tensors, metadata = write(self.parts, layout)
+        tensors |= self.bundled
         tensors = {name: _storable(name, tensor, dtype) for name, tensor in tensors.items()}
         with replacing(path, overwrite=True) as unfinished:
             save_file(tensors, unfinished, metadata=metadata)
@@ -217,14 +267,20 @@ def own_paths(network: nn.Module, factors: Mapping[str, Factors]) -> dict[str, F
 
 
 def _check_algorithm(found: FileKind) -> None:
-    if found.family == "OFT":
+    if found.family in dict(UNAPPLIED):
         raise WrongKind(
-            f"{found.name} is {found.title}; stillmotion applies LoRA, LoCon, DoRA, LoHa, LoKr and "
-            "differences. Convert it, or merge it into a checkpoint with the tool it was made with."
+            f"{found.name} is {found.title}; stillmotion applies LoRA, LoCon, DoRA, LoHa, LoKr, GLoRA, "
+            "(IA)^3, OFT and BOFT of LyCORIS, and differences. Convert it, or merge it into a checkpoint "
+            "with the tool it was made with."
         )
 
 
 def _check_base(found: FileKind, base: str | None) -> None:
+    if found.base in dict(OTHER_MODELS):
+        raise Mismatch(
+            f"{found.name} is a LoRA for {found.base}, which has no UNet of Stable Diffusion: use one made "
+            "for Stable Diffusion 1.x, 2.x or XL."
+        )
     if base and found.base not in (None, "custom", base):  # of other bases only the shapes can tell
         raise Mismatch(
             f"{found.name} is a LoRA for {BASES[found.base]}, but the base is {BASES.get(base, base)}. "

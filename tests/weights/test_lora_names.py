@@ -312,13 +312,9 @@ def test_alpha_in_the_header_is_pefts() -> None:
 @pytest.mark.parametrize(
     ("keys", "error", "words"),
     [
-        (
-            ["lora_unet_conv_in.oft_blocks"],
-            UnknownFile,
-            r"lora_unet_conv_in\.oft_blocks, which is of no LoRA",
-        ),
-        (["lora_unet_norm.w_norm"], UnknownFile, "w_norm"),
-        (["lora_unet_conv_in.diff_b"], Damaged, "conv_in: A full layer has bias; it needs diff"),
+        (["lora_unet_conv_in.oft_diag"], UnknownFile, r"lora_unet_conv_in\.oft_diag, which is of no LoRA"),
+        (["lora_unet_norm.v_norm"], UnknownFile, "v_norm"),
+        (["base_model.model.conv_in.weight"], UnknownFile, "conv_in.weight"),
         (["unet.conv_in.lora_A.weight"], Damaged, "conv_in: A lora layer has down; it needs down and up"),
         (["lora_unet_conv_in.alpha"], Damaged, "conv_in has no tensors of a change"),
         (

@@ -48,6 +48,19 @@ class Dense(nn.Module):
         return _applied(self.layer[0], x, self.change, self.bias)
 
 
+class Shift(nn.Module):
+    """A change of the bias alone."""
+
+    def __init__(self, bias: Tensor, channels_first: bool) -> None:
+        super().__init__()
+        self.channels_first = channels_first
+        self.register_buffer("bias", bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        ones = min(x.ndim, 4) - 2 if self.channels_first else 0
+        return self.bias.view(-1, *[1] * ones)
+
+
 class Bent(Dense):
     """A change that is not proportional to its strength (DoRA, BOFT): a matrix for each strength."""
 
@@ -74,7 +87,7 @@ class Bent(Dense):
         return super().forward(x)
 
 
-def rider(layer: nn.Module, factors: Factors, parity: Parity = "kohya") -> LowRank | Dense | Bent:
+def rider(layer: nn.Module, factors: Factors, parity: Parity = "kohya") -> nn.Module:
     """The module that adds these factors to this layer; Mismatch if their sizes do not agree."""
     shape = _shape(layer, factors)
     factors.check(shape)
@@ -83,6 +96,9 @@ def rider(layer: nn.Module, factors: Factors, parity: Parity = "kohya") -> LowRa
         raise Mismatch(f"a change of the bias of {bias.numel()} does not fit {layer}")
     if not factors.linear:
         return Bent(layer, factors, parity)
+    if bias is not None and not {"diff", "weight"} & factors.tensors.keys() and factors.algorithm in PLAIN:
+        bias = factors.bias_change(layer.bias, 1.0, parity)
+        return Shift(bias, isinstance(layer, (nn.Conv2d, nn.GroupNorm)))
     if factors.algorithm != "lora" or factors.tensors.keys() != {"down", "up"}:
         return Dense(layer, factors, parity)
     with torch.device("meta"):
@@ -96,7 +112,7 @@ def rider(layer: nn.Module, factors: Factors, parity: Parity = "kohya") -> LowRa
 
 def _shape(layer: nn.Module, factors: Factors) -> tuple[int, ...]:
     """The shape of the weight that is changed; Mismatch for layers that have none or are of another kind."""
-    if isinstance(layer, NORMS) and factors.algorithm in ("norm", "full", "whole"):
+    if isinstance(layer, NORMS) and factors.algorithm in PLAIN:
         if layer.weight is None or any(t.squeeze().ndim > 1 for t in factors.tensors.values()):
             raise Mismatch(f"a {type(layer).__name__} cannot be adapted by a change of a matrix")
         return tuple(layer.weight.shape)
@@ -113,6 +129,9 @@ def _sizes(layer: nn.Module) -> tuple[int, int, tuple[int, ...]]:
         return layer.in_features, layer.out_features, ()
     raise Mismatch(f"a {type(layer).__name__} cannot be adapted: only Linear and Conv2d layers can")
 
+
+PLAIN = ("norm", "full", "whole")
+"""Algorithms that hold the change itself, of the weight or only of the bias."""
 
 NORMS = (nn.LayerNorm, nn.GroupNorm)
 """Layers whose weight is one number for each channel: they take differences of it."""

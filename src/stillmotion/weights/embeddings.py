@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +19,7 @@ from stillmotion.weights.finite import check_finite
 from stillmotion.weights.fit import expect
 from stillmotion.weights.hub import locate
 from stillmotion.weights.identify import identify
+from stillmotion.weights.loras.names import BUNDLED
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -66,3 +68,18 @@ def read_embedding(source: str | Path, word: str = "") -> Embedding:
         raise UnknownFile(f"{path.name} holds several words ({', '.join(state)}): give files of one each.")
     word = word or (inside[0] if isinstance(inside[0], str) else "") or path.stem
     return Embedding(word.strip().lower(), vectors, path.name)
+
+
+def bundled_embeddings(state: Mapping[str, Tensor], name: str) -> list[Embedding]:
+    """The words that a trainer put beside a LoRA: bundle_emb.WORD.clip_l, ...clip_g or another place.
+
+    In lower case, as in `read_embedding`; a key of another form is left out.
+    """
+    words: dict[str, dict[str, Tensor]] = {}
+    for key, tensor in state.items():
+        place = next((place for place in PLACES if key.endswith(f".{place}")), None)
+        if place is None or not key.startswith(BUNDLED):
+            continue
+        word = key.removeprefix(BUNDLED).removesuffix(f".{place}").strip().lower()
+        words.setdefault(word, {})[PLACES[place]] = tensor.float().reshape(-1, tensor.shape[-1])
+    return [Embedding(word, vectors, name) for word, vectors in words.items() if word]

@@ -21,7 +21,14 @@ if TYPE_CHECKING:
 Shape = tuple[int, ...]
 
 SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
-STEMS = ("diffusion_pytorch_model", "pytorch_lora_weights", "model", "pytorch_model", "learned_embeds")
+STEMS = (
+    "diffusion_pytorch_model",
+    "pytorch_lora_weights",
+    "adapter_model",
+    "model",
+    "pytorch_model",
+    "learned_embeds",
+)
 """Names that diffusers and transformers give to the weights in a folder, in order of preference."""
 
 _DTYPES = {

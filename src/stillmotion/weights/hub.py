@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from difflib import get_close_matches
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from stillmotion.errors import WeightsError
 from stillmotion.weights.files import SUFFIXES
@@ -53,6 +53,8 @@ def _fetch(name: str, repo: str, file: str | None) -> Path:
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
     try:
+        if file and Path(file).name.startswith("adapter_model."):  # its scale is in the file beside it
+            hf_hub_download(repo, str(PurePosixPath(file).with_name("adapter_config.json")))
         return Path(hf_hub_download(repo, file)) if file else _fetch_folder(repo)
     except (LocalEntryNotFoundError, ConnectionError) as error:
         raise WeightsError(

@@ -159,7 +159,7 @@ def _domain_adapter(header: Header, name: str) -> FileKind:
 def _lora(header: Header, name: str) -> FileKind:
     algorithm, layout, base = lora_kinds.algorithm(header), lora_kinds.layout(header), lora_kinds.base(header)
     facts = {
-        "title": f"{'an' if algorithm == 'OFT' else 'a'} {algorithm} for the image model ({layout} layout)",
+        "title": f"{lora_kinds.article(algorithm)} {algorithm} for the image model ({layout} layout)",
         "changes": lora_kinds.parts(header),
         **_lora_facts(header),
     }

@@ -12,16 +12,30 @@ import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from math import sqrt
+from math import isfinite, sqrt
 from typing import Any
 
 from stillmotion.adapt.factors import Factors
 from stillmotion.errors import Damaged
+from stillmotion.foreign import parse_json
 from stillmotion.weights.loras.places import DOTTED, diffusers_layer
 
 KEY = "lora_adapter_metadata"
 WITHOUT = "stillmotion.without_alpha"
 """Layers that have no alpha, in a file where others have one: peft knows no such difference."""
+
+
+@dataclass(frozen=True)
+class Alpha:
+    """What a header or config tells of one layer: alpha, rank, and whether it is rank-stabilised (rsLoRA)."""
+
+    alpha: float
+    rank: float
+    rslora: bool = False
+
+    def scale(self, rank: float) -> float:
+        """peft's scale of the change: alpha / rank, or alpha / sqrt(rank)."""
+        return self.alpha / (sqrt(rank) if self.rslora else rank)
 
 
 @dataclass(frozen=True)
@@ -31,24 +45,47 @@ class Alphas:
     settings: Mapping[str, Any] = field(default_factory=dict)
     without: frozenset[str] = frozenset()
 
-    def of(self, part: str, path: str) -> float | None:
+    def of(self, part: str, path: str) -> Alpha | None:
         """The alpha of a layer; None where the header says nothing of it."""
         layer = diffusers_layer(part, path) if self.settings else ""
         start = next((start for start in DOTTED if layer.startswith(start)), "")
-        if layer in self.without or f"{start}lora_alpha" not in self.settings:
+        key = next((f"{start}{k}" for k in ("lora_alpha", "alpha") if f"{start}{k}" in self.settings), None)
+        if layer in self.without or key is None:
             return None
         path = layer.removeprefix(start)
-        alpha = self._of_layer(path, "alpha_pattern", "lora_alpha", start)
-        if not self.settings.get(f"{start}use_rslora"):
-            return alpha
-        return alpha * sqrt(self._of_layer(path, "rank_pattern", "r", start))
+        alpha = self._of_layer(path, f"{start}alpha_pattern", key)
+        rank = self._of_layer(path, f"{start}rank_pattern", f"{start}r")
+        if rank <= 0:
+            raise Damaged(f"{KEY} gives the layer {path} the rank {rank:g}; it should be at least 1.")
+        return Alpha(alpha, rank, bool(self.settings.get(f"{start}use_rslora")))
 
-    def _of_layer(self, path: str, patterns: str, otherwise: str, start: str) -> float:
+    def scales_inputs(self, part: str, path: str) -> bool:
+        """Whether (IA)^3 scales the inputs of this layer: peft's feedforward_modules."""
+        layer = diffusers_layer(part, path) if self.settings else ""
+        start = next((start for start in DOTTED if layer.startswith(start)), "")
+        named = self.settings.get(f"{start}feedforward_modules") or ()
+        if isinstance(named, str):
+            return re.fullmatch(named, layer.removeprefix(start)) is not None
+        return layer.endswith(tuple(map(str, named)))
+
+    def _of_layer(self, path: str, patterns: str, otherwise: str) -> float:
         """peft's rule: the first pattern that the path ends with, else the value for all."""
-        for pattern, value in (self.settings.get(start + patterns) or {}).items():
-            if re.fullmatch(rf"(.*\.)?({pattern})", path):
-                return float(value)
-        return float(self.settings[start + otherwise])
+        try:
+            for pattern, value in (self.settings.get(patterns) or {}).items():
+                if re.match(rf"(.*\.)?({pattern})$", path):
+                    return _finite(value)
+            return _finite(self.settings.get(otherwise, 1))
+        except (AttributeError, TypeError, ValueError, re.error) as error:
+            raise Damaged(
+                f"Its {KEY} has {patterns} or {otherwise} that cannot be used ({error})."
+            ) from error
+
+
+def _finite(value: Any) -> float:
+    number = float(value)
+    if not isfinite(number):
+        raise ValueError(f"{value} is no number to scale a change by")
+    return number
 
 
 def alphas_in(metadata: Mapping[str, str]) -> Alphas:
@@ -56,10 +93,12 @@ def alphas_in(metadata: Mapping[str, str]) -> Alphas:
     if KEY not in metadata:
         return Alphas()
     try:
-        settings, without = json.loads(metadata[KEY]), json.loads(metadata.get(WITHOUT, "[]"))
+        settings, without = parse_json(metadata[KEY]), parse_json(metadata.get(WITHOUT, "[]"))
     except ValueError as error:
         raise Damaged(f"The file's {KEY} cannot be read as JSON ({error}).") from error
-    return Alphas(settings, frozenset(without))
+    if not isinstance(settings, dict) or not isinstance(without, list):
+        raise Damaged(f"The file's {KEY} holds a {type(settings).__name__}, not named settings.")
+    return Alphas(settings, frozenset(map(str, without)))
 
 
 def with_alphas(parts: Mapping[str, Mapping[str, Factors]], metadata: dict[str, str]) -> dict[str, str]:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -22,6 +22,7 @@ from stillmotion.adapt.factors import Algorithm, Factors
 from stillmotion.errors import Damaged, UnknownFile, WrongKind
 from stillmotion.weights.loras.alphas import alphas_in, with_alphas
 from stillmotion.weights.loras.places import diffusers_layer, kohya_layer, place_of
+from stillmotion.weights.loras.tensors import factors_of
 
 Parts = dict[str, dict[str, Factors]]
 LoraLayout = Literal["kohya", "peft", "diffusers", "original"]
@@ -30,21 +31,39 @@ KOHYA: dict[tuple[Algorithm, str], str] = {
     ("lora", "down"): "lora_down.weight",
     ("lora", "up"): "lora_up.weight",
     ("lora", "mid"): "lora_mid.weight",
+    ("lora", "up_bias"): "lora_up.bias",
     **{("loha", name): f"hada_{name}" for name in ("w1_a", "w1_b", "w2_a", "w2_b", "t1", "t2")},
     **{("lokr", name): f"lokr_{name}" for name in ("w1", "w1_a", "w1_b", "w2", "w2_a", "w2_b", "t2")},
+    **{("glora", name): f"{name}.weight" for name in ("a1", "a2", "b1", "b2", "bm")},
+    ("ia3", "weight"): "weight",
+    ("ia3", "on_input"): "on_input",
+    **{(algorithm, "blocks"): "oft_blocks" for algorithm in ("oft", "boft")},
+    **{(algorithm, "rescale"): "rescale" for algorithm in ("oft", "boft")},
     ("full", "diff"): "diff",
-    ("full", "bias"): "diff_b",
+    ("norm", "diff"): "w_norm",
+    ("norm", "bias"): "b_norm",
 }
-"""Tensor of Factors -> how its key ends in kohya's and LyCORIS' files."""
+"""Tensor of Factors -> how its key ends in kohya's and LyCORIS' files; any other change of a bias: diff_b."""
 
 ENDS: dict[str, tuple[Algorithm | None, str]] = {
-    **{end: role for role, end in KOHYA.items()},
+    **{end: role for role, end in KOHYA.items() if end != "weight"},
     "lora_A.weight": ("lora", "down"),
     "lora_B.weight": ("lora", "up"),
+    "lora_B.bias": ("lora", "up_bias"),
+    "lora_A": ("lora", "down"),
+    "lora_B": ("lora", "up"),
+    "lora_E": ("lora", "AdaLoRA's weights of the ranks"),
+    "ia3_l": ("ia3", "gain"),
     "lora.down.weight": ("lora", "down"),
     "lora.up.weight": ("lora", "up"),
+    "lora.up.bias": ("lora", "up_bias"),
     "lora_linear_layer.down.weight": ("lora", "down"),
     "lora_linear_layer.up.weight": ("lora", "up"),
+    "diff_b": (None, "bias"),
+    "set_weight": ("whole", "weight"),
+    "modules_to_save.weight": ("whole", "weight"),
+    "modules_to_save.bias": (None, "whole_bias"),
+    "scalar": (None, "scalar"),
     "alpha": (None, "alpha"),
     "lora.alpha": (None, "alpha"),
     "dora_scale": (None, "magnitude"),
@@ -56,26 +75,41 @@ ENDS: dict[str, tuple[Algorithm | None, str]] = {
 TEXT_OF_SDXL = 2048
 """Width of SDXL's two texts together, which its UNet takes in."""
 
-_ADAPTER = re.compile(r"\.(lora_[AB]|lora_magnitude_vector)\.[^.]+\.weight$")
-_PROCESSOR = re.compile(r"_lora\.(down\.weight|up\.weight|alpha)$")
+BUNDLED = "bundle_emb."
+"""How the keys of a textual inversion begin that a trainer put beside the LoRA."""
+
+_ADAPTER = re.compile(
+    r"^(.+\.(?:lora_[ABE]|lora_magnitude_vector|(?:hada|lokr)_[wt]\d(?:_[ab])?|ia3_l|modules_to_save))"
+    r"(?:\..+?)??(\.weight|\.bias)?$"
+)
+_PROCESSOR = re.compile(r"_lora\.(down\.weight|up\.weight|up\.bias|alpha)$")
 
 
-def parse(state: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> Parts:
+def parse(
+    state: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None, whole: bool = False
+) -> Parts:
     """The changes in a file's tensors; `metadata` are the strings of its header (peft keeps alpha there).
 
-    UnknownFile naming a key that is of no LoRA we know, Damaged for a layer that lacks a tensor.
+    `whole`: the file also has weights and biases in place of the model's own (peft's modules_to_save and
+    bias). Alphas of layers that have no change, and words bundled with the LoRA, are left out. UnknownFile
+    naming a key that is of no LoRA we know, Damaged for a layer that lacks a tensor.
     """
     layers: dict[tuple[str, str], dict[tuple[Algorithm | None, str], Tensor]] = {}
     for key, tensor in state.items():
-        layer, role = _read_key(key)
+        if key.startswith(BUNDLED):
+            continue
+        layer, role = _read_key(key, whole, state)
         there = layers.setdefault(place_of(layer), {})
         if role in there:
             raise Damaged(f"{key} and another key of the file are for the same layer: two LoRAs are mixed.")
         there[role] = tensor
-    alphas = alphas_in(metadata or {})
-    parts: Parts = {}
-    for (part, path), tensors in layers.items():
-        parts.setdefault(part, {})[path] = _factors(path, tensors, alphas.of(part, path))
+    alphas, parts = alphas_in(metadata or {}), Parts()
+    changed = {place: t for place, t in layers.items() if t.keys() - {(None, "alpha")}}
+    for (part, path), tensors in (changed or layers).items():
+        if (gain := tensors.get(("ia3", "gain"))) is not None:
+            inputs = gain.shape[0] == 1 < gain.numel() if gain.ndim == 2 else alphas.scales_inputs(part, path)
+            tensors["ia3", "on_input"] = torch.tensor(inputs)
+        parts.setdefault(part, {})[path] = factors_of(path, tensors, alphas.of(part, path))
     return parts
 
 
@@ -90,49 +124,45 @@ def write(parts: Parts, layout: LoraLayout) -> tuple[dict[str, Tensor], dict[str
     for part, layers in parts.items():
         for path, factors in layers.items():
             written = WRITERS[layout](part, path, factors, two)
-            if any(place_of(_read_key(key)[0]) != (part, path) for key in written):
+            if any(place_of(_read_key(key, state=written)[0]) != (part, path) for key in written):
                 raise _inexpressible(layout, path, f"a layer of the {part} of this name")
             tensors |= written
     metadata = {"format": "pt"}
     return tensors, with_alphas(parts, metadata) if layout in ("peft", "diffusers") else metadata
 
 
-def _read_key(key: str) -> tuple[str, tuple[Algorithm | None, str]]:
+def _read_key(
+    key: str, whole: bool = False, state: Mapping[str, Any] | None = None
+) -> tuple[str, tuple[Algorithm | None, str]]:
     """Name of the layer, and which tensor of it this is."""
-    plain = _ADAPTER.sub(r".\1.weight", key.replace(".processor.", "."))
+    plain = _ADAPTER.sub(r"\1\2", key.replace(".processor.", "."))
     plain = _PROCESSOR.sub(r".lora.\1", plain)
+    layer, _, last = plain.rpartition(".")
+    if last == "weight" and f"{layer}.on_input" in (state or {}):
+        return layer, ("ia3", "weight")
     end = next((end for end in _LONGEST if plain.endswith(f".{end}")), None)
-    if end is None:
-        raise UnknownFile(
-            f"Among the keys is {key}, which is of no LoRA we know (looked for kohya, LyCORIS, peft, "
-            "diffusers and AnimateDiff names of changes of weights)."
-        )
-    return plain.removesuffix(f".{end}"), ENDS[end]
+    if end is not None:
+        return plain.removesuffix(f".{end}"), ENDS[end]
+    if whole and last in ("weight", "bias"):
+        layer = layer.removesuffix(".base_layer")
+        return layer, ("whole", "weight") if last == "weight" else (None, "whole_bias")
+    raise UnknownFile(
+        f"Among the keys is {key}, which is of no LoRA we know (looked for kohya, LyCORIS, peft, "
+        "diffusers and AnimateDiff names of changes of weights)."
+    )
 
 
 _LONGEST = sorted(ENDS, key=len, reverse=True)
 
 
-def _factors(
-    path: str, tensors: Mapping[tuple[Algorithm | None, str], Tensor], alpha: float | None
-) -> Factors:
-    algorithms = {algorithm for algorithm, _ in tensors if algorithm}
-    if len(algorithms) != 1:
-        found = " and ".join(sorted(algorithms)) or "no tensors of a change"
-        raise Damaged(f"The layer {path} has {found}: the file is not complete, or two are mixed.")
-    own, magnitude = tensors.get((None, "alpha")), tensors.get((None, "magnitude"))
-    if (peft := tensors.get((None, "peft magnitude"))) is not None:
-        magnitude = peft.flatten().view(-1, *[1] * (max(peft.ndim, 2) - 1))
-    changes = {name: tensor for (algorithm, name), tensor in tensors.items() if algorithm}
-    try:
-        return Factors(algorithms.pop(), changes, alpha if own is None else float(own), magnitude)
-    except Damaged as error:
-        raise Damaged(f"{path}: {error}") from None
-
-
 def _kohya(part: str, path: str, factors: Factors, two: bool) -> dict[str, Tensor]:
     layer = kohya_layer(part, path, two)
-    written = {f"{layer}.{KOHYA[factors.algorithm, name]}": t for name, t in factors.tensors.items()}
+    if factors.algorithm == "whole" or {"gain", "whole_bias"} & factors.tensors.keys():
+        raise _inexpressible("kohya", path, "a weight or bias in place of the model's own")
+    written = {
+        f"{layer}.{KOHYA.get((factors.algorithm, name), 'diff_b')}": tensor
+        for name, tensor in factors.tensors.items()
+    }
     if factors.alpha is not None:
         written[f"{layer}.alpha"] = torch.tensor(factors.alpha)
     if factors.magnitude is not None:

@@ -26,6 +26,8 @@ FLAT = {
 
 DOTTED = {
     "unet.": "unet",
+    "diffusion_model.": "unet",
+    "model.diffusion_model.": "unet",
     "text_encoder.": "text_encoder",
     "text_encoder_1.": "text_encoder",
     "text_encoder_2.": "text_encoder_2",
@@ -35,8 +37,15 @@ DOTTED = {
 WRAPPED = "base_model.model."
 """What peft puts before everything."""
 
+COMFY_TEXTS = {"l": "text_encoder.", "g": "text_encoder_2."}
+"""Text encoders by the letter that ComfyUI has for them."""
+
 _TEXT = ("text_model.", "text_projection")
 _BARE_TEXT = ("encoder.layers.", "embeddings.", "final_layer_norm")
+
+
+_COMFY_TEXT = re.compile(r"^(?:text_encoders\.)?clip_([lg])\.(?:transformer\.)?")
+"""How text encoders begin in files of ComfyUI."""
 
 
 def place_of(layer: str) -> tuple[str, str]:
@@ -45,10 +54,14 @@ def place_of(layer: str) -> tuple[str, str]:
     if flat is not None:
         part, path = FLAT[flat], from_ldm(unflatten(layer.removeprefix(flat)))
     else:
-        layer = layer.removeprefix(WRAPPED)
+        while layer.startswith((WRAPPED, "base_model.")):
+            layer = layer.removeprefix(WRAPPED).removeprefix("base_model.")
+        layer = _COMFY_TEXT.sub(lambda found: COMFY_TEXTS[found[1]], layer)
         start = next((start for start in DOTTED if layer.startswith(start)), None)
         part = DOTTED[start] if start else "unet"
-        path = layer.removeprefix(start or "").removeprefix(WRAPPED)
+        path = layer.removeprefix(start or "")
+        while path.startswith(WRAPPED):
+            path = path.removeprefix(WRAPPED)
         path = path if start and part != "unet" else from_ldm(path)
     if part == "unet" and path.startswith((*_TEXT, *_BARE_TEXT)):
         part = "text_encoder"
