@@ -55,7 +55,9 @@ def command(name: str, kind: Kind) -> click.Command:
     def call(config: Path | None, **flags: Any) -> None:
         given = {name: value for name, value in flags.items() if value not in (None, ())}
         lists = {name: list(value) for name, value in given.items() if isinstance(value, tuple)}
-        training.train(load_config(kind.config, config, **given | lists))
+        outcome = training.train(load_config(kind.config, config, **given | lists))
+        if outcome and outcome.signal:
+            click.get_current_context().exit(128 + outcome.signal)  # as shells say it: 130 for Ctrl-C
 
     config = click.Option(
         ["--config"],

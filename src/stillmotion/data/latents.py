@@ -23,7 +23,7 @@ from stillmotion.atomic import durable
 from stillmotion.clip.readers import open_frames
 from stillmotion.data.report import Report
 from stillmotion.data.sources import Item
-from stillmotion.errors import StillmotionError
+from stillmotion.errors import OutputError, StillmotionError
 
 SAMPLED = 65536
 PIXELS = 2**20
@@ -91,15 +91,18 @@ class LatentCache:
     def build(
         self, items: Sequence[Item], report: Report, on_clip: Callable[[int], None] | None = None
     ) -> int:
-        """Encodes what is missing; unreadable clips go to the report. Returns how many clips were encoded."""
+        """Encodes what is missing; unreadable clips go to the report. Returns how many were encoded."""
         encoded = 0
         for number, item in enumerate(items, 1):
+            latents = None
             try:
                 if self.ready(item) is None:
-                    self._encode(item)
-                    encoded += 1
+                    latents, fps = self._encode(item)
             except (StillmotionError, OSError, ValueError, EOFError) as error:
                 report.skip(item.path, reason(error, item.path))
+            if latents is not None:
+                self._write(item, latents, fps)
+                encoded += 1
             if on_clip is not None:
                 on_clip(number)
         return encoded
@@ -109,11 +112,20 @@ class LatentCache:
         name = hashlib.blake2b(content_key(item.path) + settings, digest_size=12).hexdigest()
         return self.folder / name[:2] / f"{name}.safetensors"
 
-    def _encode(self, item: Item) -> None:
+    def _encode(self, item: Item) -> tuple[Tensor, float]:
         fps, portions = self.read(item, self.size, self.batch)
-        parts = [self.encode(portion).half().cpu() for portion in portions]
-        with durable(self._file(item)) as partial:
-            save_file({"latents": torch.cat(parts).contiguous()}, partial, metadata={"fps": str(fps)})
+        return torch.cat([self.encode(portion).half().cpu() for portion in portions]).contiguous(), fps
+
+    def _write(self, item: Item, latents: Tensor, fps: float) -> None:
+        """OutputError where the disk refuses: no fault of the item, so it is not left out."""
+        try:
+            with durable(self._file(item)) as partial:
+                save_file({"latents": latents}, partial, metadata={"fps": str(fps)})
+        except (OSError, SafetensorError) as error:
+            why = getattr(error, "strerror", None) or error
+            raise OutputError(
+                f"Latents cannot be kept in {self.folder} ({why}): free space there, or give another --cache."
+            ) from error
 
 
 def read_clip(item: Item, size: int, batch: int) -> tuple[float, Iterator[Tensor]]:

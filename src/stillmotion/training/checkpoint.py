@@ -9,12 +9,15 @@ Randomness needs no state (draws.py) and the learning rate is a function of the 
 from __future__ import annotations
 
 import json
+import math
+import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -62,20 +65,64 @@ def write(
     return path
 
 
-def read_newest(output: Path) -> Saved | None:
-    """The newest checkpoint of a run, or None when it has none."""
-    found = checkpoints(output)
-    if not found:
-        return None
-    path = found[-1]
-    try:
-        facts = json.loads((path / "trainer.json").read_text("utf-8"))
-        return Saved(path, facts["step"], load_file(path / "state.safetensors"), facts)
-    except Exception as error:
+def read_newest(output: Path, say: Callable[[str], None] = lambda sentence: None) -> Saved | None:
+    """The newest checkpoint of a run that is whole, or None when it has none.
+
+    Damaged ones after it are said, and renamed to step-N.damaged so that they count no more. TrainingError
+    when none is whole, or when the disk refuses.
+    """
+    damaged: list[tuple[Path, str]] = []
+    for path in reversed(checkpoints(output)):
+        try:
+            saved = _read(path)
+        except (ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
+            damaged.append((path, f"{type(error).__name__}: {error}"))
+        except (FileNotFoundError, NotADirectoryError) as error:
+            damaged.append((path, f"{error.filename or path} is missing"))
+        except OSError as error:
+            raise TrainingError(
+                f"The checkpoint {path} cannot be read ({error.strerror or error})."
+            ) from error
+        else:
+            for bad, why in damaged:
+                say(f"Note: the checkpoint {bad} is damaged ({why}), so the run goes on from {path.name}.")
+                _set_aside(bad)
+            return saved
+    if damaged:
+        path, why = damaged[0]
         raise TrainingError(
-            f"The checkpoint {path} is damaged ({type(error).__name__}: {error}); remove this folder, "
-            "and the run goes on from the one before it."
-        ) from error
+            f"The checkpoint {path} is damaged ({why}) and no other one is whole; remove this folder, "
+            "and the run begins anew."
+        )
+    return None
+
+
+def _read(path: Path) -> Saved:
+    """One checkpoint, or what Python and safetensors raise for files that are cut, empty or of others."""
+    facts = json.loads((path / "trainer.json").read_text("utf-8"))
+    step = facts["step"]
+    if not isinstance(step, int) or step != int(path.name.removeprefix(PREFIX)):
+        raise ValueError(f"trainer.json is of step {step!r}")
+    tensors = load_file(path / "state.safetensors")
+    weights = tensors["weights"]
+    wanted = sum(math.prod(shape) for shape in facts.get("shapes", {}).values()) or weights.numel()
+    for name in ("weights", "ema"):
+        tensor = tensors.get(name, weights)
+        if tensor.numel() != wanted:
+            raise ValueError(
+                f"state.safetensors has {tensor.numel()} numbers in {name!r} instead of {wanted}"
+            )
+        if not tensor.isfinite().all():
+            raise ValueError(f"state.safetensors has nan or inf in {name!r}")
+    return Saved(path, step, tensors, {"settings": {}, "shapes": {}} | facts)
+
+
+def _set_aside(path: Path) -> None:
+    """Renames a damaged checkpoint: nothing is lost, and it is never taken for the newest again."""
+    aside = path.with_name(f"{path.name}.damaged")
+    if aside.exists():
+        shutil.rmtree(aside)
+    path.rename(aside)
 
 
 def check_shapes(saved: Saved, shapes: Mapping[str, tuple[int, ...]]) -> None:
@@ -98,5 +145,12 @@ def changes(saved: Saved, settings: Mapping[str, Any]) -> list[str]:
     return [
         f"{name} was {before.get(name)!r} until step {saved.step} and is {value!r} from here on"
         for name, value in settings.items()
-        if before.get(name) != value
+        if not _same(before.get(name), value)
     ]
+
+
+def _same(before: Any, value: Any) -> bool:
+    """Equal values, or two spellings of one path."""
+    if isinstance(before, str) and isinstance(value, str):
+        return before == value or os.path.abspath(before) == os.path.abspath(value)
+    return bool(before == value)

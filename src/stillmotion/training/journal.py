@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import csv
 import importlib.util
+import os
+import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from accelerate import Accelerator
 from rich.console import Console
@@ -17,11 +21,15 @@ from rich.progress import (
     Progress,
     TextColumn,
     TimeElapsedColumn,
-    TimeRemainingColumn,
 )
 
 from stillmotion.atomic import durable
 from stillmotion.errors import TrainingError
+
+RECENT = 10
+"""steps whose losses are averaged in what is shown"""
+SECONDS = 5.0
+"""between two lines where no bar moves"""
 
 
 @dataclass(frozen=True)
@@ -38,7 +46,7 @@ class Journal:
     """Speaks on the main process only. Use as a context manager."""
 
     def __init__(
-        self, output: Path, accelerator: Accelerator, total: int, every: int, tensorboard: bool
+        self, output: Path, accelerator: Accelerator, total: int, every: int | None, tensorboard: bool
     ) -> None:
         if tensorboard and importlib.util.find_spec("tensorboard") is None:
             raise TrainingError(
@@ -47,16 +55,21 @@ class Journal:
             )
         self.accelerator = accelerator
         self.main = accelerator.is_main_process
-        self.console = Console(stderr=True, quiet=not self.main, soft_wrap=True)
+        stream = Steadfast(sys.stderr)
+        self.console = Console(file=stream, quiet=not self.main, soft_wrap=True)
+        self.bars = self.main and moves(stream)
         self.file = output / "loss.csv"
-        self.output, self.total, self.every, self.tensorboard = output, total, every, tensorboard
-        self.began, self.first = time.monotonic(), 0
+        self.output, self.total, self.tensorboard = output, total, tensorboard
+        self.every, self.lines = every or RECENT, every
+        self.began, self.first, self.away = time.monotonic(), 0, 0.0
+        self.told = self.began
         self.losses: list[float] = []
         self.bar: Progress | None = None
 
     def begin(self, step: int, settings: dict[str, Any]) -> None:
         """Starts or goes on after `step` steps: rows that are about to be computed again are dropped."""
-        self.began, self.first = time.monotonic(), step
+        self.began, self.first, self.away = time.monotonic(), step, 0.0
+        self.told = self.began
         if self.main:
             kept = [row for row in read_losses(self.file) if row.step <= step]
             with durable(self.file) as partial, partial.open("w", newline="", encoding="utf-8") as file:
@@ -66,9 +79,9 @@ class Journal:
         if self.tensorboard:
             plain = {name: value for name, value in settings.items() if isinstance(value, int | float | str)}
             self.accelerator.init_trackers("tensorboard", plain, {"tensorboard": {"purge_step": step + 1}})
-        if self.main and self.console.is_terminal:
+        if self.bars:
             columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"))
-            self.bar = Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=self.console)
+            self.bar = Progress(*columns, TimeElapsedColumn(), console=self.console)
             self.task = self.bar.add_task("", total=self.total, completed=step)
             self.bar.start()
 
@@ -84,16 +97,29 @@ class Journal:
             csv.writer(file).writerow(asdict(row).values())
         self.losses.append(row.loss)
         if self.bar is not None:
-            self.bar.update(self.task, completed=row.step, description=f"loss {self._recent():.4f}")
-        if row.step % self.every == 0 or row.step == self.total:
-            if self.bar is None:
-                self.say(self._line(row))
-            if self.tensorboard:
-                self.accelerator.log(
-                    {"loss": self._recent(), "learning_rate": row.learning_rate}, step=row.step
-                )
-                self.accelerator.log({"grad_norm": row.grad_norm}, step=row.step)
-            self.losses = self.losses[-self.every :]
+            self.bar.update(self.task, completed=row.step, description=self._recently(row.step))
+        elif self._due(row.step):
+            self.say(f"step {row.step}/{self.total}  lr {row.learning_rate:.2e}  {self._recently(row.step)}")
+            self.told = time.monotonic()
+        if self.tensorboard and (row.step % self.every == 0 or row.step == self.total):
+            self.accelerator.log({"loss": self._recent(), "learning_rate": row.learning_rate}, step=row.step)
+            self.accelerator.log({"grad_norm": row.grad_norm}, step=row.step)
+        self.losses = self.losses[-self.every :]
+
+    def flush(self) -> None:
+        """loss.csv reaches the disk: a checkpoint never outlives the rows before it."""
+        if self.file.exists():
+            with self.file.open("a") as file:
+                os.fsync(file.fileno())
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """What happens within does not count as time of steps."""
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self.away += time.monotonic() - began
 
     def picture(self, name: str, picture: Any, step: int) -> None:
         """An image (H, W, 3) uint8 for TensorBoard."""
@@ -118,22 +144,66 @@ class Journal:
         recent = self.losses[-self.every :]
         return sum(recent) / len(recent)
 
-    def _line(self, row: Step) -> str:
-        pace = (time.monotonic() - self.began) / max(1, row.step - self.first)
-        left = duration(pace * (self.total - row.step))
-        return (
-            f"step {row.step}/{self.total}  loss {self._recent():.4f}  lr {row.learning_rate:.2e}  "
-            f"{pace:.2f} s/step  {left} left"
-        )
+    def _due(self, step: int) -> bool:
+        """Whether a line is to be written: every so many steps if that is said, else every few seconds."""
+        if self.lines is not None:
+            return step % self.lines == 0 or step == self.total
+        return step in (self.first + 1, self.total) or time.monotonic() - self.told >= SECONDS
+
+    def _recently(self, step: int) -> str:
+        pace = (time.monotonic() - self.began - self.away) / max(1, step - self.first)
+        left = duration(pace * (self.total - step))
+        return f"loss {self._recent():.4f}  {pace:.2f} s/step  {left} left"
+
+
+class Steadfast:
+    """A stream that nobody may read any more: a closed pipe or terminal makes it silent and ends no run."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        return self._try(lambda: self._stream.write(text)) or len(text)
+
+    def flush(self) -> None:
+        self._try(self._stream.flush)
+
+    def _try(self, act: Callable[[], Any]) -> Any:
+        try:
+            return act()
+        except OSError:
+            with suppress(OSError):  # also what is left in its buffer must go somewhere when Python ends
+                nowhere = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(nowhere, self._stream.fileno())
+                os.close(nowhere)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def moves(stream: Any) -> bool:
+    """Whether a bar can move there: in a terminal, but not in a pipe, a file, a dumb terminal or CI."""
+    dumb = os.environ.get("TERM", "") in ("dumb", "unknown") or bool(os.environ.get("CI"))
+    return stream.isatty() and not dumb
 
 
 def read_losses(path: Path) -> list[Step]:
-    """The rows of a loss.csv; a last line cut off by a kill is left out."""
+    """The rows of a loss.csv by step; a line that a kill or a power cut spoilt is left out."""
     if not path.exists():
         return []
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = [row for row in csv.reader(file) if len(row) == len(fields(Step))][1:]
-    return [Step(int(row[0]), *map(float, row[1:])) for row in rows]
+    text = path.read_text("utf-8", errors="replace")
+    whole = [line for line in text.splitlines(keepends=True) if line.endswith(("\n", "\r"))]
+    rows = {row.step: row for row in map(_row, whole) if row is not None}
+    return [rows[step] for step in sorted(rows)]
+
+
+def _row(line: str) -> Step | None:
+    """One line as a step; None for the header and for what is no row."""
+    step, *numbers = line.strip().split(",")
+    try:
+        return Step(int(step), *map(float, numbers))
+    except (ValueError, TypeError):
+        return None
 
 
 def duration(seconds: float) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -20,12 +20,11 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs
-from filelock import FileLock, Timeout
 from PIL import Image
+from safetensors import SafetensorError
 from torch import Tensor
 
-from stillmotion.atomic import make_folder
-from stillmotion.errors import TrainingError
+from stillmotion.errors import OutputError, TrainingError
 from stillmotion.fast.precision import best_device, training_dtype
 from stillmotion.training import checkpoint
 from stillmotion.training.attention import trainable_attention
@@ -35,6 +34,7 @@ from stillmotion.training.flat import FlatWeights
 from stillmotion.training.journal import Journal, Step, duration
 from stillmotion.training.objectives import learning_rate
 from stillmotion.training.optimizers import make_optimizer
+from stillmotion.training.run_folder import RunFolder, claim
 from stillmotion.training.stop import Stop
 from stillmotion.training.targets import Target
 from stillmotion.training.validation import is_whole, sheet_path
@@ -51,7 +51,6 @@ FREE = {
 }
 """settings that may change between two starts without changing what is learnt"""
 LOOK = 10
-LOCK = ".lock"
 
 
 @dataclass(frozen=True)
@@ -62,6 +61,8 @@ class Outcome:
     step: int
     loss: float | None
     finished: bool
+    signal: int | None = None
+    """number of the signal that stopped it, if one did"""
 
 
 def run(
@@ -76,10 +77,9 @@ def run(
         project_dir=config.output,
         kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(hours=12))],  # the others wait for samples
     )
-    make_folder(config.output)
-    stop = Stop(config.max_minutes)
+    stop = Stop(config.max_minutes, accelerator.is_main_process)
     with (
-        _alone(config.output) if accelerator.is_main_process else nullcontext(),
+        claim(config.output) if accelerator.is_main_process else nullcontext() as folder,
         Journal(
             config.output, accelerator, config.max_train_steps, config.log_steps, config.tensorboard
         ) as journal,
@@ -89,17 +89,7 @@ def run(
             journal.say(notice)
         target = make(config, accelerator, journal.say)  # Ctrl-C may end this at once: what is encoded stays
         with stop:
-            return Run(config, accelerator, target, journal, stop, on_step).go()
-
-
-def _alone(output: Path) -> AbstractContextManager[Any]:
-    """A lock that ends with its process, however that ends; TrainingError if another run holds it."""
-    try:
-        return FileLock(output / LOCK).acquire(blocking=False)
-    except Timeout:
-        raise TrainingError(
-            f"Another run is writing into {output}: wait until it has ended, or give another --output."
-        ) from None
+            return Run(config, accelerator, target, journal, stop, on_step, folder).go()
 
 
 class Run:
@@ -113,7 +103,9 @@ class Run:
         journal: Journal,
         stop: Stop,
         on_step: Callable[[Step], None] | None,
+        folder: RunFolder | None = None,
     ) -> None:
+        self.folder = folder
         self.config, self.accelerator, self.target = config, accelerator, target
         self.journal, self.stop, self.on_step = journal, stop, on_step
         self.settings = config.model_dump(mode="json")
@@ -127,7 +119,26 @@ class Run:
         self.loss: float | None = None
 
     def go(self) -> Outcome:
-        """The loop itself."""
+        """Trains to the end; TrainingError where the disk refuses, after a try to save what is trained."""
+        try:
+            return self._go()
+        except (OSError, SafetensorError, OutputError) as error:
+            what = str(error).rstrip(".")
+            raise TrainingError(
+                f"After step {self.done} the run could not go on: {what}. {self._rescue()} Free space or "
+                "bring back what is missing; the same command goes on from there."
+            ) from error
+
+    def _rescue(self) -> str:
+        """Saves what is trained, if it is not yet and the disk lets us; where it is, in words."""
+        if self.done and not (self.last and self.last.exists() and self.last.name.endswith(str(self.done))):
+            with suppress(OSError, SafetensorError, OutputError):
+                self._save()
+        if self.last is None or not self.last.exists():
+            return "There is no checkpoint yet."
+        return f"The last good checkpoint is {self.last}."
+
+    def _go(self) -> Outcome:
         config = self.config
         self._restore()
         self.journal.begin(self.done, self.settings)
@@ -142,11 +153,12 @@ class Run:
             due = self.done % config.checkpoint_steps == 0 or self.done == config.max_train_steps
             if due or stopping or time.monotonic() - self.saved_at > 60 * config.checkpoint_minutes:
                 self._save()
-            self._sample()
+            if not stopping:  # a sheet that is left out is drawn when the run goes on
+                self._sample()
         finished = self.done >= config.max_train_steps
         self.accelerator.wait_for_everyone()
         self._say_end(finished)
-        return Outcome(config.output, self.done, self.loss, finished)
+        return Outcome(config.output, self.done, self.loss, finished, None if finished else self.stop.signal)
 
     def _step(self) -> tuple[Step, bool]:
         config = self.config
@@ -205,9 +217,13 @@ class Run:
         every = getattr(self.config, "validation_steps", 0)
         if not every or self.done % every or not self.accelerator.is_main_process:
             return
-        self.flat.publish(self.ema)
-        sheet = self.target.samples(self.config.output / "samples", self.done)
-        self.flat.publish()
+        sheet = None
+        with self.journal.aside(), self.stop.interruptible():
+            try:
+                self.flat.publish(self.ema)
+                sheet = self.target.samples(self.config.output / "samples", self.done)
+            finally:
+                self.flat.publish()
         if sheet is not None:
             self.journal.say(f"step {self.done}: samples in {sheet}")
             with Image.open(sheet) as picture:
@@ -225,6 +241,9 @@ class Run:
         refuse_nonfinite_weights(self.flat.weights, self.done, self.last)
         if not self.accelerator.is_main_process:
             return
+        if self.folder is not None:
+            self.folder.check_ours()
+        self.journal.flush()
         tensors: dict[str, Tensor] = {"weights": self.flat.weights.detach(), **self.optimizer.state()}
         if self.ema is not None:
             tensors["ema"] = self.ema
@@ -241,20 +260,20 @@ class Run:
         self.target.save(self.config.output, self.flat.named(self.ema))
 
     def _restore(self) -> None:
-        saved = checkpoint.read_newest(self.config.output)
+        saved = checkpoint.read_newest(self.config.output, self.journal.say)
         if saved is None:
             return
         checkpoint.check_shapes(saved, self.flat.shapes)
         settings = {name: value for name, value in self.settings.items() if name not in FREE}
         for sentence in checkpoint.changes(saved, settings):
             self.journal.say(f"Note: {sentence}.")
-        if saved.facts["data"] != self.target.data_key():
+        if saved.facts.get("data") != self.target.data_key():
             self.journal.say(
                 "Note: the training data are not those of the last start: their order differs from here on."
             )
-        if saved.facts["processes"] != self.accelerator.num_processes:
+        if saved.facts.get("processes") != self.accelerator.num_processes:
             self.journal.say(
-                f"Note: {self.accelerator.num_processes} processes, {saved.facts['processes']} before."
+                f"Note: {self.accelerator.num_processes} processes, {saved.facts.get('processes')} before."
             )
         self.flat.weights.copy_(saved.tensors["weights"])
         self.optimizer.load(saved.tensors)

@@ -2,33 +2,64 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from types import FrameType
+
+SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+
+
+class Interrupted(BaseException):
+    """The first signal came within `Stop.interruptible`; no Exception, so that no library swallows it."""
 
 
 class Stop:
-    """Ctrl-C and SIGTERM become a wish; a second Ctrl-C interrupts at once. Use as a context manager."""
+    """The first signal is a request to end after the step, and is said at once; the second ends at once.
 
-    def __init__(self, max_minutes: float | None) -> None:
+    Ctrl-C, SIGTERM, and SIGHUP of a terminal that goes away (unless it is ignored, as under nohup). Use as a
+    context manager.
+    """
+
+    def __init__(self, max_minutes: float | None, speaks: bool = True) -> None:
         self.until = None if max_minutes is None else time.monotonic() + 60 * max_minutes
-        self.signalled = False
+        self.signal: int | None = None
+        self._speaks, self._interruptible = speaks, False
         self._previous: dict[signal.Signals, object] = {}
 
     @property
     def wanted(self) -> bool:
-        return self.signalled or (self.until is not None and time.monotonic() >= self.until)
+        return self.signal is not None or (self.until is not None and time.monotonic() >= self.until)
+
+    @contextmanager
+    def interruptible(self) -> Iterator[None]:
+        """For work that may be left out, such as samples: the first signal ends the block."""
+        self._interruptible = True
+        try:
+            yield
+        except Interrupted:
+            pass
+        finally:
+            self._interruptible = False
 
     def _wish(self, number: int, frame: FrameType | None) -> None:
-        if self.signalled and number == signal.SIGINT:
+        if self.signal is not None:
             raise KeyboardInterrupt
-        self.signalled = True
+        self.signal = number
+        if self._speaks:
+            with suppress(OSError):  # no stream of Python: it may be in the middle of a write
+                os.write(2, b"\nStopping after this step; once more stops at once.\n")
+        if self._interruptible:
+            raise Interrupted
 
     def __enter__(self) -> Stop:
         if threading.current_thread() is threading.main_thread():  # Python takes signals nowhere else
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._previous[number] = signal.signal(number, self._wish)
+            for number in SIGNALS:
+                if number == signal.SIGINT or signal.getsignal(number) != signal.SIG_IGN:
+                    self._previous[number] = signal.signal(number, self._wish)
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -78,7 +78,9 @@ class TrainConfig(BaseModel):
     checkpoint_steps: int = Field(500, ge=1, description="a checkpoint every so many steps")
     checkpoint_minutes: float = Field(10, gt=0, description="and whenever so many minutes have passed")
     keep_checkpoints: int = Field(3, ge=1, description="older ones are removed")
-    log_steps: int = Field(10, ge=1, description="a line of the log every so many steps")
+    log_steps: int | None = Field(
+        None, ge=1, description="a line of the log every so many steps; default: every few seconds"
+    )
     tensorboard: bool = Field(False, description="log to TensorBoard too (pip install stillmotion[train])")
 
     @classmethod
