@@ -18,6 +18,7 @@ from stillmotion.weights.hub import locate
 from stillmotion.weights.identify import identify
 from stillmotion.weights.modules import current_names, fill, make_module
 from stillmotion.weights.prediction import Prediction
+from stillmotion.weights.scaled import dequantized
 from stillmotion.weights.single_file import build_pipeline, load_single_file
 
 if TYPE_CHECKING:
@@ -77,7 +78,8 @@ def _from_folder(path: Path, name: str, dtypes: dict[str, torch.dtype], vae: str
         if not (path / part).is_dir():
             raise Damaged(f"The model folder {name} cannot be loaded: it has no folder {part}.")
         module = make_module(kind, path / part)
-        state = current_names(module, read_state(path / part))
-        return fill(module, state, dtypes.get(part, dtypes["default"]), part, name)
+        dtype = dtypes.get(part, dtypes["default"])
+        state = dequantized(read_state(path / part), dtype, f"{name}/{part}")
+        return fill(module, current_names(module, state), dtype, part, name)
 
     return build_pipeline(path, name, dtypes, weights, vae=vae)

@@ -23,9 +23,20 @@ from stillmotion.weights.hub import locate
 from stillmotion.weights.identify import identify, missing_parts
 from stillmotion.weights.kinds import BASES, FileKind
 from stillmotion.weights.ldm.configs import CONFIGS_KEY, VOCABULARY, unpacked
-from stillmotion.weights.ldm.names import EMA, TEXT, TEXT_OPEN, TEXT_XL, TEXT_XL_2, UNET, ema_name, unet_names
+from stillmotion.weights.ldm.names import (
+    EMA,
+    TEXT,
+    TEXT_OPEN,
+    TEXT_XL,
+    TEXT_XL_2,
+    UNET,
+    VAE,
+    ema_name,
+    unet_names,
+)
 from stillmotion.weights.modules import current_names, fill, make_module
 from stillmotion.weights.prediction import Prediction, prediction_of
+from stillmotion.weights.scaled import dequantized
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
@@ -226,10 +237,16 @@ def _converted(
 ) -> nn.Module:
     """One part of a single file as a module of the class `kind`; `Damaged` if a tensor is missing or off."""
     module = make_module(kind, config / part)
-    weights = _renamed(module, state, part)
+    weights = _renamed(module, dequantized(_of_part(state, part), dtype, name), part)
     if not weights:
         raise Damaged(f"{name} has no {part.replace('_', ' ')}. Use the complete checkpoint.")
     return fill(module, weights, dtype, part, name)
+
+
+def _of_part(state: Mapping[str, Tensor], part: str) -> Mapping[str, Tensor]:
+    """The tensors of one part of a checkpoint; all where none is marked as its own, as in a VAE alone."""
+    prefixes = {"unet": (UNET, EMA), "vae": (VAE, "vae."), **TEXT_PREFIXES}.get(part, ())
+    return {key: tensor for key, tensor in state.items() if key.startswith(prefixes)} or state
 
 
 def _renamed(module: nn.Module, state: Mapping[str, Tensor], part: str) -> dict[str, Tensor]:
