@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import shutil
 from pathlib import Path
@@ -281,3 +282,35 @@ def test_two_animators_share_nothing(sd15_folder, motion_folder, tmp_path) -> No
     styled = Animator.load(str(sd15_folder), str(motion_folder), {str(lora): 1.0}, dtype="float32")
     assert not np.array_equal(frames_of(styled), before)
     assert np.array_equal(frames_of(plain), before)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"device": "cuda:63"}, "device is 'cuda:63', which torch does not have here; it has .*cpu"),
+        ({"device": "xyz"}, "device is 'xyz'"),
+        ({"device": ""}, "device is ''"),
+        ({"device": "meta"}, "device is 'meta'"),
+        ({"dtype": "int8"}, "dtype is 'int8', but should be one of float32"),
+        ({"dtype": torch.int8}, "dtype is 'int8', but should be one of float32"),
+        ({"torch_dtype": torch.float16}, "no argument torch_dtype: it is called dtype here"),
+        ({"motions": "x"}, "no argument motions. Did you mean motion?"),
+        ({"safety": None}, "no argument safety. It takes base, motion"),
+    ],
+)
+def test_arguments_that_cannot_be_are_refused_before_anything_is_loaded(
+    given, words, monkeypatch, emoji_folder
+) -> None:
+    monkeypatch.setattr(loading, "load_base", lambda *args, **kwargs: pytest.fail("it was loaded"))
+    with pytest.raises(RequestError, match=words):
+        Animator.load(str(emoji_folder), **given)
+
+
+def test_a_device_and_a_dtype_that_are_there_are_taken(emoji_folder) -> None:
+    animator = Animator.load(str(emoji_folder), device=torch.device("cpu"), dtype=torch.float32)
+    assert animator.pipeline.device.type == "cpu" and animator.models["dtype"] == "float32"
+
+
+def test_the_arguments_in_messages_are_those_of_load() -> None:
+    taken = inspect.signature(Animator.load).parameters.values()
+    assert tuple(each.name for each in taken if each.kind is not each.VAR_KEYWORD) == loading.ARGUMENTS

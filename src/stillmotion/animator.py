@@ -105,6 +105,7 @@ class Animator:
         motion_loras: Weights | None = None,
         vae: str | None = None,
         embeddings: Mapping[str, str] | None = None,
+        **others: Any,
     ) -> Animator:
         """An Animator from names: files, folders, hub names or bundled models; by default the bundled one.
 
@@ -113,7 +114,7 @@ class Animator:
         for their own); `vae` is used instead of the base's. `dtype` and `device` default to what this machine
         does well. WeightsError in one sentence if files are damaged or do not fit.
         """
-        parts = load_parts(base, motion, loras, dtype, device, motion_loras, vae, embeddings)
+        parts = load_parts(base, motion, loras, dtype, device, motion_loras, vae, embeddings, **others)
         return cls(
             parts.pipeline, parts.motion, parts.card, parts.models, parts.loras, parts.notes, parts.words
         )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ import torch
 
 from stillmotion.card import BUNDLED, ModelCard, bundled_folder
 from stillmotion.errors import Mismatch, RequestError, WeightsError, WrongKind
-from stillmotion.fast.precision import best_device, best_dtype
+from stillmotion.fast.precision import as_device, best_device, best_dtype
 from stillmotion.lora_model import Lora
 from stillmotion.motion_model import MotionModel
 from stillmotion.request import DTYPES
@@ -34,6 +35,22 @@ Weights = Mapping[str, Strength | float | str | Mapping[str, float]]
 
 NO_MOTION = "none"
 """`motion="none"`: the base alone, for stills."""
+
+
+ARGUMENTS = ("base", "motion", "loras", "dtype", "device", "motion_loras", "vae", "embeddings")
+"""What `Animator.load` takes."""
+
+RENAMED = {
+    "torch_dtype": "it is called dtype here",
+    "variant": "the form of the weights is found by itself",
+    "use_safetensors": "safetensors are taken where there are any, and pickles never run code",
+    "safety_checker": "it is not used",
+    "device_map": "it is called device here",
+    "scheduler": "it belongs to a clip, as in animate(prompt, scheduler='ddim')",
+    "adapter": "it is called motion here",
+    "motion_adapter": "it is called motion here",
+}
+"""What users of diffusers may try."""
 
 
 @dataclass(frozen=True)
@@ -62,9 +79,11 @@ def load_parts(
     motion_loras: Weights | None = None,
     vae: str | Path | None = None,
     embeddings: Mapping[str, str] | None = None,
+    **others: Any,
 ) -> Parts:
     """Loads base, motion, LoRAs and words and checks that they fit, as `Animator.load` says it."""
-    device = torch.device(device) if device is not None else best_device()
+    _refuse(others)
+    device = as_device(device) if device is not None else best_device()
     dtype = as_dtype(dtype) if dtype is not None else best_dtype(device)
     place = locate(base) if base is not None else bundled_folder()
     motion_place = _motion_place(motion, base or BUNDLED, place)
@@ -101,14 +120,23 @@ def strengths(loras: Weights | None) -> dict[str, Strength]:
 
 def as_dtype(name: str | torch.dtype) -> torch.dtype:
     """float32, bfloat16, float16 or their short names (fp32, bf16, fp16) as a torch dtype."""
-    if isinstance(name, torch.dtype):
-        return name
-    long = DTYPES.get(name, name)
+    given = str(name).removeprefix("torch.") if isinstance(name, torch.dtype) else name
+    long = DTYPES.get(given, given)
     if long not in DTYPES.values():
         raise RequestError(
-            f"dtype is {name!r}, but should be one of {', '.join(dict.fromkeys(DTYPES.values()))}."
+            f"dtype is {given!r}, but should be one of {', '.join(dict.fromkeys(DTYPES.values()))}."
         )
     return getattr(torch, long)
+
+
+def _refuse(others: Mapping[str, Any]) -> None:
+    """RequestError for arguments that `Animator.load` does not take, with what it calls them."""
+    for name in others:
+        if name in RENAMED:
+            raise RequestError(f"Animator.load has no argument {name}: {RENAMED[name]}.")
+        close = get_close_matches(name, ARGUMENTS, n=1)
+        hint = f" Did you mean {close[0]}?" if close else f" It takes {', '.join(ARGUMENTS)}."
+        raise RequestError(f"Animator.load has no argument {name}.{hint}")
 
 
 def _motion_place(motion: str | Path | None, base: str | Path, place: Path) -> Path | None:

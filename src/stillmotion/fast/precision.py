@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from stillmotion.errors import RequestError
+
 CPUINFO = Path("/proc/cpuinfo")
 BF16_FLAGS = {"avx512_bf16", "amx_bf16"}
 
@@ -24,6 +26,23 @@ def best_device() -> torch.device:
     if torch.cuda.is_available():
         return torch.device("cuda")
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def as_device(name: str | int | torch.device) -> torch.device:
+    """A device by its name ("cuda", "cuda:1", "mps", "cpu"); RequestError if this machine has none such."""
+    try:
+        device = torch.device(name)
+        if device.type != "meta":
+            torch.empty(1, device=device)
+            return device
+    except (AssertionError, NotImplementedError, RuntimeError, TypeError):
+        pass
+    there = [*(f"cuda:{number}" for number in range(torch.cuda.device_count()))]
+    there += ["mps"] if torch.backends.mps.is_available() else []
+    raise RequestError(
+        f"device is {str(name)!r}, which torch does not have here; it has {', '.join([*there, 'cpu'])}. "
+        "Leave it out to take the best."
+    )
 
 
 def best_dtype(device: torch.device | str) -> torch.dtype:

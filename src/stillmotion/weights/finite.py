@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 def check_finite(tensors: Mapping[str, Tensor], file: str) -> None:
     """Damaged with the file and its first layer that holds nan or inf; complex and whole numbers pass."""
-    bad = [name for name, tensor in tensors.items() if not _finite(tensor)]
+    bad = [name for name, tensor in tensors.items() if not is_finite(tensor)]
     if bad:
         more = f" and {len(bad) - 1} more tensors" if len(bad) > 1 else ""
         raise Damaged(
@@ -22,7 +22,8 @@ def check_finite(tensors: Mapping[str, Tensor], file: str) -> None:
         )
 
 
-def _finite(tensor: Tensor) -> bool:
+def is_finite(tensor: Tensor) -> bool:
+    """Whether no value is nan or inf: `aminmax` hands nan on, and is 40 times as fast as isfinite."""
     if not tensor.is_floating_point() or tensor.numel() == 0 or tensor.device.type == "meta":
         return True
     if tensor.element_size() == 1:  # float8 has no arithmetic

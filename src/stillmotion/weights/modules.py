@@ -17,6 +17,7 @@ from torch.overrides import TorchFunctionMode
 
 from stillmotion.errors import Damaged, WeightsError, WrongKind
 from stillmotion.weights.files import read_json
+from stillmotion.weights.finite import check_finite, is_finite
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -101,8 +102,8 @@ def fill(
             shapes = f"{tuple(found.shape)}; expected {tuple(expected.shape)}"
             raise Damaged(f"In the {part} of {name}, {key} is {shapes}.")
         filled[key] = found.to(dtype) if found.is_floating_point() else found
-        if not _finite(filled[key]):
-            raise _not_finite(found, dtype, f"{key} in the {part} of {name}")
+        if not is_finite(filled[key]):
+            _refuse_not_finite(found, dtype, key, f"the {part} of {name}")
     module.load_state_dict(filled, assign=True)
     for key, tensor in chain(module.named_parameters(), module.named_buffers()):
         if tensor.is_meta:
@@ -110,23 +111,11 @@ def fill(
     return module.eval()
 
 
-def _finite(tensor: Tensor) -> bool:
-    """Whether no value is nan or inf: `aminmax` hands nan on, 40 times as fast as isfinite."""
-    if not tensor.is_floating_point() or not tensor.numel():
-        return True
-    low, high = tensor.aminmax()
-    return bool(low.isfinite() and high.isfinite())
-
-
-def _not_finite(stored: Tensor, dtype: torch.dtype, name: str) -> WeightsError:
-    if _finite(stored.float()):
-        return WeightsError(
-            f"{name} has values of up to {stored.float().abs().max():.0f}, too large for "
-            f"{str(dtype).removeprefix('torch.')}. Use dtype='float32' (--dtype fp32)."
-        )
-    return Damaged(
-        f"{name} has values that are not finite (nan or inf), so that every image would be black. Download "
-        "it again, or use another version of this model."
+def _refuse_not_finite(stored: Tensor, dtype: torch.dtype, key: str, name: str) -> None:
+    check_finite({key: stored}, name)
+    raise WeightsError(
+        f"{key} in {name} has values of up to {stored.float().abs().max():.0f}, too large for "
+        f"{str(dtype).removeprefix('torch.')}. Use dtype='float32' (--dtype fp32)."
     )
 
 
