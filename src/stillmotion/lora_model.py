@@ -149,9 +149,19 @@ class Lora:
         return bundled_embeddings(self.bundled, self.name)
 
     def save(
-        self, path: str | Path, layout: LoraLayout | None = None, dtype: torch.dtype | None = None
+        self,
+        path: str | Path,
+        layout: LoraLayout | None = None,
+        dtype: torch.dtype | None = None,
+        metadata: Mapping[str, str] | None = None,
     ) -> Path:
         """Writes it as one .safetensors, whole or not at all, and returns where.
+
+        Args:
+            path: the file, ending in .safetensors.
+            layout: of its keys; see below.
+            dtype: of its tensors; as they are if not given.
+            metadata: more strings for the header, such as kohya's ss_* keys.
 
         `layout` is original for a motion LoRA and kohya for others if not given; WrongKind where it cannot
         hold what this LoRA does.
@@ -165,11 +175,11 @@ class Lora:
                 f"{self.name} brings a word for prompts ({next(iter(self.bundled))}), which the {layout} "
                 "layout cannot hold: save it in the kohya layout."
             )
-        tensors, metadata = write(self.parts, layout)
+        tensors, own = write(self.parts, layout)
         tensors |= self.bundled
         tensors = {name: _storable(name, tensor, dtype) for name, tensor in tensors.items()}
         with replacing(path, overwrite=True) as unfinished:
-            save_file(tensors, unfinished, metadata=metadata)
+            save_file(tensors, unfinished, metadata={**(metadata or {}), **own})
         return path
 
     @property

@@ -126,7 +126,7 @@ def test_products_that_are_missing_old_or_damaged_are_made_again(configure, kind
         assert left != whole
         outcome = train(config)
         assert outcome.finished and outcome.step == 2
-        again = products(config.output)
+        again = {n: data for n, data in products(config.output).items() if not n.startswith("model.damaged")}
         assert again.keys() == whole.keys()
         assert different(whole, again) == []
 

@@ -77,6 +77,10 @@ class Album:
         said = captions(clip.item) if captions is not None else clip.item.captions
         return self.denoiser.sample(draw, clip.latents([view]), said, *others)
 
+    def captions(self) -> list[str]:
+        """All captions of all pictures."""
+        return [caption for picture in self.pictures for caption in picture.item.captions]
+
     def prompts(self) -> list[str]:
         """Captions of the first few pictures, each once: what sample sheets show if nothing is asked for."""
         return list(dict.fromkeys(picture.item.captions[0] for picture in self.pictures))[:SHOWN]

@@ -42,11 +42,15 @@ def prepare_clips(
     clips = encode_all(config, items, report, vae, accelerator, say, read)
     usable = [clip for clip in clips if _long_enough(clip, config.needed, report)]
     tell_skipped(report, config.output, accelerator, say)
+    hint = ""
+    if config.needed > 1:
+        hint = " A smaller stride (--stride), fewer frames (--frames) or --span whole need shorter clips."
     if not usable:
-        short = " A smaller stride or fewer frames need shorter clips." if config.needed > 1 else ""
         raise DataError(
-            f"None of the {len(items)} clips of {config.source} can be used. {report.sentence()}{short}"
+            f"None of the {len(items)} clips of {config.source} can be used. {report.sentence()}{hint}"
         )
+    if hint and len(usable) < len(clips):
+        say(hint.strip())
     return usable
 
 

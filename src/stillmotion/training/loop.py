@@ -24,11 +24,12 @@ from PIL import Image
 from safetensors import SafetensorError
 from torch import Tensor
 
+from stillmotion.atomic import write_text
 from stillmotion.errors import OutputError, TrainingError
 from stillmotion.fast.precision import best_device, training_dtype
 from stillmotion.training import checkpoint
 from stillmotion.training.attention import trainable_attention
-from stillmotion.training.config import TrainConfig
+from stillmotion.training.config import TrainConfig, as_yaml, plain_fields
 from stillmotion.training.draws import draws, seed_model
 from stillmotion.training.flat import FlatWeights
 from stillmotion.training.journal import Journal, Step, duration
@@ -108,7 +109,7 @@ class Run:
         self.folder = folder
         self.config, self.accelerator, self.target = config, accelerator, target
         self.journal, self.stop, self.on_step = journal, stop, on_step
-        self.settings = config.model_dump(mode="json")
+        self.settings = plain_fields(config)
         self.flat = FlatWeights(target.parameters(), training_dtype(config.precision, accelerator.device))
         self.ema = self.flat.weights.clone() if config.ema_decay else None
         self.optimizer = make_optimizer(self.flat, config)
@@ -142,6 +143,8 @@ class Run:
         config = self.config
         self._restore()
         self.journal.begin(self.done, self.settings)
+        if self.accelerator.is_main_process:
+            write_text(config.output / "config.yaml", as_yaml(config))
         if self.done:
             self._complete()
         stopping = False
@@ -232,7 +235,7 @@ class Run:
     def _complete(self) -> None:
         """Makes what belongs to the checkpoint again: after a kill it may be missing, old or damaged."""
         if self.accelerator.is_main_process:
-            self.target.save(self.config.output, self.flat.named(self.ema))
+            self.target.save(self.config.output, self.flat.named(self.ema), self.done)
             if not is_whole(sheet_path(self.config.output / "samples", self.done)):
                 self._sample()
 
@@ -257,7 +260,7 @@ class Run:
         self.last = checkpoint.write(
             self.config.output, self.done, tensors, facts, self.config.keep_checkpoints
         )
-        self.target.save(self.config.output, self.flat.named(self.ema))
+        self.target.save(self.config.output, self.flat.named(self.ema), self.done)
 
     def _restore(self) -> None:
         saved = checkpoint.read_newest(self.config.output, self.journal.say)

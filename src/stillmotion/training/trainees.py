@@ -6,8 +6,9 @@ ModelTrainee    model/ (a diffusers folder), model.safetensors (one file)
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from itertools import count
 from pathlib import Path
 from typing import Protocol
 
@@ -18,6 +19,7 @@ from stillmotion.atomic import durable, sweep
 from stillmotion.training.config.images import LowRankConfig
 from stillmotion.training.denoise import BETAS, Denoiser
 from stillmotion.training.low_rank import LowRanks, every_layer, transformer_layers
+from stillmotion.training.metadata import lora_metadata
 from stillmotion.weights.formats import MODEL_FOLDER
 from stillmotion.weights.ldm.write import save_single_file
 
@@ -30,7 +32,7 @@ class Trainee(Protocol):
     def parameters(self) -> Mapping[str, Parameter]:
         """By the name they have in checkpoints."""
 
-    def save(self, output: Path, weights: Mapping[str, Tensor]) -> None:
+    def save(self, output: Path, weights: Mapping[str, Tensor], step: int = 0) -> None:
         """Writes the products, each whole or not at all."""
 
     def resting(self) -> AbstractContextManager[None]:
@@ -42,10 +44,11 @@ class LoraTrainee:
 
     product = "lora.safetensors"
 
-    def __init__(self, config: LowRankConfig, denoiser: Denoiser) -> None:
+    def __init__(self, config: LowRankConfig, denoiser: Denoiser, captions: Iterable[str] = ()) -> None:
         wanted = every_layer if config.conv else transformer_layers
         networks = {part: net.to(denoiser.dtype) for part, net in trained_networks(config, denoiser).items()}
         self.ranks = LowRanks(networks, wanted, config)
+        self.config, self.denoiser, self.captions = config, denoiser, list(captions)
 
     def __str__(self) -> str:
         return f"a LoRA of {self.ranks.size / 1e6:.1f} M weights"
@@ -54,11 +57,12 @@ class LoraTrainee:
         """All factors."""
         return self.ranks.parameters()
 
-    def save(self, output: Path, weights: Mapping[str, Tensor]) -> None:
+    def save(self, output: Path, weights: Mapping[str, Tensor], step: int = 0) -> None:
         """The same LoRA in two layouts."""
         lora = self.ranks.lora(weights, output.name)
-        lora.save(output / self.product, "kohya")
-        lora.save(output / "lora-peft.safetensors", "peft")
+        facts = lora_metadata(self.config, self.denoiser, self.captions, step)
+        lora.save(output / self.product, "kohya", metadata=facts)
+        lora.save(output / "lora-peft.safetensors", "peft", metadata=facts)
 
     def resting(self) -> AbstractContextManager[None]:
         """Dropout off."""
@@ -86,11 +90,12 @@ class ModelTrainee:
             for name, parameter in network.named_parameters()
         }
 
-    def save(self, output: Path, weights: Mapping[str, Tensor]) -> None:
+    def save(self, output: Path, weights: Mapping[str, Tensor], step: int = 0) -> None:
         """The pipeline as the base had it, with these weights: as a folder and as one file."""
         pipeline = self.denoiser.pipeline
         training = pipeline.scheduler
         sweep(output)
+        _set_aside_parts(output / "model")
         with holding(self.parameters(), weights):
             pipeline.scheduler = self._scheduler()
             try:
@@ -111,12 +116,23 @@ class ModelTrainee:
         return self.denoiser.pipeline.scheduler if told else self.denoiser.base_scheduler
 
 
-def make_trainee(config: LowRankConfig, denoiser: Denoiser) -> LoraTrainee | ModelTrainee:
+def _set_aside_parts(folder: Path) -> None:
+    """A folder of which parts were removed is no model any more and is not replaced: it gets another name."""
+    if folder.is_dir() and not (folder / "model_index.json").exists():
+        free = (folder.with_name(f"{folder.name}.damaged{number or ''}") for number in count())
+        folder.rename(next(name for name in free if not name.exists()))
+
+
+def make_trainee(
+    config: LowRankConfig, denoiser: Denoiser, captions: Iterable[str] = ()
+) -> LoraTrainee | ModelTrainee:
     """What the config wants to train; text is encoded with gradients from here on if it trains."""
     denoiser.text.live = config.train_text_encoder
     if config.gradient_checkpointing:
         denoiser.unet.enable_gradient_checkpointing()
-    return (ModelTrainee if config.trains_whole_model else LoraTrainee)(config, denoiser)
+    if config.trains_whole_model:
+        return ModelTrainee(config, denoiser)
+    return LoraTrainee(config, denoiser, captions)
 
 
 def trained_networks(config: LowRankConfig, denoiser: Denoiser) -> dict[str, nn.Module]:

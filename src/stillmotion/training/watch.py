@@ -18,6 +18,8 @@ WINDOW = 50
 COLLAPSED = 0.1
 WORSE = 1.5
 JUMP = 0.05
+HIGH = 20
+"""times the usual learning rate: below it short runs and small LoRAs often go well"""
 CRAWL = 1e-7
 
 
@@ -47,7 +49,7 @@ class Watch:
             and f"The loss ({mean(self.recent):.4f}) is far above that of the start ({mean(self.first):.4f}),"
             f" which was that of the base alone: the learning rate {rate:g} is probably too high.",
             "jump": moved > JUMP
-            and rate > self.usual
+            and rate > HIGH * self.usual
             and f"One step changed the weights by {moved:.1%}: the learning rate {rate:g} is probably too "
             f"high ({self.usual:g} is usual), or the warm-up too short.",
             "slow": self.slow >= 200
@@ -87,7 +89,7 @@ def _nonfinite(what: str, step: int, checkpoint: Path | None) -> TrainingError:
 
 def rate_notice(rate: float, usual: float = 1e-4) -> str | None:
     """A sentence when a learning rate is far from what usually trains such weights with AdamW."""
-    if usual / 100 <= rate <= 20 * usual:
+    if usual / 100 <= rate <= HIGH * usual:
         return None
     side = "high: the weights may run away" if rate > usual else "low: hardly anything will be learnt"
     return f"learning_rate {rate:g} is very {side} ({usual:g} is usual)."

@@ -7,7 +7,7 @@ from stillmotion.training.config.clips import (
     VideoConfig,
 )
 from stillmotion.training.config.motion_lora import MotionLoraConfig
-from stillmotion.training.config.shared import DenoiseConfig, TrainConfig, load_config
+from stillmotion.training.config.shared import DenoiseConfig, TrainConfig, as_yaml, load_config, plain_fields
 
 __all__ = [
     "ClipConfig",
@@ -17,5 +17,7 @@ __all__ = [
     "MotionTrainConfig",
     "TrainConfig",
     "VideoConfig",
+    "as_yaml",
     "load_config",
+    "plain_fields",
 ]

@@ -9,6 +9,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar
 
+import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from stillmotion.errors import RequestError
@@ -145,6 +146,23 @@ class DenoiseConfig(TrainConfig):
                 f"min_timestep is {self.min_timestep}, but must be below max_timestep ({self.max_timestep})"
             )
         return self
+
+
+def plain_fields(config: TrainConfig) -> dict[str, Any]:
+    """All settings as JSON has them; paths are absolute, so that they mean the same from any folder."""
+    fields = config.model_dump(mode="json")
+    for name, value in fields.items():
+        given = getattr(config, name)
+        named = name in ("base", "motion", "initial_lora") and value and Path(value).expanduser().exists()
+        if isinstance(given, Path) or named:
+            fields[name] = str(Path(value).expanduser().absolute())
+    return fields
+
+
+def as_yaml(config: TrainConfig) -> str:
+    """All settings of a run as a file that `load_config` reads."""
+    note = "# The settings of this run: `stillmotion train ... --config THIS_FILE` goes on with it.\n"
+    return note + yaml.safe_dump(plain_fields(config), sort_keys=False, allow_unicode=True)
 
 
 def load_config(kind: type[Config], path: str | Path | None = None, **overrides: Any) -> Config:

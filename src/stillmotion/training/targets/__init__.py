@@ -48,7 +48,7 @@ class Target(Protocol):
     def loss(self, draws: Sequence[Draw]) -> Loss:
         """One pass over one sample per draw."""
 
-    def save(self, output: Path, weights: Mapping[str, Tensor]) -> None:
+    def save(self, output: Path, weights: Mapping[str, Tensor], step: int = 0) -> None:
         """Writes `product` from weights by name, atomically."""
 
     def samples(self, folder: Path, step: int) -> Path | None:

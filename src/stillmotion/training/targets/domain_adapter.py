@@ -21,6 +21,7 @@ from stillmotion.training.config import DomainAdapterConfig
 from stillmotion.training.denoise import Denoiser, Sample, loss_of
 from stillmotion.training.draws import Draw
 from stillmotion.training.low_rank import LowRanks, attention_layers
+from stillmotion.training.metadata import lora_metadata
 from stillmotion.training.targets import Loss
 from stillmotion.training.validation import sample_sheet
 
@@ -71,11 +72,13 @@ class DomainAdapterTarget:
         frame = clip.latents([int(which * clip.length)])
         return self.denoiser.sample(draw, frame, clip.item.captions, *others)
 
-    def save(self, output: Path, weights: Mapping[str, Tensor]) -> None:
+    def save(self, output: Path, weights: Mapping[str, Tensor], step: int = 0) -> None:
         """The adapter in the layout of AnimateDiff's, and in that of plain diffusers."""
         lora = self.ranks.lora(weights)
-        lora.save(output / self.product, "original")
-        lora.save(output / "adapter-peft.safetensors", "peft")
+        captions = (caption for clip in self.clips for caption in clip.item.captions)
+        facts = lora_metadata(self.config, self.denoiser, captions, step)
+        lora.save(output / self.product, "original", metadata=facts)
+        lora.save(output / "adapter-peft.safetensors", "peft", metadata=facts)
 
     def samples(self, folder: Path, step: int) -> Path | None:
         """Some stills per validation prompt with the adapter on."""

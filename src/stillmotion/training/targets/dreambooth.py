@@ -39,7 +39,7 @@ class DreamBoothTarget:
         self.denoiser = Denoiser(config, accelerator.device, rounded=not config.trains_whole_model)
         self.subject = Album(config, found, report, self.denoiser, accelerator, say)
         self.prior = self._prior(report, accelerator, say)  # drawn by the base before anything is on it
-        self.trainee = make_trainee(config, self.denoiser)
+        self.trainee = make_trainee(config, self.denoiser, self.subject.captions())
         self.product = self.trainee.product
         self._advise(say)
 
@@ -60,9 +60,9 @@ class DreamBoothTarget:
         shares = [1 / len(draws)] * len(draws) + [self.config.prior_weight / len(draws)] * len(draws)
         return picture_loss(self.denoiser, samples + others, shares)
 
-    def save(self, output: Path, weights: Mapping[str, Tensor]) -> None:
+    def save(self, output: Path, weights: Mapping[str, Tensor], step: int = 0) -> None:
         """A LoRA in two layouts, or a model as a folder and as one file."""
-        self.trainee.save(output, weights)
+        self.trainee.save(output, weights, step)
 
     def samples(self, folder: Path, step: int) -> Path | None:
         """A row of stills for the subject and one for the class, always from the same noise."""

@@ -30,7 +30,7 @@ class LoraTarget:
         found = find_pictures(config.images, report)  # before models load: a wrong path is said at once
         self.denoiser = Denoiser(config, accelerator.device)
         self.album = Album(config, found, report, self.denoiser, accelerator, say)
-        self.trainee = make_trainee(config, self.denoiser)
+        self.trainee = make_trainee(config, self.denoiser, self.album.captions())
         say(f"{len(self.album)} pictures, {self.trainee}, {self.denoiser}.")
         for note in self.album.size_notes() + self.album.caption_notes():
             say(note)
@@ -47,9 +47,9 @@ class LoraTarget:
         """L2 (optionally min-SNR weighted) on the noise or velocity of one picture per draw."""
         return picture_loss(self.denoiser, [self.album.sample(draw) for draw in draws])
 
-    def save(self, output: Path, weights: Mapping[str, Tensor]) -> None:
+    def save(self, output: Path, weights: Mapping[str, Tensor], step: int = 0) -> None:
         """`lora.safetensors` in kohya's layout, `lora-peft.safetensors` in diffusers'."""
-        self.trainee.save(output, weights)
+        self.trainee.save(output, weights, step)
 
     def samples(self, folder: Path, step: int) -> Path | None:
         """A row of stills per prompt, always from the same noise."""

@@ -88,7 +88,7 @@ class MotionTarget:
         start, *others = draw.choices(4)
         return self.denoiser.sample(draw, *stretch(draw, self.clips, self.config, start), *others)
 
-    def save(self, output: Path, weights: Mapping[str, Tensor]) -> None:
+    def save(self, output: Path, weights: Mapping[str, Tensor], step: int = 0) -> None:
         """`motion/`: a folder that MotionModel.load and diffusers' MotionAdapter.from_pretrained read."""
         state = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
         state |= {

@@ -31,6 +31,7 @@ from stillmotion.training.denoise import Denoiser, Guess, Sample, loss_of
 from stillmotion.training.draws import Draw
 from stillmotion.training.given import betas, carried, motion_of, origin
 from stillmotion.training.low_rank import LowRanks, attention_layers
+from stillmotion.training.metadata import lora_metadata
 from stillmotion.training.objectives import debiased
 from stillmotion.training.passes import frozen, settled
 from stillmotion.training.targets import Loss
@@ -148,14 +149,16 @@ class MotionLoraTarget:
         with self._one_frame():
             return settled(self.denoiser.losses(self.denoiser.guess(frames)).mean(), self._spatial())
 
-    def save(self, output: Path, weights: Mapping[str, Tensor]) -> None:
+    def save(self, output: Path, weights: Mapping[str, Tensor], step: int = 0) -> None:
         """The motion LoRA in the original and in diffusers' layout; of a reference its looks too."""
         parts = self.ranks.lora(weights).parts
         motion = Lora({"motion": parts["motion"]})
-        motion.save(output / self.product, "original")
-        motion.save(output / "motion-lora-peft.safetensors", "peft")
+        captions = (caption for clip in self.clips for caption in clip.item.captions)
+        facts = lora_metadata(self.config, self.denoiser, captions, step)
+        motion.save(output / self.product, "original", metadata=facts)
+        motion.save(output / "motion-lora-peft.safetensors", "peft", metadata=facts)
         if "unet" in parts:
-            Lora({"unet": parts["unet"]}).save(output / "spatial-lora.safetensors", "kohya")
+            Lora({"unet": parts["unet"]}).save(output / "spatial-lora.safetensors", "kohya", metadata=facts)
 
     def samples(self, folder: Path, step: int) -> Path | None:
         """One clip per validation prompt with the motion LoRA on, without the looks of a reference."""

@@ -86,7 +86,7 @@ class TextualInversionTarget:
         own = (spelled(caption, [self.word.text]) for caption in item.captions)
         return tuple(caption for caption in own if self.word.text in caption) or self.sentences
 
-    def save(self, output: Path, weights: Mapping[str, Tensor]) -> None:
+    def save(self, output: Path, weights: Mapping[str, Tensor], step: int = 0) -> None:
         """{word: (vectors, width)}, or for SDXL clip_l and clip_g."""
         with durable(output / self.product) as unfinished:
             save_file(self.word.state(weights), unfinished, {"format": "pt", WORD: self.word.text})
