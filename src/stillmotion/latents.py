@@ -1,19 +1,24 @@
 """A clip before decoding: latents and the request they came from, on disk. Knows no models.
 
 Decoding comes last and needs the most memory, so that is where long jobs die; what was sampled is kept in a
-file first, and decoding can be repeated without sampling again.
+file first (`keep`), and decoding can be repeated without sampling again.
 """
 
 from __future__ import annotations
 
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from safetensors import SafetensorError, safe_open
 
-from stillmotion.atomic import replacing
-from stillmotion.errors import Damaged, RequestError
+from stillmotion.atomic import LONGEST, replacing, sweep
+from stillmotion.errors import Damaged, OutputError, RequestError
 from stillmotion.request import Request
 from stillmotion.weights.finite import check_finite
 
@@ -63,3 +68,46 @@ class Latents:
             )
         check_finite({"latents": tensor}, str(path))
         return latents
+
+
+def latents_path(output: Path, number: int = 1) -> Path:
+    """Where the latents of a clip are kept until it is written: beside it; cut where the name is too long."""
+    end = output.suffix + (f"-{number}" if number > 1 else "") + EXTENSION
+    stem = os.fsencode(output.stem)[: LONGEST - len(os.fsencode(end))].decode(errors="ignore")
+    return output.with_name(stem + end)
+
+
+def keep(latents: Latents, output: Path, since: float) -> tuple[Path | None, str]:
+    """Saves the latents beside `output`, or else where this machine has room, and returns where.
+
+    A file that stands there since before the time `since` (seconds of the epoch) is replaced; a younger one
+    belongs to another run of the same output and stays. None where nothing could be written; the text says
+    why the latents are not beside the output.
+    """
+    why = ""
+    for place in (output, *(folder / output.name for folder in _refuges())):
+        with suppress(OSError):
+            sweep(place.parent, ours=False)
+        try:
+            return latents.save(next(_free(place, since)), overwrite=True), why
+        except OutputError as error:
+            why = why or str(error)
+    return None, why
+
+
+def _refuges() -> Iterator[Path]:
+    """Folders for what finds no room beside its output."""
+    for folder in (tempfile.gettempdir, Path.home, Path.cwd):
+        with suppress(OSError, RuntimeError):  # no such folder, no home
+            yield Path(folder())
+
+
+def _free(output: Path, since: float) -> Iterator[Path]:
+    """Names for latents that no other run that goes on now has taken."""
+    for number in count(1):
+        path = latents_path(output, number)
+        try:
+            if path.stat().st_mtime < since and number == 1:
+                yield path
+        except OSError:
+            yield path

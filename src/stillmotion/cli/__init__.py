@@ -33,7 +33,7 @@ COMMANDS = {
     "inspect": ("inspect", "What a file of weights is, what it fits and how to use it."),
     "convert": ("convert", "Write a file of weights in another layout."),
     "merge": ("merge", "Bake LoRAs into a model, or mix models."),
-    "train": ("train", "Train motion on clips of your own."),
+    "train": ("train", "Train motion on clips, or a LoRA on images, of your own."),
 }
 """Name -> module in this package (which has a command of that name), and one line of help."""
 
@@ -43,6 +43,8 @@ class Settings:
     """What every command can ask for with `click.pass_obj`."""
 
     debug: bool = False
+    quiet: bool = False
+    verbose: bool = False
     start: float = field(default_factory=monotonic)
 
 
@@ -56,7 +58,7 @@ class LazyGroup(click.Group):
         if name not in COMMANDS:
             return None
         command = getattr(import_module(f"stillmotion.cli.{COMMANDS[name][0]}"), name)
-        _add_debug(command)
+        _add_everywhere(command)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -73,36 +75,44 @@ class LazyGroup(click.Group):
         return super().resolve_command(ctx, args)
 
 
-def _set_debug(ctx: click.Context, param: click.Parameter, value: bool) -> None:
-    if value:
-        ctx.find_object(Settings).debug = True
+EVERYWHERE = {
+    "--debug": "Show the traceback of errors.",
+    "--quiet": "Show no progress and no notes: only the result, and what goes wrong.",
+    "--verbose": "Show what the libraries say, too.",
+}
+"""Flags that may stand anywhere in the line, and their help; each is a field of `Settings`."""
 
 
-def _debug_option() -> click.Option:
-    return click.Option(
-        ["--debug"],
-        is_flag=True,
-        is_eager=True,
-        expose_value=False,
-        callback=_set_debug,
-        help="Show the traceback of errors, and what the libraries say.",
-    )
+def _set(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+    settings = ctx.find_object(Settings)
+    if value and settings is not None and param.name is not None:
+        setattr(settings, param.name, True)
+    if value and param.name == "verbose":
+        _let_libraries_speak()
 
 
-def _add_debug(command: click.Command) -> None:
-    """--debug may stand anywhere in the line: `stillmotion animate ... --debug` too."""
+def _everywhere() -> list[click.Parameter]:
+    return [
+        click.Option([name], is_flag=True, is_eager=True, expose_value=False, callback=_set, help=text)
+        for name, text in EVERYWHERE.items()
+    ]
+
+
+def _add_everywhere(command: click.Command) -> None:
+    """The flags that each command has: `stillmotion animate ... --debug` as well as `stillmotion --debug`."""
     if not any(param.name == "debug" for param in command.params):
-        command.params.append(_debug_option())
+        command.params.extend(_everywhere())
     for inner in getattr(command, "commands", {}).values():
-        _add_debug(inner)
+        _add_everywhere(inner)
 
 
 @click.group(
     cls=LazyGroup,
     epilog='Try: stillmotion animate "a rocket, 3d render style" -o rocket.gif',
-    params=[_debug_option()],
+    params=_everywhere(),
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
-@click.version_option(stillmotion.__version__, message="stillmotion %(version)s")
+@click.version_option(stillmotion.__version__, "-V", "--version", message="stillmotion %(version)s")
 def app() -> None:
     """Turns still-image diffusion models into animators."""
 
@@ -114,6 +124,11 @@ def main(args: Sequence[str] | None = None) -> None:
     except Exception:  # with --debug
         echo(traceback.format_exc(), err=True)
         code = 1
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError:  # the reader has gone, or the disk is full: Python would complain once more at its end
+        sys.stdout = None  # type: ignore[assignment]
     sys.exit(code)
 
 
@@ -136,25 +151,39 @@ def run(args: Sequence[str] | None = None) -> int:
         if settings.debug:
             raise
         echo(_sentence(error), err=True)
-        return error.exit_code if isinstance(error, StillmotionError) else 1
+        return 2 if isinstance(error, StillmotionError) or _of_system(error) else 1
 
 
 def _hush_libraries(settings: Settings) -> None:
-    """Notes of the libraries to their developers are not for our users; ours are. For this process only."""
+    """Notes of the libraries to their developers are not for our users, ours are; for this process only."""
     warnings.simplefilter("ignore")
     warnings.simplefilter("always", StillmotionWarning)
-    warnings.showwarning = _show_note
+
+    def note(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
+        if settings.verbose or not settings.quiet:
+            echo(f"Note: {message}", err=True)
+
+    warnings.showwarning = note
     for name in ("TRANSFORMERS_VERBOSITY", "DIFFUSERS_VERBOSITY"):
         os.environ.setdefault(name, "error")
 
 
-def _show_note(message: Warning | str, *_: object) -> None:
-    echo(f"Note: {message}", err=True)
+def _let_libraries_speak() -> None:
+    warnings.simplefilter("default")
+    for name in ("TRANSFORMERS_VERBOSITY", "DIFFUSERS_VERBOSITY"):
+        os.environ[name] = "info"
+
+
+def _of_system(error: Exception) -> bool:
+    """Whether the system refused a file (no space, no permission, no such folder, ...), and says why."""
+    return isinstance(error, OSError) and error.errno is not None and error.strerror is not None
 
 
 def _sentence(error: Exception) -> str:
     if isinstance(error, StillmotionError):
         return f"Error: {error}"
+    if isinstance(error, OSError) and _of_system(error):
+        return f"Error: {error.filename or 'A file'} cannot be used: {error.strerror}."
     text = " ".join(str(error).split()) or type(error).__name__
     if "can't allocate memory" in text or type(error).__name__ in ("OutOfMemoryError", "MemoryError"):
         return "Error: There is not enough memory: try fewer frames or a smaller width and height."

@@ -1,36 +1,48 @@
 """What a user sees while waiting: loading, sampling and decoding, each with the time that is left.
 
-On stderr, and only in a terminal; in a pipe or a log nothing moves.
+On stderr: bars in a terminal; in a pipe, a file, a dumb terminal or a CI log a plain line every few seconds.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from time import monotonic
 
+import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.progress import TimeRemainingColumn as Eta
 
+from stillmotion.cli import Settings
 from stillmotion.foreign import printable
 
 LABELS = {"sampling": "drawing", "decoding": "decoding"}
+TELL = 5.0
+"""Seconds between two lines where there are no bars."""
 
 
 class Waiting:
-    """Bars by stage; `step` is the `on_step` of an Animator."""
+    """Progress by stage; `step` is the `on_step` of an Animator. `quiet` leaves only what must be said."""
 
-    def __init__(self, progress: Progress) -> None:
+    def __init__(self, progress: Progress, quiet: bool = False) -> None:
         self._progress = progress
         self._tasks: dict[str, int] = {}
+        self._lines = progress.disable and not quiet
+        self._quiet = quiet
+        self._label, self._began, self._told = "", 0.0, monotonic()
         self.clip = ""
 
     @contextmanager
     def stage(self, label: str) -> Iterator[None]:
         """A stage of unknown length."""
         task = self._progress.add_task(label, total=None)
+        began = self._told = monotonic()
         yield
         self._progress.update(task, total=1, completed=1)
+        if self._lines and (took := monotonic() - began) > TELL:
+            self.say(f"{label}: {took:.0f} s")
 
     def step(self, stage: str, done: int, total: int) -> None:
         """Shows that `done` of `total` are finished; a new bar for every stage of every clip."""
@@ -38,15 +50,30 @@ class Waiting:
         if label not in self._tasks:
             self._tasks[label] = self._progress.add_task(label, total=total)
         self._progress.update(self._tasks[label], completed=done, total=total)
+        if self._lines:
+            self._line(label, done, total)
 
-    def say(self, text: str) -> None:
-        """A line above the bars."""
-        self._progress.console.print(printable(text), markup=False, highlight=False, soft_wrap=True)
+    def _line(self, label: str, done: int, total: int) -> None:
+        now = monotonic()
+        if label != self._label:
+            self._label, self._began = label, now
+        if done and now - self._told > TELL:
+            left = (now - self._began) / done * (total - done)
+            self.say(f"{label}: {done}/{total}, about {left:.0f} s left")
+            self._told = now
+
+    def say(self, text: str, always: bool = False) -> None:
+        """A line above the bars; with --quiet only if it is `always` said."""
+        if always or not self._quiet:
+            self._progress.console.print(printable(text), markup=False, highlight=False, soft_wrap=True)
 
 
 @contextmanager
 def waiting() -> Iterator[Waiting]:
-    """Bars while the block runs, gone without a trace of control codes when stderr is no terminal."""
+    """Progress while the block runs, without a trace of control codes when stderr is no terminal."""
+    context = click.get_current_context(silent=True)
+    settings = context.find_object(Settings) if context else None
+    quiet = settings is not None and settings.quiet
     console = Console(stderr=True)
     columns = (
         TextColumn("{task.description:<14}"),
@@ -55,8 +82,9 @@ def waiting() -> Iterator[Waiting]:
         TimeElapsedColumn(),
         Eta(),
     )
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        yield Waiting(progress)
+    moves = console.is_terminal and not console.is_dumb_terminal and not os.environ.get("CI")
+    with Progress(*columns, console=console, disable=quiet or not moves) as progress:
+        yield Waiting(progress, quiet)
 
 
 def quiet_libraries() -> None:

@@ -8,8 +8,11 @@ hours is not lost to a crash, a full disk or Ctrl-C at the end. `stillmotion dec
 
 from __future__ import annotations
 
+import os
 import re
 import secrets
+import shlex
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,7 +26,7 @@ from stillmotion.cli.progress import Waiting, quiet_libraries, waiting
 from stillmotion.cli.trust import remember
 from stillmotion.clip import Clip, check_output, grid
 from stillmotion.errors import OutputError
-from stillmotion.latents import EXTENSION, Latents
+from stillmotion.latents import Latents, keep, latents_path
 from stillmotion.request import Request
 
 if TYPE_CHECKING:
@@ -57,12 +60,14 @@ class Target:
         check_output(self.output, self.force, frames)
         if self.sheet is not None:
             check_sheet(self.sheet, self.force)
+            if os.path.abspath(self.sheet) == os.path.abspath(self.path):
+                raise OutputError(f"{self.sheet} is the output as well as the sheet: give them two names.")
 
     def check(self, frames: int | None = None) -> None:
         """The same, also for the latents that will be kept beside it."""
         self.check_files(frames)
         kept = latents_path(self.path)
-        if kept.exists() and not self.force:
+        if os.path.lexists(kept) and not self.force:
             raise OutputError(
                 f"{kept} holds a clip that was sampled but not decoded: finish it with `stillmotion decode "
                 f"{kept}`, or give --force to throw it away."
@@ -88,6 +93,7 @@ def render(request: Request, target: Target, count: int, device: str | None, sta
         request = request.replace(seed=secrets.randbelow(2**32))
     requests = [request] if count == 1 else [request.replace(seed=request.seed + i) for i in range(count)]
     targets = [target] if count == 1 else [target.of_seed(request.seed) for request in requests]
+    since = time.time()
     for each in {target, *targets}:
         each.check(request.frames)
     with waiting() as bars:
@@ -99,7 +105,7 @@ def render(request: Request, target: Target, count: int, device: str | None, sta
         clips = []
         for number, (each, place) in enumerate(zip(requests, targets, strict=True)):
             bars.clip = f" {number + 1}/{count}" if count > 1 else ""
-            clips.append(make(animator, each, place, bars))
+            clips.append(make(animator, each, place, bars, since))
     for place, clip in zip(targets, clips, strict=True):
         echo(_line(place.path, clip, start if count == 1 else None))
     if count > 1:
@@ -128,30 +134,36 @@ def load(bars: Waiting, request: Request, device: str | None) -> Animator:
         return animator
 
 
-def make(animator: Animator, request: Request, target: Target, bars: Waiting) -> Clip:
-    """One clip, with its latents on the disk until it is written."""
+def make(animator: Animator, request: Request, target: Target, bars: Waiting, since: float) -> Clip:
+    """One clip, with its latents on the disk until it is written; `since` is when this run began."""
     latents = animator.sample(request, bars.step)
-    with kept_until_written(latents, target, bars):
+    with kept_until_written(latents, target, bars, since):
         clip = animator.decode(latents, bars.step)
         target.write(clip)
     return clip
 
 
 @contextmanager
-def kept_until_written(latents: Latents, target: Target, bars: Waiting) -> Iterator[None]:
-    """Latents in a file while the block runs; they stay, with a word of advice, if it fails."""
-    kept = latents_path(target.path)
-    latents.save(kept, overwrite=target.force)
+def kept_until_written(latents: Latents, target: Target, bars: Waiting, since: float) -> Iterator[None]:
+    """Latents in a file while the block runs; they stay, with a word of advice, if it fails.
+
+    Where no disk has room for them the block runs all the same: the clip itself is smaller.
+    """
+    kept, why = keep(latents, target.path, since)
+    if why:
+        place = f"kept in {kept}" if kept else "in memory only"
+        bars.say(f"Note: {why} What was sampled is {place} until the clip is written.", always=True)
     try:
         yield
     except BaseException:
-        bars.say(f"What was sampled is not lost: `stillmotion decode {kept}` goes on from there.")
+        if kept is None or not kept.exists():  # its folder may have been taken away
+            kept, _ = keep(latents, target.path, since)
+        if kept is not None:
+            advice = f"`stillmotion decode {shlex.quote(str(kept))}` goes on from there."
+            bars.say(f"What was sampled is not lost: {advice}", always=True)
         raise
-    kept.unlink()
-
-
-def latents_path(output: Path) -> Path:
-    return output.with_name(output.name + EXTENSION)
+    if kept is not None:
+        kept.unlink(missing_ok=True)
 
 
 def save_sheet(clip: Clip, path: Path, force: bool, **options: Any) -> None:
@@ -170,7 +182,7 @@ def check_sheet(path: Path, force: bool) -> None:
 def free_name(wanted: Path) -> Path:
     """The name, or the first of NAME-2, NAME-3, ... that is free."""
     names = (wanted.with_name(f"{wanted.stem}-{number}{wanted.suffix}") for number in range(2, 10_000))
-    return next(name for name in (wanted, *names) if not name.exists())
+    return next(name for name in (wanted, *names) if not os.path.lexists(name))
 
 
 def name_of(prompt: str) -> Path:
