@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
+import shutil
 import threading
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -16,9 +19,11 @@ from test_weights_base import ldm_state, same
 from tiny import tiny_pipeline
 from torch import nn
 
-from stillmotion.errors import Damaged, WrongKind
+from stillmotion.errors import Damaged, Unsafe, WrongKind
 from stillmotion.weights.base import load_base
+from stillmotion.weights.identify import identify
 from stillmotion.weights.modules import fill, make_module
+from stillmotion.weights.pickles import load_torch
 
 
 @pytest.fixture(params=["folder", "single file"])
@@ -159,3 +164,52 @@ def test_a_weight_that_nothing_gives_is_named(sd15_folder: Path) -> None:
     module.register_buffer("left", torch.empty(2, device="meta"), persistent=False)
     with pytest.raises(Damaged, match="left is neither stored nor computed"):
         fill(module, weights, torch.float32, "text_encoder", "x")
+
+
+JOBS = [
+    (9, "inpainting"),
+    (8, "instruct-pix2pix"),
+    (7, "upscaling"),
+    (5, "depth-to-image"),
+    (6, "6 channels"),
+]
+
+
+@pytest.mark.parametrize(("channels", "job"), JOBS)
+def test_models_of_other_jobs_are_named_and_refused(
+    channels: int, job: str, sd15_folder: Path, tmp_path: Path
+) -> None:
+    unet = "model.diffusion_model."
+    state = {
+        f"{unet}input_blocks.0.0.weight": torch.zeros(320, channels, 3, 3),
+        f"{unet}out.2.weight": torch.zeros(4, 320, 3, 3),
+        f"{unet}input_blocks.4.1.transformer_blocks.0.attn2.to_k.weight": torch.zeros(640, 1024),
+    }
+    save_file(state, tmp_path / "x.safetensors")
+    assert job in (identify(tmp_path / "x.safetensors").family or "")
+    with pytest.raises(WrongKind, match=f"x.safetensors is .*{job}"):
+        load_base(tmp_path / "x.safetensors")
+    folder = shutil.copytree(sd15_folder, tmp_path / "base")
+    config = folder / "unet" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"in_channels": channels}))
+    with pytest.raises(WrongKind, match=f"base is for .*{job}"):
+        load_base(folder)
+
+
+def test_a_hostile_pickle_in_a_folder_does_not_run(sd15_folder: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(sd15_folder, tmp_path / "base")
+    (folder / "text_encoder" / "model.safetensors").unlink()
+    command = f"touch {tmp_path / 'ran'}".encode()
+    program = b"\x80\x02cposix\nsystem\nX" + len(command).to_bytes(4, "little") + command + b"\x85R."
+    (folder / "text_encoder" / "pytorch_model.bin").write_bytes(program)
+    with pytest.raises(Unsafe, match="wants to run code .*posix.system") as refused:
+        load_base(folder)
+    assert "weights_only" not in str(refused.value) and not (tmp_path / "ran").exists()
+
+
+def test_pickles_are_read_in_threads(tmp_path: Path) -> None:
+    """The stand-ins of one thread are not taken away by another."""
+    torch.save({"a": nn.ParameterDict({"x": torch.ones(2)})}, tmp_path / "x.pt")
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: load_torch(tmp_path / "x.pt"), range(40)))
+    assert all(torch.equal(each["a"]["x"], torch.ones(2)) for each in found)

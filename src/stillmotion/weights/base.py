@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from stillmotion.errors import Damaged, Mismatch
-from stillmotion.weights.files import read_state, weight_files
+from stillmotion.errors import Damaged, Mismatch, WrongKind
+from stillmotion.weights.files import read_config, read_state, weight_files
 from stillmotion.weights.fit import expect
 from stillmotion.weights.hub import locate
 from stillmotion.weights.identify import identify
+from stillmotion.weights.kinds import job_of
 from stillmotion.weights.modules import current_names, fill, make_module
 from stillmotion.weights.prediction import Prediction
 from stillmotion.weights.scaled import dequantized
@@ -73,6 +74,14 @@ def _located(source: str | Path) -> Path:
 
 def _from_folder(path: Path, name: str, dtypes: dict[str, torch.dtype], vae: str | Path | None) -> Any:
     """A diffusers folder: each part is its config and the weights beside it, read as any file is."""
+
+    unet = read_config(path / "unet")
+    taken, drawn = unet.get("in_channels", 4), unet.get("out_channels", 4)
+    if job := job_of(taken, drawn):
+        raise WrongKind(
+            f"{name} is for {job}: its UNet takes {taken} channels and draws {drawn}. Use the plain "
+            "text-to-image model."
+        )
 
     def weights(part: str, kind: str) -> Any:
         if not (path / part).is_dir():

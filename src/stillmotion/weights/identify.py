@@ -16,7 +16,7 @@ from stillmotion.weights.convert import holds_whole_unet, rename
 from stillmotion.weights.families import family_of, measure
 from stillmotion.weights.files import Header, read_header, read_json
 from stillmotion.weights.hub import INSIDE
-from stillmotion.weights.kinds import BASES, TEXT_WIDTHS, FileKind
+from stillmotion.weights.kinds import BASES, TEXT_WIDTHS, FileKind, job_of
 from stillmotion.weights.loras import kinds as lora_kinds
 from stillmotion.weights.names import layout_of
 
@@ -185,7 +185,7 @@ def _checkpoint(header: Header, name: str) -> FileKind:
     last = ("model.diffusion_model.out.2.weight", "model_ema.diffusion_modelout2weight")
     channels = next((header[key][1] for key in first if key in header), 0)
     drawn = next((header[key][0] for key in last if key in header), 4)
-    special = {9: "inpainting", 8: "instruct-pix2pix"}.get(channels) if channels != drawn else None
+    special = job_of(channels, drawn) if channels else None
     title = f"a text-to-image checkpoint in one file: {BASES[base]}{f', {special}' if special else ''}"
     missing = missing_parts(header)
     notes = [f"It has no {part}." for part in missing]

@@ -140,3 +140,12 @@ class FileKind:
         if not self.known:
             lines += ["  looked for:", *(f"    {thing}" for thing in LOOKED_FOR)]
         return lines
+
+
+JOBS = {5: "depth-to-image", 7: "upscaling", 8: "instruct-pix2pix", 9: "inpainting"}
+"""What a UNet is for that takes more channels than it draws: an image, a mask or depth besides the noise."""
+
+
+def job_of(taken: int, drawn: int) -> str | None:
+    """What else than text-to-image a UNet of so many channels is for; None for a plain one."""
+    return JOBS.get(taken, f"a job that takes {taken} channels") if taken != drawn else None

@@ -10,6 +10,7 @@ import contextlib
 import pickle
 import pickletools
 import struct
+import threading
 import warnings
 import zipfile
 from collections.abc import Iterator
@@ -85,7 +86,7 @@ def load_torch(path: Path, *, shapes_only: bool = False) -> Any:
         )
     place = "meta" if shapes_only and zipped else "cpu"
     try:
-        with _stand_ins(), warnings.catch_warnings():
+        with _ALONE, _stand_ins(), warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Detected pickle protocol")
             return torch.load(path, map_location=place, weights_only=True, mmap=zipped)
     except pickle.UnpicklingError as error:
@@ -146,6 +147,10 @@ def _refusal(path: Path) -> WeightsError:
 
 def _damaged(path: Path) -> Damaged:
     return Damaged(f"{path.name} is truncated or is not a torch checkpoint. Download it again.")
+
+
+_ALONE = threading.Lock()
+"""torch keeps the classes it lets through, and Python its warning filters, for the whole process."""
 
 
 @contextlib.contextmanager
