@@ -12,17 +12,20 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, PngImagePlugin
+from PIL import Image, PngImagePlugin
 
 from stillmotion.clip.contents import Contents
 from stillmotion.clip.metadata import KEY
 from stillmotion.clip.palette import Dither, to_palette
 from stillmotion.clip.pixels import Colour, enlarged, opaque
+from stillmotion.clip.stills import first_frame, frames_of, open_picture, upright
 from stillmotion.clip.timing import delays
 from stillmotion.errors import DataError, OutputError
 
-FORMATS = ("GIF", "WEBP", "PNG", "JPEG", "BMP", "TIFF")
-STILLS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+STILLS = (
+    *(".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"),
+    *(".avif", ".jfif", ".jpe", ".mpo", ".jp2", ".heic", ".heif"),
+)
 TICKS = {"GIF": 10.0}
 IMAGE_DESCRIPTION = 0x010E
 FOLDER_TAG = "clip.json"
@@ -95,14 +98,16 @@ def _png_text(comment: str) -> PngImagePlugin.PngInfo:
 
 def scan_picture(path: Path) -> Contents:
     """Decodes a picture once, keeping nothing: what it holds, and whether all of it is readable."""
-    with Image.open(path, formats=FORMATS) as picture:
+    with open_picture(path) as picture:
         stands = []
-        for _ in _walk(picture):
+        for _ in frames_of(picture):
             picture.load()  # WebP and GIF know their times only now
             stands.append(float(picture.info.get("duration") or 0))
         if picture.format == "GIF" and len(stands) > 1:
             stands = [100.0 if stand <= 10 else stand for stand in stands]  # as every browser does
-        width, height = _upright(picture).size
+        if getattr(picture, "is_animated", False):
+            picture.seek(first_frame(picture))  # of another size than the last, perhaps
+        width, height = upright(picture).size
         return Contents(width, height, tuple(stands), TICKS.get(picture.format, 1.0), _comment(picture))
 
 
@@ -110,11 +115,12 @@ def decode_picture(
     path: Path, contents: Contents, wanted: Sequence[int], background: Colour
 ) -> Iterator[tuple[int, np.ndarray]]:
     """The `wanted` stored pictures, which must be ascending."""
-    with Image.open(path, formats=FORMATS) as picture:
-        offset = _first(picture)
+    with open_picture(path) as picture:
+        offset = first_frame(picture)
         for number in wanted:
-            picture.seek(number + offset)
-            yield number, opaque(_upright(picture), background)
+            if number + offset:  # stills of some formats cannot seek
+                picture.seek(number + offset)
+            yield number, opaque(upright(picture), background)
 
 
 def scan_folder(path: Path) -> Contents:
@@ -122,8 +128,8 @@ def scan_folder(path: Path) -> Contents:
     stills = _stills(path)
     if not stills:
         raise DataError(f"{path} has no pictures in it: expected {', '.join(STILLS)}.")
-    with Image.open(stills[0], formats=FORMATS) as picture:
-        width, height = _upright(picture).size
+    with open_picture(stills[0]) as picture:
+        width, height = upright(picture).size
     tag = path / FOLDER_TAG
     comment = tag.read_text(encoding="utf-8") if tag.is_file() else None
     return Contents(width, height, (0.0,) * len(stills), 1.0, comment)
@@ -135,8 +141,8 @@ def decode_folder(
     """The `wanted` stills."""
     stills = _stills(path)
     for number in wanted:
-        with Image.open(stills[number], formats=FORMATS) as picture:
-            pixels = opaque(_upright(picture), background)
+        with open_picture(stills[number]) as picture:
+            pixels = opaque(upright(picture), background)
         if pixels.shape[:2] != (contents.height, contents.width):
             raise DataError(
                 f"{stills[number]} is {pixels.shape[1]}x{pixels.shape[0]}, but the first picture there is "
@@ -148,27 +154,11 @@ def decode_folder(
 def _stills(folder: Path) -> list[Path]:
     """frame2.png before frame10.png."""
     stills = [file for file in folder.iterdir() if file.suffix.lower() in STILLS and file.name[0] != "."]
-    return sorted(stills, key=lambda file: [int(part) if part.isdigit() else part for part in _parts(file)])
+    return sorted(stills, key=lambda file: [int(part) if part.isdecimal() else part for part in _parts(file)])
 
 
 def _parts(file: Path) -> list[str]:
     return re.split(r"(\d+)", file.name)
-
-
-def _walk(picture: Image.Image) -> Iterator[None]:
-    for number in range(_first(picture), getattr(picture, "n_frames", 1)):
-        picture.seek(number)
-        yield
-
-
-def _first(picture: Image.Image) -> int:
-    """1 for an APNG whose first picture is only for programs that cannot animate."""
-    return int(bool(getattr(picture, "default_image", False)) and getattr(picture, "n_frames", 1) > 1)
-
-
-def _upright(picture: Image.Image) -> Image.Image:
-    """Photos as they were held; only JPEG, because an animation's EXIF is about its description."""
-    return ImageOps.exif_transpose(picture) if picture.format == "JPEG" else picture
 
 
 def _comment(picture: Image.Image) -> str | bytes | None:

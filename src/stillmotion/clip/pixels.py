@@ -30,9 +30,23 @@ def opaque(picture: Image.Image, background: Colour) -> np.ndarray:
     if picture.mode.startswith("I;16"):  # Pillow would clip 16 bits instead of scaling them
         grey = (np.asarray(picture) >> 8).astype(np.uint8)
         return np.repeat(grey[..., None], 3, axis=2)
+    if picture.mode in ("I", "F"):
+        return np.repeat(_eight_bits(np.asarray(picture))[..., None], 3, axis=2)
     if "A" not in picture.getbands() and "transparency" not in picture.info:
         return np.array(picture.convert("RGB"))
     picture = picture.convert("RGBA")
     below = Image.new("RGBA", picture.size, (*background, 255))
     below.alpha_composite(picture)
     return np.array(below.convert("RGB"))
+
+
+def _eight_bits(values: np.ndarray) -> np.ndarray:
+    """uint8 of 32-bit integers or floats: full scale is the least that fits of 1, 255, 65535, 2^32 - 1.
+
+    Neither TIFF nor Pillow says how bright a number is; floats between 0 and 1 are what editors and renderers
+    write, and what is above the largest number is white.
+    """
+    scales = (1, 255, 65535) if values.dtype.kind == "f" else (255, 65535)
+    values = np.nan_to_num(values.astype(np.float64))
+    most = next((scale for scale in scales if values.max() <= scale), 2**32 - 1)
+    return np.rint(values.clip(0, most) * (255 / most)).astype(np.uint8)
