@@ -7,10 +7,13 @@ import json
 import pytest
 from safetensors import safe_open
 
-from stillmotion.errors import DataError
+from stillmotion.errors import DataError, WeightsError
+from stillmotion.lora_model import Lora
+from stillmotion.motion_model import MotionModel
 from stillmotion.training import KINDS, load_config, train
 from stillmotion.training.config import as_yaml
 from stillmotion.training.watch import Watch
+from stillmotion.weights.hub import locate
 
 
 @pytest.fixture
@@ -71,3 +74,17 @@ def test_the_rates_of_the_docs_are_not_called_too_high():
 def test_hints_of_short_clips_name_the_flags(configure):
     with pytest.raises(DataError, match=r"61 needed.*--stride.*--frames.*--span whole"):
         train(configure("run", frames=16, stride=4))
+
+
+def test_the_folder_of_a_run_means_what_the_run_made(lora, configure, sd15_folder, tmp_path):
+    train(lora)
+    assert locate(lora.output) == lora.output / "lora.safetensors"
+    assert Lora.load(lora.output).parts.keys() == {"unet"}
+    motion = configure("motion-run", max_train_steps=1)
+    train(motion)
+    assert MotionModel.load(motion.output).spec == MotionModel.load(motion.output / "motion").spec
+    (tmp_path / "begun").mkdir()
+    (tmp_path / "begun" / "loss.csv").touch()
+    with pytest.raises(WeightsError, match="begun is a run .* no weights yet"):
+        locate(tmp_path / "begun")
+    assert locate(sd15_folder) == sd15_folder

@@ -15,18 +15,30 @@ BUNDLED = Path(__file__).parents[1] / "bundled"
 INSIDE = ("motion", "motion_adapter")
 """Where a pipeline folder keeps its motion: ours, and the one of diffusers' AnimateDiffPipeline."""
 
+PRODUCTS = (
+    "lora.safetensors",
+    "motion-lora.safetensors",
+    "adapter.safetensors",
+    "embedding.safetensors",
+    "model",
+    "model.safetensors",
+    "motion",
+)
+"""What runs of `stillmotion train` end in, one of them in each run's folder."""
+
 _HUB = re.compile(r"(?!.*\.\.)(?P<repo>\w[\w.-]*/\w[\w.-]*)(?:/(?P<file>\w[\w./-]*))?")
 
 
 def locate(source: str | Path) -> Path:
     """The file or folder that `source` means: a path, a bundled name, or on the hub "owner/model[/file]".
 
+    The folder of a run of `stillmotion train` means what the run made.
     Bundled are models ("emoji") and their LoRAs ("high-contrast", "zoom-in"). Raises `WeightsError` in one
     sentence if there is none, or if the hub cannot be reached.
     """
     path = Path(source).expanduser()
     if path.exists():
-        return path
+        return _product_of(path)
     name = str(source)
     if name in bundled_names():
         return BUNDLED / name
@@ -36,6 +48,19 @@ def locate(source: str | Path) -> Path:
     if not found or (Path(name).suffix in SUFFIXES and not found["file"]):
         raise WeightsError(f"There is no file or folder {source}.{_similar(path)}")
     return _fetch(name, found["repo"], found["file"])
+
+
+def _product_of(path: Path) -> Path:
+    """What a run of `stillmotion train` made, if the path is such a run's folder, else the path."""
+    if not (path / "loss.csv").is_file():
+        return path
+    made = next((path / name for name in PRODUCTS if (path / name).exists()), None)
+    if made is None:
+        raise WeightsError(
+            f"{path} is a run of stillmotion train that has written no weights yet (looked for "
+            f"{', '.join(PRODUCTS)}): let it reach its first checkpoint."
+        )
+    return made
 
 
 def bundled_names() -> list[str]:
