@@ -141,6 +141,8 @@ def run(args: Sequence[str] | None = None) -> int:
             code = app.main(args, prog_name="stillmotion", standalone_mode=False, obj=settings)
         return code if isinstance(code, int) else 0
     except click.ClickException as error:
+        if isinstance(error, click.NoSuchOption) and (meant := _meant(error)):
+            error = click.UsageError(meant, error.ctx)
         error.message = printable(error.message)
         error.show()
         return error.exit_code
@@ -172,6 +174,12 @@ def _let_libraries_speak() -> None:
     warnings.simplefilter("default")
     for name in ("TRANSFORMERS_VERBOSITY", "DIFFUSERS_VERBOSITY"):
         os.environ[name] = "info"
+
+
+def _meant(error: click.NoSuchOption) -> str | None:
+    from stillmotion.cli.hints import explain  # only when it is needed
+
+    return explain(error)
 
 
 def _of_system(error: Exception) -> bool:

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from stillmotion.cli import Settings
+from stillmotion.cli.hints import refuse_file
 from stillmotion.cli.options import count_option, device_option, given, output_options, request_options
 from stillmotion.cli.render import Target, name_of, render
 from stillmotion.request import Request
@@ -27,6 +28,7 @@ def animate(
     Without --base it is drawn by the small model that comes with stillmotion (see `stillmotion concepts`).
     What is not given is as the model recommends. The file carries its settings: `stillmotion redo FILE`.
     """
+    refuse_file(prompt)
     request = Request.parse(prompt=prompt, **given(options))
     target = Target.of(output or str(name_of(prompt)), options)
     render(request, target, count, device, settings.start)

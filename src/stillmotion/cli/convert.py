@@ -6,15 +6,15 @@ from pathlib import Path
 
 import click
 
-from stillmotion.cli.options import dtype_option, force_option
+from stillmotion.cli.options import PathType, dtype_option, force_option
 from stillmotion.cli.output import echo
 from stillmotion.cli.progress import quiet_libraries, waiting
 from stillmotion.weights.identify import identify
 
 
 @click.command()
-@click.argument("source", metavar="IN")
-@click.argument("target", metavar="OUT", type=click.Path(path_type=Path))
+@click.argument("source", metavar="IN", type=PathType(path_type=str))
+@click.argument("target", metavar="OUT", type=PathType(path_type=Path))
 @click.option(
     "--layout",
     type=click.Choice(["original", "diffusers", "kohya", "peft", "hotshot"]),

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from stillmotion.cli import Settings
-from stillmotion.cli.options import device_option, output_options
+from stillmotion.cli.options import PathType, device_option, output_options
 from stillmotion.cli.output import echo
 from stillmotion.cli.progress import waiting
 from stillmotion.cli.render import Target, load
@@ -19,7 +19,7 @@ from stillmotion.latents import EXTENSION, Latents
 
 
 @click.command()
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", type=PathType(path_type=Path))
 @output_options
 @device_option
 @trust_option

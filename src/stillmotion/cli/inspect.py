@@ -7,6 +7,7 @@ from dataclasses import asdict
 
 import click
 
+from stillmotion.cli.options import PathType
 from stillmotion.cli.output import echo
 from stillmotion.motion.spec import FAMILIES
 from stillmotion.weights.hub import locate
@@ -18,7 +19,7 @@ UNKNOWN = 2
 
 
 @click.command()
-@click.argument("files", metavar="FILE...", nargs=-1)
+@click.argument("files", metavar="FILE...", nargs=-1, type=PathType(path_type=str))
 @click.option("--json", "as_json", is_flag=True, help="For programs: one JSON object per file.")
 @click.option("--families", is_flag=True, help="List the families of motion modules instead.")
 @click.pass_context

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from stillmotion.cli.options import dtype_option, force_option, given
+from stillmotion.cli.options import PathType, dtype_option, force_option, given
 from stillmotion.cli.output import echo
 from stillmotion.cli.progress import quiet_libraries, waiting
 from stillmotion.errors import RequestError
@@ -16,8 +16,8 @@ from stillmotion.weights.identify import identify
 
 
 @click.command()
-@click.argument("base", metavar="BASE")
-@click.argument("target", metavar="OUT", type=click.Path(path_type=Path))
+@click.argument("base", metavar="BASE", type=PathType(path_type=str))
+@click.argument("target", metavar="OUT", type=PathType(path_type=Path))
 @click.option(
     "--lora",
     "loras",

@@ -8,12 +8,21 @@ from typing import Any
 
 import click
 
+from stillmotion.cli.hints import dropped
 from stillmotion.clip.palette import Dither
 from stillmotion.errors import RequestError
-from stillmotion.request import LORAS, Flag, Request
+from stillmotion.request import LORAS, REPEATED, Flag, Request
 from stillmotion.strength import Strength
 
 METAVARS = {int: "NUMBER", float: "NUMBER", str: "TEXT"}
+
+
+class PathType(click.Path):
+    """A path; quotes and file:// of drag and drop are taken off."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """As `click.Path` does, of the cleaned text."""
+        return super().convert(dropped(value) if isinstance(value, str) else value, param, ctx)
 
 
 def request_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -42,10 +51,23 @@ def _help(flag: Flag) -> str:
 def given(options: dict[str, Any]) -> dict[str, Any]:
     """The fields of a Request among the options that the user really gave."""
     fields = {name: options[name] for name in Request.model_fields if options.get(name) not in (None, ())}
-    for name in LORAS:
+    for name in ("base", "motion", "vae"):
         if name in fields:
-            fields[name] = [_with_equals(lora) for lora in fields[name]]
+            fields[name] = dropped(fields[name])
+    for name in REPEATED:
+        if name in fields:
+            fields[name] = [_weighed(item, name) for item in fields[name]]
+    if str(fields.get("seed")).strip() == "-1":  # as other programs call a random one
+        fields["seed"] = None
     return fields
+
+
+def _weighed(item: str, name: str) -> str:
+    """FILE or FILE=WEIGHT (or =WORD), the file as it was dropped into the terminal."""
+    item = dropped(item)
+    item = _with_equals(item) if name in LORAS else item
+    path, equals, weight = item.rpartition("=")
+    return f"{dropped(path)}={weight}" if equals else item
 
 
 def _with_equals(lora: str) -> str:
@@ -84,7 +106,7 @@ _OUTPUT = (
     click.option(
         "-o",
         "--output",
-        type=click.Path(path_type=str),
+        type=PathType(path_type=str),
         help="File to write: .gif, .webp, .apng, .mp4, .webm, .png for a still, or a folder for PNGs.",
     ),
     force_option,
@@ -104,7 +126,7 @@ _OUTPUT = (
         help="For WebP (100 is lossless) and video [default: 90].",
     ),
     click.option(
-        "--sheet", type=click.Path(path_type=Path), help="Also write all frames on one picture (.png)."
+        "--sheet", type=PathType(path_type=Path), help="Also write all frames on one picture (.png)."
     ),
 )
 

@@ -8,7 +8,14 @@ from typing import Any
 import click
 
 from stillmotion.cli import Settings
-from stillmotion.cli.options import count_option, device_option, given, output_options, request_options
+from stillmotion.cli.options import (
+    PathType,
+    count_option,
+    device_option,
+    given,
+    output_options,
+    request_options,
+)
 from stillmotion.cli.render import Target, free_name, render
 from stillmotion.cli.trust import MODELS, check_trust, trust_option
 from stillmotion.clip import open_frames
@@ -17,7 +24,7 @@ from stillmotion.request import REPEATED
 
 
 @click.command()
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", type=PathType(path_type=Path))
 @output_options
 @count_option
 @device_option

@@ -6,14 +6,15 @@ from pathlib import Path
 
 import click
 
+from stillmotion.cli.options import PathType
 from stillmotion.cli.output import echo
 from stillmotion.cli.render import check_sheet, free_name, save_sheet
 from stillmotion.clip import Clip
 
 
 @click.command()
-@click.argument("file", type=click.Path(path_type=Path))
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="File to write, .png.")
+@click.argument("file", type=PathType(path_type=Path))
+@click.option("-o", "--output", type=PathType(path_type=Path), help="File to write, .png.")
 @click.option("-f", "--force", is_flag=True, help="Overwrite a file that exists.")
 @click.option("--columns", type=click.IntRange(1), help="Frames in a row [default: nearly a square].")
 @click.option("--scale", type=click.FloatRange(0, min_open=True), default=1.0, help="Size [default: 1].")

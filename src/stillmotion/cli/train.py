@@ -11,6 +11,7 @@ import click
 from pydantic.fields import FieldInfo
 
 from stillmotion import training
+from stillmotion.cli.options import PathType
 from stillmotion.training import Kind, load_config
 
 
@@ -30,7 +31,7 @@ def option(name: str, field: FieldInfo) -> click.Option:
         text += f"  [default: {_shown(field.default)}]"
     if kind is bool:
         return click.Option([f"{flag}/--no-{flag[2:]}", name], default=None, help=text)
-    kinds = {int: click.INT, float: click.FLOAT, Path: click.Path(path_type=Path)}
+    kinds = {int: click.INT, float: click.FLOAT, Path: PathType(path_type=Path)}
     choices = get_args(kind) if get_origin(kind) is Literal else ()
     type_ = click.Choice(choices) if choices else kinds.get(kind, click.STRING)
     return click.Option([flag, name], type=type_, multiple=many, default=None, help=text)
@@ -61,7 +62,7 @@ def command(name: str, kind: Kind) -> click.Command:
 
     config = click.Option(
         ["--config"],
-        type=click.Path(path_type=Path),
+        type=PathType(path_type=Path),
         help="YAML file with any of the fields below; flags win over it",
     )
     options = [config, *(option(field, info) for field, info in kind.config.model_fields.items())]
