@@ -77,3 +77,31 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     two = webui({"*": VECTORS}) | {"emb_params": VECTORS}
     with pytest.raises(UnknownFile, match="two.pt holds several words"):
         read_embedding(save(tmp_path / "two.pt", two))
+
+
+@pytest.mark.parametrize("counter", ["step", "steps", "global_step"])
+def test_counters_and_placeholders_of_other_trainers(counter: str, tmp_path: Path) -> None:
+    own = save(
+        tmp_path / "a.pt", {"string_to_token": {"sks": torch.tensor(9)}, "string_to_param": {"sks": VECTORS}}
+    )
+    assert read_embedding(own).word == "sks"
+    counted = save(tmp_path / "b.safetensors", {"emb_params": VECTORS, counter: torch.tensor(5)})
+    assert torch.equal(read_embedding(counted).vectors["text_encoder"], VECTORS)
+    alone = save(tmp_path / "c.safetensors", {"<cat>": VECTORS, counter: torch.tensor(5)})
+    assert read_embedding(alone).word == "<cat>"
+
+
+def test_pivotal_tuning_of_sdxl(tmp_path: Path) -> None:
+    pair = {"text_encoders_0": VECTORS, "text_encoders_1": torch.ones(2, 1280)}
+    file = save(tmp_path / "tokens.safetensors", pair)
+    found = read_embedding(file)
+    assert {part: tuple(v.shape) for part, v in found.vectors.items()} == {
+        "text_encoder": (2, 768),
+        "text_encoder_2": (2, 1280),
+    }
+    assert found.word == "tokens" and identify(file).base == "sdxl"
+
+
+def test_a_scalar_alone_is_no_embedding(tmp_path: Path) -> None:
+    for content in ({"emb_params": torch.tensor(1.0)}, {"<cat>": torch.zeros(0, 768)}):
+        assert identify(save(tmp_path / "x.safetensors", content)).kind == "unknown"

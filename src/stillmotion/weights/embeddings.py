@@ -1,10 +1,4 @@
-"""Textual inversions in files: a word for prompts and the vectors it stands for. Puts them nowhere.
-
-{"string_to_param": {"*": (n, w)}, "name": word}    .pt of the original and of the WebUI
-{"<word>": (w,) or (n, w)}                          .bin and .safetensors of diffusers
-{"emb_params": (n, w)}                              .safetensors of the WebUI
-{"clip_l": (n, 768), "clip_g": (n, 1280)}           both text encoders of SDXL
-"""
+"""Textual inversions in files: a word for prompts and the vectors it stands for. Puts them nowhere."""
 
 from __future__ import annotations
 
@@ -14,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stillmotion.errors import UnknownFile
+from stillmotion.weights.embedding_names import ONE, PLACES, places, word_in
 from stillmotion.weights.files import read_header, read_state
 from stillmotion.weights.finite import check_finite
 from stillmotion.weights.fit import expect
@@ -24,19 +19,8 @@ from stillmotion.weights.loras.names import BUNDLED
 if TYPE_CHECKING:
     from torch import Tensor
 
-PLACES = {
-    "string_to_param.*": "text_encoder",
-    "emb_params": "text_encoder",
-    "clip_l": "text_encoder",
-    "clip_g": "text_encoder_2",
-}
-"""Names that are no word -> the text encoder the vectors are for."""
-
 WORD = "stillmotion.word"
 """Where the header of a file of ours has the word, as the form for SDXL has no place for it."""
-
-_TOKEN = "string_to_token.*"
-"""Number of the token that stood for the word in training; of no use later."""
 
 
 @dataclass(frozen=True)
@@ -55,19 +39,16 @@ def read_embedding(source: str | Path, word: str = "") -> Embedding:
     """
     path = locate(source)
     expect(identify(path), "embedding")
-    state = {name: tensor for name, tensor in read_state(path).items() if name != _TOKEN}
-    check_finite(state, path.name)
     header = read_header(path)
-    told = header.extras.get("name") or header.metadata.get(WORD)
-    inside = [name for name in state if name not in PLACES] or [told]
-    vectors = {
-        PLACES.get(name, "text_encoder"): tensor.float().reshape(-1, tensor.shape[-1])
-        for name, tensor in state.items()
-    }
-    if len(vectors) < len(state):
-        raise UnknownFile(f"{path.name} holds several words ({', '.join(state)}): give files of one each.")
-    word = word or (inside[0] if isinstance(inside[0], str) else "") or path.stem
-    return Embedding(word.strip().lower(), vectors, path.name)
+    parts = places(header)
+    if len(set(parts.values())) < len(parts):
+        raise UnknownFile(f"{path.name} holds several words ({', '.join(parts)}): give files of one each.")
+    state = {name: tensor for name, tensor in read_state(path).items() if name in parts}
+    check_finite(state, path.name)
+    vectors = {parts[name]: tensor.float().reshape(-1, tensor.shape[-1]) for name, tensor in state.items()}
+    told = (header.extras.get("name"), header.metadata.get(WORD), *map(word_in, parts))
+    inside = next((name for name in told if isinstance(name, str) and name.strip()), path.stem)
+    return Embedding((word or inside).strip().lower(), vectors, path.name)
 
 
 def bundled_embeddings(state: Mapping[str, Tensor], name: str) -> list[Embedding]:
@@ -77,9 +58,11 @@ def bundled_embeddings(state: Mapping[str, Tensor], name: str) -> list[Embedding
     """
     words: dict[str, dict[str, Tensor]] = {}
     for key, tensor in state.items():
-        place = next((place for place in PLACES if key.endswith(f".{place}")), None)
+        place = next((place for place in (*PLACES, ONE) if key.endswith(f".{place}")), None)
         if place is None or not key.startswith(BUNDLED):
             continue
         word = key.removeprefix(BUNDLED).removesuffix(f".{place}").strip().lower()
-        words.setdefault(word, {})[PLACES[place]] = tensor.float().reshape(-1, tensor.shape[-1])
+        words.setdefault(word, {})[PLACES.get(place, "text_encoder")] = tensor.float().reshape(
+            -1, tensor.shape[-1]
+        )
     return [Embedding(word, vectors, name) for word, vectors in words.items() if word]

@@ -14,6 +14,7 @@ from math import gcd
 from typing import Any
 
 from stillmotion.errors import Damaged, Mismatch, UnknownFile
+from stillmotion.foreign import parse_json
 from stillmotion.motion.spec import FAMILIES, MotionSpec
 from stillmotion.weights.names import MODULE, Layout
 
@@ -69,6 +70,10 @@ _BY_NAME = (
 _PIA = (
     "PIA animates a given picture: its first convolution is kept, but text-to-video makes no use of it yet."
 )
+_LONG = (
+    "Its tables are longer than those of v2: taken for a v2 module trained on longer clips (LongAnimateDiff, "
+    "or a fine-tune). If it is AnimateLCM, keep `lcm` in the file's name."
+)
 _NO_TABLE = "No positional tables are stored, so v1 and v3 look alike; taken for v3."
 
 RULES = (
@@ -78,9 +83,9 @@ RULES = (
     Rule("pia", lambda m: _sd15(m) and m.conv_in == 9, _PIA),
     Rule("sd15-v2", lambda m: _sd15(m) and m.mid and m.positions is None and m.whole_unet),
     Rule("animatelcm", lambda m: _sd15(m) and m.mid and m.positions is None),
-    Rule("animatelcm", lambda m: _sd15(m) and m.mid and m.positions == 64),
     Rule("animatelcm", lambda m: _sd15(m) and m.mid and "lcm" in m.hint, _BY_NAME.format("AnimateLCM")),
     Rule("lightning", lambda m: _sd15(m) and m.mid and "lightning" in m.hint, _BY_NAME.format("Lightning")),
+    Rule("sd15-v2", lambda m: _sd15(m) and m.mid and (m.positions or 0) > 32, _LONG),
     Rule(
         "sd15-v2",
         lambda m: _sd15(m) and m.mid,
@@ -104,12 +109,16 @@ def measure(
         if not found:
             continue
         if found["rest"] == "temporal_transformer.norm.weight":
+            if len(shape) != 1 or not shape[0]:
+                raise Damaged(f"{name} is {shape}; a norm of a motion module has one number per channel.")
             widths.setdefault(found["block"], {})[int(found["j"])] = shape[0]
         if name.endswith(".pos_encoder.pe") and len(shape) == 3:
             positions = shape[1]
         if ".attention_blocks.1." in name:
             attentions = 2
     conv_in = shapes.get("conv_in.weight")
+    if not any(block.startswith("down_blocks.") for block in widths):
+        raise UnknownFile("Motion modules are missing in down_blocks.0: the file is not complete.")
     return Measured(
         down=_blocks(widths, "down_blocks"),
         mid="mid_block" in widths,
@@ -131,7 +140,7 @@ def family_of(
     What the file says of itself goes first (our metadata, a diffusers config), then the table of rules.
     """
     if METADATA_KEY in metadata:
-        return _agreeing(spec_from_json(metadata[METADATA_KEY]), measured), []
+        return _divisible(_agreeing(spec_from_json(metadata[METADATA_KEY]), measured)), []
     rule = next((rule for rule in RULES if rule.when(measured)), None)
     row = FAMILIES[rule.family] if rule else _row_of_shape(measured)
     notes = [rule.note] if rule and rule.note else []
@@ -151,7 +160,7 @@ def family_of(
     if row.name == "lightning" and (steps := re.search(r"(\d)-?step", measured.hint)):
         spec = replace(spec, num_inference_steps=int(steps.group(1)))
     if config:
-        return replace(spec, **_config_columns(config, len(spec.channels))), notes
+        return _divisible(checked(replace(spec, **_config_columns(config, len(spec.channels))))), notes
     if row.name == "custom":
         notes.append(
             f"Heads ({spec.heads[0]}) and norm groups ({spec.norm_groups}) are not in the file: assumed."
@@ -167,15 +176,71 @@ def spec_to_json(spec: MotionSpec) -> str:
 def spec_from_json(text: str) -> MotionSpec:
     """A spec from our metadata; columns that this version does not know are an error."""
     try:
-        columns = json.loads(text)
-        unknown = set(columns) - {field.name for field in fields(MotionSpec)}
-    except (ValueError, TypeError) as error:
+        columns = parse_json(text)
+    except ValueError as error:
         raise Damaged(f"The stillmotion metadata of this file cannot be read ({error}).") from error
+    if not isinstance(columns, dict) or not isinstance(columns.get("name"), str):
+        raise Damaged("The stillmotion metadata of this file cannot be read (it names no family of motion).")
+    unknown = sorted(set(columns) - {field.name for field in fields(MotionSpec)})
     if unknown:
         raise Mismatch(
-            f"This file was written by another version of stillmotion: unknown {', '.join(sorted(unknown))}."
+            f"This file was written by another version of stillmotion: unknown {', '.join(unknown)[:200]}."
         )
-    return MotionSpec(**{name: _tuples(value) for name, value in columns.items()})
+    return checked(MotionSpec(**{name: _tuples(value) for name, value in columns.items()}))
+
+
+def checked(spec: MotionSpec) -> MotionSpec:
+    """The spec, if every column has the type and the range of a motion model; else `Damaged` names it."""
+    ranges: dict[str, tuple[float, float]] = {
+        "positions": (1, 65_536),
+        "norm_groups": (1, 65_536),
+        "attentions": (1, 2),
+        "beta_start": (0, 1),
+        "beta_end": (0, 1),
+        "noise_alpha": (0, 100),
+        "num_inference_steps": (1, 1000),
+        "guidance_scale": (0, 1000),
+        "frames": (1, 65_536),
+        "fps": (0.01, 1000),
+        "width": (8, 65_536),
+        "height": (8, 65_536),
+    }
+    words = {"resnet_norm": ("frame", "clip"), "motion_norm": ("frame", "clip")}
+    for column in fields(MotionSpec):
+        name, value = column.name, getattr(spec, column.name)
+        whole = type(value) is int and 0 < value <= 2**20
+        if name in ("channels", "layers", "heads"):
+            most = 64 if name == "layers" else 2**20
+            good = _counts(value, most) and len(value) == len(spec.channels) and len(value) <= 16
+        elif name in ranges:
+            low, high = ranges[name]
+            kinds = (int,) if type(column.default) is int else (int, float)
+            good = type(value) in kinds and low <= value <= high
+        elif name == "conv_in":
+            good = value is None or whole
+        elif name == "up":
+            good = value is None or (isinstance(value, tuple) and all(_counts(row) for row in value))
+        elif name == "mid":
+            good = isinstance(value, bool)
+        else:
+            good = isinstance(value, str) and len(value) < 200 and value in words.get(name, (value,))
+        if not good:
+            raise Damaged(f"This motion file has {name} = {repr(value)[:80]}, which no motion model has.")
+    return spec
+
+
+def _divisible(spec: MotionSpec) -> MotionSpec:
+    for channels, heads in zip(spec.channels, spec.heads, strict=True):
+        if channels % heads or channels % spec.norm_groups:
+            raise Damaged(
+                f"This motion file has {heads} heads and {spec.norm_groups} norm groups; "
+                f"{channels} channels cannot be divided by both."
+            )
+    return spec
+
+
+def _counts(value: Any, most: int = 2**20) -> bool:
+    return isinstance(value, tuple) and all(type(each) is int and 0 < each <= most for each in value)
 
 
 def adapter_config(spec: MotionSpec) -> dict[str, Any]:
@@ -204,9 +269,13 @@ def adapter_config(spec: MotionSpec) -> dict[str, Any]:
 
 def spec_from_adapter_config(config: Mapping[str, Any], name: str = "custom") -> MotionSpec:
     """The spec a MotionAdapter config describes (old ones too), by the rules of `family_of`."""
-    channels = tuple(config.get("block_out_channels", FAMILIES["sd15-v2"].channels))
+    channels = _per_block(config.get("block_out_channels", FAMILIES["sd15-v2"].channels), 1)
     layers = _per_block(config.get("motion_layers_per_block", 2), len(channels))
     mid = bool(config.get("use_motion_mid_block", True))
+    if not (channels and _counts(channels) and _counts(layers, 64) and len(layers) == len(channels)):
+        raise Damaged(
+            f"{name} has a config of {channels} channels in {layers} layers: no motion model has it."
+        )
     shape = tuple((c,) * n for c, n in zip(channels, layers, strict=True))
     measured = Measured(
         down=shape,
@@ -270,7 +339,7 @@ def _blocks(widths: Mapping[str, Mapping[int, int]], path: str) -> tuple[tuple[i
 
 
 def _per_block(value: int | list[int] | tuple[int, ...], blocks: int) -> tuple[int, ...]:
-    return (value,) * blocks if isinstance(value, int) else tuple(value)
+    return tuple(value) if isinstance(value, (list, tuple)) else (value,) * blocks
 
 
 def _one_or_all(values: tuple[int, ...]) -> int | list[int]:

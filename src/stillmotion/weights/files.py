@@ -5,15 +5,15 @@ Knows formats and wrappings, not what the names mean (that is identify.py), and 
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from stillmotion import foreign
 from stillmotion.errors import Damaged, WeightsError
 from stillmotion.weights.formats import load_safetensors, safetensors_header, sniff
-from stillmotion.weights.unwrap import unwrap
+from stillmotion.weights.unwrap import Unwrapped, unwrap
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -39,6 +39,10 @@ _DTYPES = {
     "F8_E4M3": "float8_e4m3fn",
 }
 """Names of dtypes in safetensors and in torch."""
+
+
+LARGER = 20
+"""How many times the size of its file the tensors of a checkpoint may have (views that share memory)."""
 
 
 class Header(dict[str, Shape]):
@@ -89,8 +93,10 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
 
     state: dict[str, Tensor] = {}
     for file in weight_files(Path(path)):
-        tree = load_safetensors(file) if sniff(file) == "safetensors" else _load_tree(file, shapes_only=False)
-        state.update(unwrap(tree, torch.is_tensor).tensors)
+        if sniff(file) == "safetensors":
+            state.update(_unwrap(load_safetensors(file), torch.is_tensor, file).tensors)
+        else:
+            state.update(_load_torch(file, shapes_only=False).tensors)
     return state
 
 
@@ -103,7 +109,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 def read_json(file: Path) -> dict[str, Any]:
     """The settings in a JSON file; `Damaged` if it is missing, broken or not named settings."""
     try:
-        settings = json.loads(file.read_text(encoding="utf-8"))
+        settings = foreign.read_json(file)
     except (OSError, ValueError) as error:
         raise Damaged(f"{file} cannot be read as JSON ({error}).") from error
     if not isinstance(settings, dict):
@@ -134,7 +140,17 @@ def weight_files(path: Path) -> list[Path]:
 
 
 def _shards(index: Path) -> list[Path]:
-    names = sorted(set(read_json(index).get("weight_map", {}).values()))
+    places = read_json(index).get("weight_map")
+    if (
+        not isinstance(places, dict)
+        or not places
+        or not all(isinstance(name, str) for name in places.values())
+    ):
+        raise Damaged(f"{index} has no weight_map that says which tensor lies in which file.")
+    names = sorted(set(places.values()))
+    outside = next((name for name in names if Path(name).name != name or "\\" in name), None)
+    if outside is not None:
+        raise Damaged(f"{index} names the file {outside!r}; the files of a model must lie beside it.")
     missing = [name for name in names if not (index.parent / name).is_file()]
     if missing:
         raise Damaged(
@@ -146,15 +162,12 @@ def _shards(index: Path) -> list[Path]:
 def _file_header(file: Path) -> Header:
     if sniff(file) == "safetensors":
         entries = safetensors_header(file)
-        metadata = entries.pop("__metadata__", {})
-        shapes = unwrap({name: tuple(entry["shape"]) for name, entry in entries.items()}, _is_shape)
+        metadata = entries.pop("__metadata__", None) or {}
+        shapes = {name: tuple(entry["shape"]) for name, entry in entries.items()}
+        found = _unwrap(shapes, lambda value: isinstance(value, tuple), file)
         dtypes = frozenset(_DTYPES.get(entry["dtype"], entry["dtype"]) for entry in entries.values())
-        return Header(
-            shapes.tensors, name=file.name, metadata=metadata, unwrapped=shapes.steps, dtypes=dtypes
-        )
-    import torch
-
-    found = unwrap(_load_tree(file, shapes_only=True), torch.is_tensor)
+        return Header(found.tensors, name=file.name, metadata=metadata, unwrapped=found.steps, dtypes=dtypes)
+    found = _load_torch(file, shapes_only=True)
     return Header(
         {name: tuple(tensor.shape) for name, tensor in found.tensors.items()},
         name=file.name,
@@ -164,14 +177,31 @@ def _file_header(file: Path) -> Header:
     )
 
 
-def _is_shape(value: Any) -> bool:
-    return isinstance(value, tuple)
+def _load_torch(file: Path, *, shapes_only: bool) -> Unwrapped[Tensor]:
+    """The tensors of a torch file; `Damaged` for those that are larger than the file they lie in."""
+    import torch
 
-
-def _load_tree(file: Path, *, shapes_only: bool) -> Mapping[str, Any]:
     from stillmotion.weights.pickles import load_torch
 
     tree = load_torch(file, shapes_only=shapes_only)
     if not isinstance(tree, Mapping):
         raise Damaged(f"{file.name} holds a {type(tree).__name__}, not named tensors.")
-    return tree
+    found = _unwrap(tree, torch.is_tensor, file)
+    for name, tensor in found.tensors.items():
+        if tensor.layout != torch.strided or tensor.is_quantized or (tensor.is_meta and not shapes_only):
+            raise Damaged(
+                f"{file.name}: {name} is a sparse or quantised tensor, or none at all; plain ones are read."
+            )
+    announced = sum(tensor.numel() * tensor.element_size() for tensor in found.tensors.values())
+    if announced > LARGER * file.stat().st_size + 2**20:
+        raise Damaged(
+            f"{file.name} announces tensors of {announced:,} bytes, but has {file.stat().st_size:,}."
+        )
+    return found
+
+
+def _unwrap(tree: Mapping[str, Any], is_leaf: Callable[[Any], bool], file: Path) -> Unwrapped[Any]:
+    try:
+        return unwrap(tree, is_leaf)
+    except Damaged as error:
+        raise Damaged(f"{file.name} cannot be used. {error}") from error

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from stillmotion.atomic import FolderKind
 from stillmotion.errors import Damaged, WeightsError
+from stillmotion.foreign import parse_json, printable
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,16 +25,41 @@ MODEL_FOLDER = FolderKind(
 )
 """A pipeline, motion module or LoRA as diffusers saves it."""
 
+HEADER_BYTES = 16 * 2**20
+"""Of a safetensors header, far above any in use (the largest checkpoints have 1 MB)."""
+
+_SAFETENSORS = "Use the .safetensors of this model."
+
+FOREIGN = {
+    b"GGUF": ("a GGUF file (quantised weights for llama.cpp's kin)", _SAFETENSORS),
+    b"\x89HDF\r\n": ("an HDF5 file (weights of Keras)", _SAFETENSORS),
+    b"\x93NUMPY": ("a NumPy array", _SAFETENSORS),
+    b"7z\xbc\xaf": ("a 7z archive", "Unpack it and name the file of weights in it."),
+    b"Rar!": ("a RAR archive", "Unpack it and name the file of weights in it."),
+    b"\x1f\x8b": ("a gzip archive", "Unpack it and name the file of weights in it."),
+    b"\x89PNG": ("an image (PNG)", "Name a file of weights."),
+    b"\xff\xd8\xff": ("an image (JPEG)", "Name a file of weights."),
+    b"GIF8": ("an animation (GIF)", "Name a file of weights."),
+}
+"""What is saved or shared beside weights, by its first bytes; and what to do with it."""
+
 
 def sniff(path: Path) -> Format:
     """The format of a file by its first bytes; `WeightsError` or `Damaged` in words if it is none of ours."""
     if not path.exists():
         raise WeightsError(f"There is no file {path}.")
+    if not path.is_file():
+        raise WeightsError(
+            f"{path} is no regular file (a folder, a pipe or a device), so it holds no weights."
+        )
     size = path.stat().st_size
     if size == 0:
         raise Damaged(f"{path.name} is empty (0 bytes). Download it again.")
-    with path.open("rb") as file:
-        head = file.read(512)
+    try:
+        with path.open("rb") as file:
+            head = file.read(512)
+    except OSError as error:
+        raise WeightsError(f"{path} cannot be read ({error.strerror}).") from error
     if head[5:9] == b"\0\0\0{":
         return "safetensors"
     if head.startswith((b"PK\x03\x04", b"\x80")):
@@ -53,43 +78,64 @@ def sniff(path: Path) -> Format:
         )
     if text.startswith(b"{"):
         raise Damaged(f"{path.name} is a text file (JSON), not weights. Download the file itself.")
-    if head.startswith(b"GGUF"):
-        raise WeightsError(
-            f"{path.name} is a GGUF file, which is not supported. Use the .safetensors of this model."
-        )
+    for mark, (what, instead) in FOREIGN.items():
+        if head.startswith(mark):
+            raise WeightsError(f"{path.name} is {what}, which is not supported. {instead}")
+    if head.startswith(b"\x08") and b"pytorch" in head or path.suffix == ".onnx":
+        raise WeightsError(f"{path.name} is an ONNX model, which is not supported. {_SAFETENSORS}")
+    if head[257:262] == b"ustar" or path.suffix == ".tar":
+        raise WeightsError(f"{path.name} is a tar archive. Unpack it and name the file of weights in it.")
     raise Damaged(f"{path.name} is not a file of weights: neither safetensors nor a torch checkpoint.")
 
 
 def safetensors_header(path: Path) -> dict[str, Any]:
-    """The JSON header of a safetensors file, checked against the size of the file; no tensor is read."""
+    """The JSON header of a safetensors file, checked by the library's own reader; no tensor is read.
+
+    What is returned is whole: every entry has a shape, a dtype and offsets that lie in the file.
+    """
+    from safetensors import SafetensorError, safe_open
+
     size = path.stat().st_size
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if length > size - 8:
             raise _truncated(path, size, "even its header is incomplete")
-        try:
-            header = json.loads(file.read(length))
-        except ValueError as error:
-            raise Damaged(
-                f"{path.name} has a header that cannot be read ({error}). Download it again."
-            ) from error
+        if length > HEADER_BYTES:
+            raise Damaged(f"{path.name} has a header of {length:,} bytes; at most {HEADER_BYTES:,} are read.")
+        text = file.read(length)
+    try:
+        header = parse_json(text, HEADER_BYTES)
+        with safe_open(path, framework="np"):
+            return header
+    except SafetensorError as error:
+        if "not fully covered" not in str(error):
+            raise _invalid(path, error) from error
+    except (ValueError, OSError) as error:  # OSError: an operating system that cannot map the file
+        raise _invalid(path, error) from error
     ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
     expected = 8 + length + max(ends, default=0)
     if size < expected:
         raise _truncated(path, size, f"its header announces {expected:,} bytes")
-    return header
+    raise Damaged(
+        f"{path.name} has {size:,} bytes, but its header announces only {expected:,}. Download it again."
+    )
 
 
 def load_safetensors(path: Path) -> dict[str, Tensor]:
     """All tensors of a safetensors file, memory-mapped."""
-    safetensors_header(path)
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
+    safetensors_header(path)
     try:
         return load_file(path)
     except SafetensorError as error:
-        raise Damaged(f"{path.name} is not a valid safetensors file ({error}). Download it again.") from error
+        raise _invalid(path, error) from error
+
+
+def _invalid(path: Path, error: Exception) -> Damaged:
+    reason = printable(" ".join(str(error).split())).removeprefix("Error while deserializing header: ")[:200]
+    return Damaged(f"{path.name} has a header that cannot be read ({reason}). Download it again.")
 
 
 def _truncated(path: Path, size: int, why: str) -> Damaged:

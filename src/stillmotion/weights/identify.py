@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stillmotion.motion.spec import MotionSpec
+from stillmotion.weights import embedding_names
 from stillmotion.weights.convert import holds_whole_unet, rename
 from stillmotion.weights.families import family_of, measure
 from stillmotion.weights.files import Header, read_header, read_json
@@ -183,8 +184,8 @@ def _checkpoint(header: Header, name: str) -> FileKind:
     base = _text_base(header, ("model.diffusion_model.", "model_ema."))
     first = ("model.diffusion_model.input_blocks.0.0.weight", "model_ema.diffusion_modelinput_blocks00weight")
     last = ("model.diffusion_model.out.2.weight", "model_ema.diffusion_modelout2weight")
-    channels = next((header[key][1] for key in first if key in header), 0)
-    drawn = next((header[key][0] for key in last if key in header), 4)
+    channels = next((header[key][1] for key in first if len(header.get(key, ())) == 4), 0)
+    drawn = next((header[key][0] for key in last if header.get(key)), 4)
     special = job_of(channels, drawn) if channels else None
     title = f"a text-to-image checkpoint in one file: {BASES[base]}{f', {special}' if special else ''}"
     missing = missing_parts(header)
@@ -218,7 +219,7 @@ CHECKPOINT_PARTS = {
 def _text_base(header: Header, prefix: str | tuple[str, ...] = "") -> str:
     """The base family by the width of the text its UNet takes in."""
     for key, shape in header.items():
-        if key.startswith(prefix) and key.endswith(("attn2.to_k.weight", "attn2to_kweight")):
+        if shape and key.startswith(prefix) and key.endswith(("attn2.to_k.weight", "attn2to_kweight")):
             return TEXT_WIDTHS.get(shape[-1], "custom")
     return "custom"
 
@@ -234,22 +235,11 @@ def _controlnet(header: Header, name: str) -> FileKind:
 
 
 def _embedding(header: Header, name: str) -> FileKind:
-    widths = {shape[-1] for shape in header.values() if shape}
-    base = (
-        "sdxl" if {"clip_g", "clip_l"} & header.keys() else TEXT_WIDTHS.get(max(widths, default=0), "custom")
-    )
+    found = embedding_names.places(header)
+    widths = {header[key][-1] for key in found}
+    two = {"clip_g", "clip_l", "text_encoders_0", "text_encoders_1"} & found.keys()
+    base = "sdxl" if two else TEXT_WIDTHS.get(max(widths), "custom")
     return FileKind("embedding", header.name, None, None, base)
-
-
-def _is_embedding(header: Header) -> bool:
-    if {"emb_params", "string_to_param.*", "clip_g", "clip_l"} & header.keys():
-        return True
-    if len(header) != 1:
-        return False
-    [(name, shape)] = header.items()
-    if len(shape) not in (1, 2) or "." in name:
-        return False
-    return shape[-1] in TEXT_WIDTHS or (len(shape) == 2 and shape[0] <= 77)
 
 
 _LDM_UNET = re.compile(r"^input_blocks\.\d+\.")
@@ -284,7 +274,7 @@ RULES = (
         "vae",
         lambda h: _has(h, "encoder.conv_in.weight") and _has(h, "decoder.conv_in.weight"),
     ),
-    Rule("embedding", _is_embedding, _embedding),
+    Rule("embedding", lambda h: bool(embedding_names.places(h)), _embedding),
     Rule("text-encoder", lambda h: _has(h, "token_embedding.weight", "text_model.")),
 )
 

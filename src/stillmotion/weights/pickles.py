@@ -1,7 +1,8 @@
 """Torch pickles, read so that no code of the file runs: what is in them, and what they wanted to do.
 
-A pickle is a program. It is read with `weights_only=True` and nothing else; a few class names that trainers
-of the time left in honest checkpoints get inert stand-ins instead of being imported. Knows no names of keys.
+A pickle is a program. `survey` walks through it without running it: which classes it names, and whether it
+builds more than a file of weights needs. Then it is read with `weights_only=True` and nothing else; classes
+that trainers leave beside the weights get inert stand-ins and are never imported. Knows no names of keys.
 """
 
 from __future__ import annotations
@@ -9,44 +10,79 @@ from __future__ import annotations
 import contextlib
 import pickle
 import pickletools
+import re
 import struct
 import threading
 import warnings
 import zipfile
+import zlib
+from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
+from collections import OrderedDict
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from stillmotion.errors import Damaged, Unsafe, WeightsError
+from stillmotion.foreign import printable
 
-INERT = (
-    "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint",
-    "pytorch_lightning.callbacks.early_stopping.EarlyStopping",
-    "lightning.pytorch.callbacks.model_checkpoint.ModelCheckpoint",
-    "numpy.core.multiarray.scalar",
-    "numpy._core.multiarray.scalar",
-    "numpy.dtype",
+LEFTOVERS = re.compile(
+    r"(pytorch_lightning|lightning|lightning_fabric|lightning_utilities|omegaconf|antlr4|numpy|transformers"
+    r"|diffusers|accelerate|deepspeed|peft|wandb|easydict|addict|munch|yacs|ml_collections|argparse|enum"
+    r"|datetime|typing|ldm|sgm|animatediff|modules|networks|library)(\.\w+)+"
+    r"|builtins\.(bool|bytes|dict|float|int|list|object|range|slice|str|tuple|type)|copyreg\._reconstructor"
+    r"|collections\.(defaultdict|deque)|pathlib\.\w+Path|torch\.torch_version\.TorchVersion"
+    r"|torch\.(optim|distributed|amp|cuda\.amp)(\.\w+)+"
 )
-"""Leftovers of trainers beside the weights (callbacks, losses as numpy numbers): never needed or imported."""
+"""Classes that trainers leave beside the weights (callbacks, configs, losses as numpy numbers, paths)."""
+
+DICTS = re.compile(r"\.(defaultdict|EasyDict|AttrDict|Dict|FrozenDict|ConfigDict|Munch|DefaultMunch)$")
+"""Those of them that are dicts, filled item by item."""
 
 PARAMETERS = "torch.nn.modules.container.ParameterDict"
 """What the first textual inversions keep their vectors in: read as a plain dict."""
 
 HARMLESS = ("torch._utils.", "torch.storage.", "torch._tensor.", "torch.serialization.")
-HARMLESS_NAMES = {PARAMETERS, "collections.OrderedDict", "_codecs.encode", "torch.Size", "torch.device"}
+HARMLESS_NAMES = {
+    PARAMETERS,
+    "builtins.complex",
+    "builtins.set",
+    "collections.Counter",
+    "collections.OrderedDict",
+    "torch.nn.parameter.Parameter",
+    "_codecs.encode",
+}
+
+PROGRAM_BYTES = 8 * 2**20
+"""Of the pickle without its tensors: enough for 30,000 tensors."""
+TUPLE_SIZE = 10_000
+"""Values of a tuple, with all inside it: hashing larger ones takes for ever, or the stack."""
+MOST_OPCODES = 2_000_000
+"""Steps of the program: 40 are those of a tensor."""
+DIRECTORY_BYTES = 16 * 2**20
+"""Of the list of files in a zip archive."""
+INFLATION = 20
+"""How many times its size on the disk a compressed archive may become."""
 
 BROKEN = (
+    ArithmeticError,
+    AssertionError,
     AttributeError,
+    BufferError,
     EOFError,
+    ImportError,
     LookupError,
+    MemoryError,
+    OSError,
     RuntimeError,
     TypeError,
     ValueError,
     struct.error,
     zipfile.BadZipFile,
+    zlib.error,
 )
-"""What torch's reader raises on a damaged file, wherever in the program of the pickle the damage is."""
+"""What torch's and Python's readers raise on a damaged file, wherever in the program the damage is."""
 
 
 class StandIn:
@@ -70,6 +106,24 @@ class Parameters(dict[str, Any]):
             self.update(state["_parameters"])
 
 
+class PlainDict:
+    """Takes the place of a kind of dict: what is made of it is a plain ordered one."""
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+        return OrderedDict()
+
+
+@dataclass
+class Survey:
+    """What a pickle names and builds, told without running it."""
+
+    leftovers: set[str] = field(default_factory=set)
+    """classes of trainers, for which stand-ins are put"""
+    strangers: list[str] = field(default_factory=list)
+    """all other classes and functions: the file is not read"""
+    protocol: int = 0
+
+
 def load_torch(path: Path, *, shapes_only: bool = False) -> Any:
     """What `torch.save` put into a file; with `shapes_only` as meta tensors, not read from the disk.
 
@@ -78,71 +132,155 @@ def load_torch(path: Path, *, shapes_only: bool = False) -> Any:
     """
     import torch
 
-    zipped = zipfile.is_zipfile(path)
-    if not zipped and _begins_as_zip(path):
-        raise Damaged(
-            f"{path.name} is truncated: it has {path.stat().st_size:,} bytes, but the end of its archive is "
-            "missing. Download it again."
-        )
-    place = "meta" if shapes_only and zipped else "cpu"
+    with path.open("rb") as file:
+        zipped = file.read(2) == b"PK"
     try:
-        with _ALONE, _stand_ins(), warnings.catch_warnings():
+        found, stored = survey(path)
+        if found.strangers:
+            raise _unsafe(path, found.strangers)
+        place = "meta" if shapes_only and zipped else "cpu"
+        # torch maps files by name only, and takes the name .safetensors for the format
+        mapped = zipped and stored and path.suffix != ".safetensors"
+        with _ALONE, _stand_ins(found.leftovers), warnings.catch_warnings(), path.open("rb") as file:
             warnings.filterwarnings("ignore", "Detected pickle protocol")
-            return torch.load(path, map_location=place, weights_only=True, mmap=zipped)
+            source = path if mapped else file
+            return torch.load(source, map_location=place, weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:
-        raise _refusal(path) from error
+        if found.protocol > 2:
+            raise WeightsError(
+                f"{path.name} was pickled with protocol {found.protocol}; torch reads protocol 2 "
+                "alone without running code. Save it again with torch.save, or as .safetensors."
+            ) from error
+        raise _damaged(path) from error
     except BROKEN as error:
+        if zipped and b"PK\5\6" not in _end(path):
+            raise Damaged(
+                f"{path.name} is truncated: it has {path.stat().st_size:,} bytes, but the end of its archive "
+                "is missing. Download it again."
+            ) from error
         raise _damaged(path) from error
 
 
-def strangers(path: Path) -> list[str]:
-    """Names in a pickle that are neither tensors nor plain containers; the program is listed, not run."""
-    found = []
+def survey(path: Path) -> tuple[Survey, bool]:
+    """What the pickle in a file names, and whether its tensors are stored as they are (not compressed).
+
+    Raises `Damaged` for programs and archives beyond the bounds, and what `BROKEN` lists.
+    """
     with path.open("rb") as file:
-        for name in _globals(_program(file)):
-            plain = name in HARMLESS_NAMES or name in INERT or name.startswith(HARMLESS)
-            storage = name.startswith("torch.") and name.count(".") == 1
-            if not plain and not storage and name not in found:
-                found.append(name)
-    return found
-
-
-def _begins_as_zip(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(2) == b"PK"
-
-
-def _program(file: BinaryIO) -> BinaryIO:
-    if not zipfile.is_zipfile(file):
+        zipped, stored = file.read(2) == b"PK", True
         file.seek(0)
-        return file
-    with zipfile.ZipFile(file) as archive:
-        names = [name for name in archive.namelist() if name.endswith("data.pkl")]
-        return BytesIO(archive.read(names[0])) if names else BytesIO()
+        program = file.read(PROGRAM_BYTES + 1)
+    if zipped:
+        program, stored = _archived_program(path)
+    found, source = Survey(), BytesIO(program)
+    for _ in range(1 if zipped else 5):  # the format before torch 1.6 is five pickles in a row
+        try:
+            _walk(source, found, path)
+        except (ValueError, UnicodeDecodeError):
+            if source.tell() > PROGRAM_BYTES:
+                raise _too_large(path, "its pickle is longer than any of weights") from None
+            break  # torch's reader fails at the same place, or what follows is the tensors
+    return found, stored
 
 
-def _globals(program: BinaryIO, pickles: int = 5) -> Iterator[str]:
-    """Every global named by up to five pickles in a row (the old torch format has so many)."""
-    with contextlib.suppress(ValueError, UnicodeDecodeError):
-        for _ in range(pickles):
-            strings: list[str] = []
-            for opcode, argument, _ in pickletools.genops(program):
-                if opcode.name == "GLOBAL":
-                    yield argument.replace(" ", ".")
-                elif opcode.name == "STACK_GLOBAL":
-                    yield ".".join(strings[-2:])
-                elif isinstance(argument, str):
-                    strings.append(argument)
+def _archived_program(path: Path) -> tuple[bytes, bool]:
+    """The pickle in a zip archive, and whether no file in the archive is compressed."""
+    size = path.stat().st_size
+    end = _end(path)
+    for mark, start, length in ((b"PK\5\6", 12, 4), (b"PK\6\6", 40, 8)):
+        place = end.rfind(mark)
+        announced = int.from_bytes(end[place + start : place + start + length], "little")
+        if place >= 0 and DIRECTORY_BYTES < announced != 0xFFFFFFFF:
+            raise _too_large(path, "its archive lists more files than any of weights")
+    with zipfile.ZipFile(path) as archive:
+        entries = archive.infolist()
+        if sum(entry.file_size for entry in entries) > INFLATION * size:
+            raise _too_large(path, f"unpacked it is more than {INFLATION} times its size")
+        programs = [entry for entry in entries if entry.filename.endswith("data.pkl")]
+        if not programs:
+            raise WeightsError(
+                f"{path.name} is a zip archive without a torch checkpoint in it. If the weights are inside, "
+                "unpack it and name the file of weights."
+            )
+        if max(entry.file_size for entry in programs) > PROGRAM_BYTES:
+            raise _too_large(path, "its pickle is longer than any of weights")
+        stored = all(entry.compress_type == zipfile.ZIP_STORED for entry in entries)
+        return b"".join(archive.read(entry) for entry in programs[:1]), stored
 
 
-def _refusal(path: Path) -> WeightsError:
-    names = strangers(path)
-    if not names:
-        return _damaged(path)
+def _end(path: Path) -> bytes:
+    """The last bytes of a file, where a zip archive has its list of files."""
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - 70_000))
+        return file.read()
+
+
+def _walk(program: BytesIO, found: Survey, path: Path) -> None:
+    """Goes through one pickle, opcode by opcode, with sizes of tuples and strings in place of values."""
+    stack: list[Any] = []
+    memo: dict[int, Any] = {}
+    for number, (opcode, argument, _) in enumerate(pickletools.genops(program)):
+        name = opcode.name
+        if number > MOST_OPCODES:
+            raise _too_large(path, "its pickle is longer than any of weights")
+        if name in ("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"):
+            memo[len(memo) if name == "MEMOIZE" else argument] = stack[-1] if stack else 1
+            continue
+        taken = _take(stack, opcode)
+        value: Any = 1
+        if name.startswith("TUPLE"):
+            value = 1 + sum(item if isinstance(item, int) else 1 for item in taken)
+            if value > TUPLE_SIZE:
+                raise _too_large(path, f"it holds a tuple of more than {TUPLE_SIZE:,} values")
+        elif name in ("GET", "BINGET", "LONG_BINGET"):
+            value = memo.get(argument, 1)
+        elif name == "PROTO":
+            found.protocol = max(found.protocol, argument)
+        elif name in ("GLOBAL", "INST"):
+            _note(*argument.split(" ", 1), found)
+        elif name == "STACK_GLOBAL":
+            _note(*(str(item) for item in reversed(taken)), found)
+        elif isinstance(argument, str):
+            value = argument
+        stack.extend([value] * sum(thing is not pickletools.markobject for thing in opcode.stack_after))
+        if name == "MARK":
+            stack.append(None)
+
+
+def _take(stack: list[Any], opcode: pickletools.OpcodeInfo) -> list[Any]:
+    """What an opcode takes off the stack, the last first; None stands for a mark."""
+    taken = []
+    if pickletools.markobject in opcode.stack_before:
+        while stack and (item := stack.pop()) is not None:
+            taken.append(item)
+        before = opcode.stack_before.index(pickletools.markobject)
+    else:
+        before = len(opcode.stack_before)
+    return taken + [stack.pop() for _ in range(min(before, len(stack)))]
+
+
+def _note(module: str, name: str, found: Survey) -> None:
+    module, name = NAME_MAPPING.get((module, name), (IMPORT_MAPPING.get(module, module), name))
+    name = f"{module}.{name}"
+    tensor = name.startswith("torch.") and name.count(".") == 1
+    if name in HARMLESS_NAMES or name.startswith(HARMLESS) or tensor:
+        return
+    if LEFTOVERS.fullmatch(name):
+        found.leftovers.add(name)
+    elif name not in found.strangers:
+        found.strangers.append(name)
+
+
+def _unsafe(path: Path, names: list[str]) -> Unsafe:
+    words = printable(", ".join(name[:100] for name in names[:3]))
     return Unsafe(
-        f"{path.name} wants to run code when it is opened ({', '.join(names[:3])}), so it was not loaded. "
+        f"{path.name} wants to run code when it is opened ({words}), so it was not loaded. "
         "Look for a .safetensors of the same model, or ask its author for one."
     )
+
+
+def _too_large(path: Path, why: str) -> Damaged:
+    return Damaged(f"{path.name} is not an honest torch checkpoint ({why}), so it was not loaded.")
 
 
 def _damaged(path: Path) -> Damaged:
@@ -154,12 +292,13 @@ _ALONE = threading.Lock()
 
 
 @contextlib.contextmanager
-def _stand_ins() -> Iterator[None]:
-    """Lets the reader meet `INERT` as empty classes and ParameterDict as a dict, for the time of one load."""
+def _stand_ins(names: set[str]) -> Iterator[None]:
+    """Lets the reader meet these names as empty classes and ParameterDict as a dict, for one load."""
     import torch
 
     classes = []
-    for name, kind in {**dict.fromkeys(INERT, StandIn), PARAMETERS: Parameters}.items():
+    kinds = {name: PlainDict if DICTS.search(name) else StandIn for name in sorted(names)}
+    for name, kind in {**kinds, PARAMETERS: Parameters}.items():
         module, _, last = name.rpartition(".")
         classes.append(type(last, (kind,), {"__module__": module, "__qualname__": last}))
     with torch.serialization.safe_globals(classes):

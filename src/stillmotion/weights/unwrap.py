@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 from stillmotion.errors import Damaged
+from stillmotion.foreign import printable
 
 Leaf = TypeVar("Leaf")
 
@@ -20,6 +21,13 @@ WRAPPERS = ("state_dict", "model_state_dict", "controlnet", "module", "model")
 
 PREFIXES = ("module.", "_orig_mod.", "unet.")
 """Prefixes of DataParallel, torch.compile and whole-UNet training; taken off when every key has them."""
+
+
+DEPTH = 64
+"""Dicts inside one another."""
+MOST_VALUES = 100_000
+"""Values in all dicts of a file, those met twice counted twice: far above any file of weights."""
+LONGEST_NAME = 1000
 
 
 @dataclass
@@ -36,8 +44,11 @@ def unwrap(tree: Mapping[str, Any], is_leaf: Callable[[Any], bool]) -> Unwrapped
     extras: dict[str, Any] = {}
     steps: list[str] = []
     while (wrapper := next((w for w in WRAPPERS if _holds_leaves(tree.get(w), is_leaf)), None)) is not None:
-        extras.update({key: value for key, value in tree.items() if key != wrapper and not is_leaf(value)})
+        beside = ((key, value) for key, value in tree.items() if isinstance(key, str) and key != wrapper)
+        extras.update({key: value for key, value in beside if not is_leaf(value)})
         steps.append(wrapper)
+        if len(steps) > DEPTH:
+            raise _too_deep()
         tree = tree[wrapper]
     tensors = {}
     for name, value in _flatten(tree):
@@ -74,9 +85,30 @@ def _holds_leaves(value: Any, is_leaf: Callable[[Any], bool]) -> bool:
     return isinstance(value, Mapping) and any(is_leaf(leaf) for _, leaf in _flatten(value))
 
 
-def _flatten(tree: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in tree.items():
-        if isinstance(value, Mapping) and value:
-            yield from _flatten(value, f"{prefix}{key}.")
+def _flatten(tree: Mapping[Any, Any]) -> Iterator[tuple[str, Any]]:
+    """Every value that is no dict, by its dotted name, in the order of the file."""
+    waiting = [iter([("", tree, 0)])]
+    for _ in range(MOST_VALUES):
+        while (found := next(waiting[-1], None)) is None:
+            waiting.pop()
+            if not waiting:
+                return
+        name, value, depth = found
+        if len(name) > LONGEST_NAME or printable(name) != name:
+            raise Damaged(f"The name {printable(name[:60])}... in the file is no name of a tensor.")
+        if depth > DEPTH:
+            raise _too_deep()
+        if isinstance(value, Mapping) and (value or not depth):
+            waiting.append(iter([(_dotted(name, key), each, depth + 1) for key, each in value.items()]))
         else:
-            yield f"{prefix}{key}", value
+            yield name, value
+    raise Damaged(f"The file holds more than {MOST_VALUES:,} values: no file of weights does.")
+
+
+def _dotted(name: str, key: Any) -> str:
+    key = str(key) if isinstance(key, (str, int)) else type(key).__name__
+    return f"{name}.{key}" if name else key
+
+
+def _too_deep() -> Damaged:
+    return Damaged(f"The file holds dicts more than {DEPTH} deep in one another, or one that holds itself.")
