@@ -18,7 +18,7 @@ from stillmotion.errors import TrainingError
 from stillmotion.training import KINDS, train
 from stillmotion.training import checkpoint as checkpoints
 
-KEPT = {"checkpoints", "latents", "class-images", ".lock"}
+KEPT = {"checkpoints", "latents", "class-images", ".lock", "loss.png"}
 
 
 @pytest.fixture

@@ -32,7 +32,8 @@ from stillmotion.training.attention import trainable_attention
 from stillmotion.training.config import TrainConfig, as_yaml, plain_fields
 from stillmotion.training.draws import draws, seed_model
 from stillmotion.training.flat import FlatWeights
-from stillmotion.training.journal import Journal, Step, duration
+from stillmotion.training.journal import Journal, Step, duration, read_losses
+from stillmotion.training.loss_plot import plot_losses
 from stillmotion.training.objectives import learning_rate
 from stillmotion.training.optimizers import make_optimizer
 from stillmotion.training.run_folder import RunFolder, claim
@@ -235,7 +236,7 @@ class Run:
     def _complete(self) -> None:
         """Makes what belongs to the checkpoint again: after a kill it may be missing, old or damaged."""
         if self.accelerator.is_main_process:
-            self.target.save(self.config.output, self.flat.named(self.ema), self.done)
+            self._save_product()
             if not is_whole(sheet_path(self.config.output / "samples", self.done)):
                 self._sample()
 
@@ -260,7 +261,11 @@ class Run:
         self.last = checkpoint.write(
             self.config.output, self.done, tensors, facts, self.config.keep_checkpoints
         )
+        self._save_product()
+
+    def _save_product(self) -> None:
         self.target.save(self.config.output, self.flat.named(self.ema), self.done)
+        plot_losses(read_losses(self.journal.file), self.config.output / "loss.png")
 
     def _restore(self) -> None:
         saved = checkpoint.read_newest(self.config.output, self.journal.say)
