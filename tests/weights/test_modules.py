@@ -6,6 +6,8 @@ import json
 import logging
 import os
 import shutil
+import subprocess
+import sys
 import threading
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -213,3 +215,12 @@ def test_pickles_are_read_in_threads(tmp_path: Path) -> None:
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(lambda _: load_torch(tmp_path / "x.pt"), range(40)))
     assert all(torch.equal(each["a"]["x"], torch.ones(2)) for each in found)
+
+
+def test_the_first_load_of_a_process_prints_nothing(sd15_folder: Path) -> None:
+    code = f"from stillmotion.weights.base import load_base; load_base({str(sd15_folder)!r})"
+    ran = subprocess.run([sys.executable, "-W", "always", "-c", code], capture_output=True, text=True)
+    assert (ran.returncode, ran.stdout, ran.stderr) == (0, "", "")
+    after = "import transformers.utils.logging as t; t.get_logger('transformers.x').warning('still heard')"
+    ran = subprocess.run([sys.executable, "-c", f"{code}; {after}"], capture_output=True, text=True)
+    assert "still heard" in ran.stderr

@@ -17,7 +17,7 @@ from stillmotion.weights.fit import expect
 from stillmotion.weights.hub import locate
 from stillmotion.weights.identify import identify
 from stillmotion.weights.kinds import job_of
-from stillmotion.weights.modules import current_names, fill, make_module
+from stillmotion.weights.modules import current_names, fill, make_module, without_notes
 from stillmotion.weights.prediction import Prediction
 from stillmotion.weights.scaled import dequantized
 from stillmotion.weights.single_file import build_pipeline, load_single_file
@@ -45,11 +45,12 @@ def load_base(
     """
     path = _located(source)
     dtypes = dict(dtype) if isinstance(dtype, Mapping) else {"default": dtype or torch.float32}
-    if path.is_dir():
-        pipeline = _from_folder(path, str(source), dtypes, vae)
-    else:
-        config = Path(config) if config else None
-        pipeline = load_single_file(path, dtypes, vae=vae, config=config, prediction=prediction, ema=ema)
+    with without_notes():
+        if path.is_dir():
+            pipeline = _from_folder(path, str(source), dtypes, vae)
+        else:
+            config = Path(config) if config else None
+            pipeline = load_single_file(path, dtypes, vae=vae, config=config, prediction=prediction, ema=ema)
     if vae is not None:
         _check_vae(pipeline, str(vae), str(source))
     return pipeline

@@ -7,7 +7,10 @@ another thread makes meanwhile have no storage. Here torch's device context is u
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import logging
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -117,6 +120,27 @@ def _refuse_not_finite(stored: Tensor, dtype: torch.dtype, key: str, name: str) 
         f"{key} in {name} has values of up to {stored.float().abs().max():.0f}, too large for "
         f"{str(dtype).removeprefix('torch.')}. Use dtype='float32' (--dtype fp32)."
     )
+
+
+@contextmanager
+def without_notes() -> Iterator[None]:
+    """Within it transformers logs only errors of this thread, such as not that torchvision is missing."""
+    from transformers.utils import logging as library
+
+    library.get_logger()  # makes the handlers on first use
+    thread = threading.get_ident()
+
+    def passes(record: logging.LogRecord) -> bool:
+        return record.thread != thread or record.levelno >= logging.ERROR
+
+    handlers = list(logging.getLogger("transformers").handlers)
+    for handler in handlers:
+        handler.addFilter(passes)
+    try:
+        yield
+    finally:
+        for handler in handlers:
+            handler.removeFilter(passes)
 
 
 def current_names(module: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
