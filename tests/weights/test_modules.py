@@ -188,7 +188,8 @@ def test_models_of_other_jobs_are_named_and_refused(
         f"{unet}input_blocks.4.1.transformer_blocks.0.attn2.to_k.weight": torch.zeros(640, 1024),
     }
     save_file(state, tmp_path / "x.safetensors")
-    assert job in (identify(tmp_path / "x.safetensors").family or "")
+    found = identify(tmp_path / "x.safetensors")
+    assert job in (found.family or "") and "use the plain checkpoint" in found.usage
     with pytest.raises(WrongKind, match=f"x.safetensors is .*{job}"):
         load_base(tmp_path / "x.safetensors")
     folder = shutil.copytree(sd15_folder, tmp_path / "base")

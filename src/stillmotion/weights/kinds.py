@@ -122,6 +122,8 @@ class FileKind:
 
     @property
     def usage(self) -> str:
+        if self.kind == "checkpoint" and self.family:
+            return "it takes more than noise, which stillmotion cannot give it yet; use the plain checkpoint"
         usage = KINDS[self.kind].usage.format(name=self.name)
         return usage.removesuffix(" --motion MOTION") if "motion" in self.facts else usage
 
