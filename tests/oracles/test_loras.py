@@ -5,7 +5,7 @@ Each oracle computes in its own code from the same file; ours rides on the same 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -153,14 +153,21 @@ LYCORIS: dict[str, dict[str, Any]] = {
 }
 
 
-def lycoris_on(unet: nn.Module, prefix: str, options: Mapping[str, Any]) -> Any:
+def lycoris_on(
+    unet: nn.Module,
+    prefix: str,
+    options: Mapping[str, Any],
+    weight: float = 1.0,
+    exclude: Sequence[str] = (".*norm.*",),
+) -> Any:
     """lycoris-lora's own modules, with random weights, applied to the attentions and resnets of a UNet."""
+    targets = ["Attention", "ResnetBlock2D"]
     lycoris.LycorisNetwork.apply_preset(
-        {"target_module": ["Attention", "ResnetBlock2D"], "lora_prefix": prefix, "exclude_name": [".*norm.*"]}
+        {"target_module": targets, "lora_prefix": prefix, "exclude_name": list(exclude)}
     )
     torch.manual_seed(7)
     network = lycoris.create_lycoris(
-        unet, 1.0, linear_dim=2, linear_alpha=1.0, conv_dim=2, conv_alpha=1.0, **options
+        unet, weight, linear_dim=2, linear_alpha=1.0, conv_dim=2, conv_alpha=1.0, **options
     )
     network.apply_to()
     for name, parameter in network.named_parameters():

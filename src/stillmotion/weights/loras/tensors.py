@@ -61,11 +61,11 @@ def factors_of(path: str, tensors: Mapping[Role, Tensor], told: Alpha | None) ->
 def _one_form(algorithm: Algorithm, t: dict[str, Tensor]) -> tuple[Algorithm, dict[str, Tensor]]:
     """AdaLoRA as LoRA, the old GLoRA as the new, peft's (IA)^3 with its side, BOFT told from OFT."""
     if (ranks := t.pop("AdaLoRA's weights of the ranks", None)) is not None and "down" in t:
-        t["down"] = t["down"] * ranks
+        t["down"] = t["down"] * (ranks * (len(ranks) / (len(ranks) + 1e-5)))  # peft divides by rank + 1e-5
     if algorithm == "glora" and t.keys() >= {"a1", "a2", "b1", "b2"} and len(t["b2"]) != t["b1"].shape[1]:
         t |= {"a1": t["a2"], "a2": t["a1"], "b1": t["b2"], "b2": t["b1"]}
-    if algorithm == "oft" and t.get("blocks") is not None and t["blocks"].ndim == 4:
-        algorithm = "boft"
+    if algorithm in ("oft", "boft") and "blocks" in t:  # one name for both in files
+        algorithm = "boft" if t["blocks"].ndim == 4 else "oft"
     return algorithm, t
 
 
