@@ -7,6 +7,7 @@ import pytest
 from clip_scenes import moving_disc, psnr
 from PIL import Image
 
+from stillmotion.clip import Clip
 from stillmotion.clip.palette import _nearest, to_palette
 
 
@@ -56,3 +57,11 @@ def test_ordered_dither_stands_still_where_the_clip_does():
     assert still.mean() > 0.3
     ordered = shown(frames, "ordered")
     assert (ordered == ordered[0]).all((0, 3))[still].all()
+
+
+def test_an_enlarged_gif_has_the_pixels_of_the_small_one(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (3, 40, 24, 3), np.uint8)
+    small, large = (
+        Clip.load(Clip(noise, 8).save(tmp_path / f"{scale}.gif", scale=scale)).frames for scale in (1, 2)
+    )
+    assert np.array_equal(large, small.repeat(2, axis=1).repeat(2, axis=2))
