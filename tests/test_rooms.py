@@ -27,7 +27,7 @@ FLOORS = (
     {"weights", "control", "data"},
     {"motion_model", "lora_model", "words", "latents"},
     {"fast", "quality", "converting"},
-    {"loading", "merging"},
+    {"loading", "merging", "notes"},
     {"animator"},
     {"training"},
     {"studio", "scale"},

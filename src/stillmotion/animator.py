@@ -24,12 +24,13 @@ from stillmotion.errors import Mismatch, RequestError, SamplingError, Stillmotio
 from stillmotion.fast.precision import float32_outside
 from stillmotion.latents import Latents
 from stillmotion.loading import Weights, load_parts
-from stillmotion.motion.attach import attach
+from stillmotion.motion.attach import attach, check_frames
 from stillmotion.motion.noise import progressive_noise
 from stillmotion.motion.spec import FAMILIES, MotionSpec
+from stillmotion.notes import prompt_notes
 from stillmotion.request import FILLED_BY_MODEL, Request
 from stillmotion.schedulers import check_steps, make_scheduler
-from stillmotion.words import spelled, unused
+from stillmotion.words import spelled, text_model_named
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -149,22 +150,29 @@ class Animator:
                 f"{request.frames} frames need motion, but only a text-to-image model was loaded: load "
                 "motion that fits it (--motion FILE), or ask for 1 frame."
             )
+        if self.motion is not None:
+            check_frames(self.motion.spec, request.frames)
+        self._check_clip_skip(request)
         return request
+
+    def _check_clip_skip(self, request: Request) -> None:
+        encoder = getattr(self.pipeline, "text_encoder", None)
+        if request.clip_skip is None or encoder is None:
+            return
+        last = 1 if getattr(self.pipeline, "text_encoder_2", None) is not None else 0  # SDXL skips one itself
+        most = encoder.config.num_hidden_layers - last
+        if request.clip_skip > most:
+            raise RequestError(
+                f"clip_skip is {request.clip_skip}, but the text encoder has layers for at most {most} "
+                "(clip_skip=, --clip-skip)."
+            )
 
     def hints(self, request: Request) -> list[str]:
         """What the user should know before waiting: doubts about a file, words unknown or not read."""
         found = [*getattr(self.motion, "notes", ()), *self.notes]
-        found += [self.card.concepts.hint(request.prompt)] if self.card.concepts else []
-        found += unused(self.words, request.prompt, request.negative_prompt)
-        tokenizer = self.pipeline.tokenizer
-        prompt = self.pipeline.maybe_convert_prompt(spelled(request.prompt, self.words), tokenizer)
-        tokens = tokenizer(prompt, truncation=False, verbose=False).input_ids
-        limit = tokenizer.model_max_length
-        if len(tokens) > limit:
-            lost = tokenizer.decode(tokens[limit - 1 : -1], skip_special_tokens=True)
-            found.append(
-                f"The text encoder reads {limit - 2} tokens; the end of the prompt is lost: {lost!r}."
-            )
+        if known := self.card.concepts:
+            found += [known.hint(request.prompt), known.style_hint(request.prompt)]
+        found += prompt_notes(self.pipeline, request, self.words)
         return [hint for hint in found if hint]
 
     def sample(self, request: Request, on_step: OnStep | None = None) -> Latents:
@@ -188,7 +196,13 @@ class Animator:
             return tensors
 
         unet = self.pipeline.unet
-        with self._scheduler(scheduler), float32_outside(unet), self._worn(request), self._attached(request):
+        with (
+            self._scheduler(scheduler),
+            float32_outside(unet),
+            text_model_named(self.pipeline),
+            self._worn(request),
+            self._attached(request),
+        ):
             latents = self.pipeline(
                 prompt=spelled(request.prompt, self.words),
                 negative_prompt=spelled(request.negative_prompt, self.words) or None,

@@ -27,6 +27,8 @@ FILLERS = frozenset(
 
 
 CONCEPTS_BYTES = 8 * 2**20
+MOST_ASKED = 8
+"""Unknown words of a prompt that near ones are looked for; each costs milliseconds."""
 
 
 @dataclass(frozen=True)
@@ -107,9 +109,22 @@ class Concepts:
         asked = [word for word in words_of(prompt) if word not in FILLERS and word not in styles]
         if not asked or self._vocabulary.intersection(asked):
             return None
-        near = list(dict.fromkeys(concept.name for word in asked for concept in self.search(word, 3)))[:6]
+        some = list(dict.fromkeys(asked))[:MOST_ASKED]
+        near = list(dict.fromkeys(concept.name for word in some for concept in self.search(word, 3)))[:6]
         advice = f"near to it: {', '.join(near)}; all: " if near else "what it knows: "
-        return f"This small model has learned no word of {prompt!r}; {advice}`stillmotion concepts`."
+        shown = prompt if len(prompt) <= 200 else f"{prompt[:200]}..."
+        return f"This small model has learned no word of {shown!r}; {advice}`stillmotion concepts`."
+
+    def style_hint(self, prompt: str) -> str | None:
+        """A sentence when the prompt asks for a style that the model does not have; else None."""
+        known = {word for style in self.styles for word in words_of(style)}
+        for named in re.findall(r"([^,.;:]{1,60})\bstyles?\b", prompt.lower()) if known else ():
+            asked = [word for word in words_of(named) if word not in FILLERS and word not in self._vocabulary]
+            if unknown := [word for word in asked if word not in known]:
+                return (
+                    f"This small model has no style {' '.join(unknown)!r}; it has {', '.join(self.styles)}."
+                )
+        return None
 
 
 def _text(value: Any) -> str:

@@ -7,7 +7,8 @@ in exactly the case of the token. CLIP reads lower case, so words and prompts ar
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -41,6 +42,23 @@ def add_words(pipeline: DiffusionPipeline, embeddings: Sequence[Embedding]) -> t
                     text_encoder=getattr(pipeline, part),
                 )
     return tuple(embedding.word for embedding in embeddings)
+
+
+@contextmanager
+def text_model_named(pipeline: Any) -> Iterator[None]:
+    """`text_encoder.text_model` is there, where diffusers looks for it when clip_skip is given.
+
+    transformers 5.6 took it out of CLIPTextModel, whose layers are now the model's own.
+    """
+    encoder = getattr(pipeline, "text_encoder", None)
+    missing = encoder is not None and not hasattr(encoder, "text_model")
+    if missing:
+        encoder.__dict__["text_model"] = encoder  # not by setattr: it would become a part of itself
+    try:
+        yield
+    finally:
+        if missing:
+            del encoder.__dict__["text_model"]
 
 
 def spelled(text: str, words: Iterable[str]) -> str:

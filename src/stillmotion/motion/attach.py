@@ -25,12 +25,21 @@ from stillmotion.errors import AttachError
 from stillmotion.hooks import Riding
 from stillmotion.motion.module import MotionModule, MotionNet
 from stillmotion.motion.slots import bare, has_mid, slots, widths
-from stillmotion.motion.spec import Norm, describe
+from stillmotion.motion.spec import MotionSpec, Norm, describe
 
 Parity = Literal["original", "diffusers"]
 """Whose numbers: the norms of the family row, or diffusers' (every motion norm pooled over the clip)."""
 
 log = logging.getLogger(__name__)
+
+
+def check_frames(spec: MotionSpec, frames: int) -> None:
+    """AttachError if a motion module has no positions for so many frames at once."""
+    if frames > spec.positions:
+        raise AttachError(
+            f"{spec.name} motion knows places for {spec.positions} frames at once, not {frames}: use at most "
+            f"{spec.positions}."
+        )
 
 
 def attach(
@@ -84,11 +93,7 @@ class Attachment(Riding):
         if isinstance(frames, bool) or not isinstance(frames, int) or frames < 1:
             raise AttachError(f"frames is {frames!r}, expected a whole number of at least 1.")
         for net in self.motions:
-            if frames > net.spec.positions:
-                raise AttachError(
-                    f"{net.spec.name} motion knows places for {net.spec.positions} frames at once, "
-                    f"not {frames}: use at most {net.spec.positions}."
-                )
+            check_frames(net.spec, frames)
         self._frames = frames
 
     @property

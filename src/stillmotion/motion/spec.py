@@ -168,7 +168,7 @@ EMOJI = MotionSpec(
     mid=True,
     base="emoji",
     timestep_spacing="trailing",
-    guidance_scale=5.0,
+    guidance_scale=3.0,
     width=128,
     height=128,
 )

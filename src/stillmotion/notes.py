@@ -1,0 +1,42 @@
+"""What a user should know of his prompts before waiting: words lost, or read otherwise than meant."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from stillmotion.request import Request
+from stillmotion.words import spelled, unused
+
+LITERAL = {
+    r"\([^()]*:\s*\d*\.?\d+\s*\)": "weights as in (word:1.3)",
+    r"<(?:lora|lyco|hypernet):[^<>]*>": "<lora:...>; name the file as a LoRA instead (loras=, --lora)",
+    r"\bBREAK\b": "BREAK",
+    r"\[[^\[\]:]*:[^\[\]:]*:\s*\d*\.?\d+\s*\]": "[from:to:when]",
+}
+"""Spellings of other programs that are text like any other here."""
+
+
+def prompt_notes(pipeline: Any, request: Request, words: Sequence[str] = ()) -> Iterator[str]:
+    """A sentence for each: unused words of textual inversions, spellings read literally, text that is cut."""
+    yield from unused(words, request.prompt, request.negative_prompt)
+    for name, text in (("prompt", request.prompt), ("negative prompt", request.negative_prompt)):
+        read = [what for pattern, what in LITERAL.items() if re.search(pattern, text)]
+        if read:
+            yield f"The {name} is read literally, which may not be meant: {'; '.join(read)}."
+        if lost := lost_text(pipeline, spelled(text, words)):
+            limit = pipeline.tokenizer.model_max_length - 2
+            yield f"The text encoder reads {limit} tokens; the end of the {name} is lost: {_short(lost)!r}."
+
+
+def lost_text(pipeline: Any, text: str) -> str:
+    """The part of a text behind the last token that the pipeline's text encoder reads; "" if it reads all."""
+    tokenizer = pipeline.tokenizer
+    tokens = tokenizer(pipeline.maybe_convert_prompt(text, tokenizer), truncation=False, verbose=False)
+    ids, limit = tokens.input_ids, tokenizer.model_max_length
+    return tokenizer.decode(ids[limit - 1 : -1], skip_special_tokens=True) if len(ids) > limit else ""
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 200 else f"{text[:120]} ... {text[-60:]}"
