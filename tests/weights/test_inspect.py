@@ -24,8 +24,9 @@ def lora(tmp_path: Path) -> Path:
     return tmp_path / "style.safetensors"
 
 
-def test_a_known_file_is_told_in_a_few_lines(lora: Path) -> None:
-    result = CliRunner().invoke(inspect, [str(lora)])
+def test_a_known_file_is_told_in_a_few_lines(lora: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(lora.parent)
+    result = CliRunner().invoke(inspect, ["style.safetensors"])
     assert result.exit_code == 0
     assert result.output.splitlines() == [
         "style.safetensors: a LoRA for the image model (kohya layout)",
@@ -76,3 +77,31 @@ def test_a_safetensors_is_inspected_without_torch(lora: Path) -> None:
         f"code = run(['inspect', {str(lora)!r}]); sys.exit(code or ('torch' in sys.modules))"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
+
+
+def test_the_line_can_be_typed_as_it_stands(lora: Path) -> None:
+    moved = lora.rename(lora.with_name("my style.safetensors"))
+    result = CliRunner().invoke(inspect, [str(moved)])
+    assert f"--lora '{moved}'=0.8" in result.output
+    result = CliRunner().invoke(inspect, ["zoom-in"])
+    assert 'stillmotion animate "PROMPT" --motion-lora zoom-in=0.8' in result.output
+
+
+def test_what_trainers_tell_in_the_header_is_shown(tmp_path: Path) -> None:
+    metadata = {
+        "ss_tag_frequency": '{"1_cat": {"a cat": 2, "sks": 9}, "2_x": {"a cat": 3}}',
+        "ss_steps": "1200",
+        "ss_network_dim": "8",
+        "ss_network_alpha": "4.0",
+        "modelspec.title": "My \x1b[2J style",
+        "modelspec.license": "MIT",
+        "modelspec.resolution": "512x512",
+    }
+    file = tmp_path / "k.safetensors"
+    save_file({"lora_unet_mid_attn2_to_k.lora_down.weight": torch.zeros(8, 768)}, file, metadata=metadata)
+    facts = json.loads(CliRunner().invoke(inspect, ["--json", str(file)]).output)["facts"]
+    assert (facts["trigger"], facts["steps"], facts["alpha"]) == ("sks, a cat", "1200", "4.0")
+    assert (facts["licence"], facts["resolution"]) == ("MIT", "512x512")
+    assert facts["title inside"] == "My \\x1b[2J style"
+    save_file({"lora_unet_mid_attn2_to_k.lora_down.weight": torch.zeros(8, 768)}, file)
+    assert "trigger" not in json.loads(CliRunner().invoke(inspect, ["--json", str(file)]).output)["facts"]

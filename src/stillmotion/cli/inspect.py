@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import click
 
@@ -33,7 +33,7 @@ def inspect(ctx: click.Context, files: tuple[str, ...], as_json: bool, families:
         echo(_families())
     elif not files:
         raise click.UsageError("Name at least one file, or ask for --families.")
-    found = [identify(locate(file)) for file in files]
+    found = [replace(identify(locate(file)), source=file) for file in files]
     for kind in found:
         echo(json.dumps(asdict(kind)) if as_json else "\n".join(kind.sentences()))
     if not all(kind.known for kind in found):

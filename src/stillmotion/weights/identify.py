@@ -20,6 +20,7 @@ from stillmotion.weights.hub import INSIDE
 from stillmotion.weights.kinds import BASES, TEXT_WIDTHS, FileKind, job_of
 from stillmotion.weights.loras import kinds as lora_kinds
 from stillmotion.weights.names import layout_of
+from stillmotion.weights.told import told
 
 _IMAGE_ENCODER = "img_encoder."
 
@@ -112,7 +113,7 @@ def _motion_facts(spec: MotionSpec, header: Header) -> dict[str, str]:
 
 def _size(header: Header) -> dict[str, str]:
     kinds = ", ".join(sorted(header.dtypes))
-    return {"size": f"{header.parameters / 1e6:,.1f} million numbers ({kinds})"}
+    return {"size": f"{header.parameters / 1e6:,.1f} M parameters ({kinds})"}
 
 
 def _lora_facts(header: Header) -> dict[str, str]:
@@ -164,9 +165,9 @@ def _lora(header: Header, name: str) -> FileKind:
         "changes": lora_kinds.parts(header),
         **_lora_facts(header),
     }
-    for key, label in (("ss_base_model_version", "made for"), ("modelspec.title", "title inside")):
-        if header.metadata.get(key):
-            facts[label] = header.metadata[key]
+    facts |= {
+        ("title inside" if label == "title" else label): text for label, text in told(header.metadata).items()
+    }
     notes = () if base else ("Its keys do not tell which base model it belongs to.",)
     return FileKind("lora", header.name, algorithm, layout, base, facts=facts, notes=notes)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass, field
 
 from stillmotion.motion.spec import MotionSpec
@@ -110,6 +111,8 @@ class FileKind:
     spec: MotionSpec | None = None
     facts: dict[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    source: str = ""
+    """how the user names it on the command line; `name` if it is not known"""
 
     @property
     def known(self) -> bool:
@@ -124,7 +127,9 @@ class FileKind:
     def usage(self) -> str:
         if self.kind == "checkpoint" and self.family:
             return "it takes more than noise, which stillmotion cannot give it yet; use the plain checkpoint"
-        usage = KINDS[self.kind].usage.format(name=self.name)
+        usage = KINDS[self.kind].usage.format(name=shlex.quote(self.source or self.name))
+        if self.kind == "motion-lora" and self.base == "emoji":  # the default base and motion
+            usage = usage.replace(" --base CHECKPOINT --motion MOTION", "")
         return usage.removesuffix(" --motion MOTION") if "motion" in self.facts else usage
 
     def sentences(self) -> list[str]:
