@@ -24,6 +24,7 @@ from stillmotion.training.config.images import PictureConfig
 from stillmotion.training.denoise import Denoiser, Sample, loss_of
 from stillmotion.training.draws import Draw, shuffled
 from stillmotion.training.targets import Loss
+from stillmotion.training.text import note_cut_captions
 
 SHOWN = 4
 
@@ -54,6 +55,8 @@ class Album:
         tell_skipped(report, config.output, accelerator, say)
         if not self.clips:
             raise DataError(f"None of the {len(found)} pictures can be used. {report.sentence()}")
+        captions = (caption for picture in self.pictures for caption in picture.item.captions)
+        note_cut_captions(denoiser.pipeline, captions, say)
         self._buckets = [picture.bucket for picture in self.pictures for _ in range(picture.repeats)]
         self._order = lru_cache(maxsize=2)(self._new_order)
 

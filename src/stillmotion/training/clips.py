@@ -21,6 +21,7 @@ from stillmotion.fast.precision import training_dtype
 from stillmotion.training.config import ClipConfig, DenoiseConfig, VideoConfig
 from stillmotion.training.draws import Draw
 from stillmotion.training.progress import Progress
+from stillmotion.training.text import note_cut_captions
 
 Stretch = tuple[Tensor, tuple[str, ...]]
 """latents (f, c, h, w) and the captions of their clip"""
@@ -111,8 +112,9 @@ def _long_enough(clip: CachedClip, wanted: int, report: Report) -> bool:
     return clip.length >= wanted
 
 
-def note_captions(clips: Sequence[CachedClip], say: Callable[[str], None]) -> None:
-    """Says when the captions of several files are all the same."""
+def note_captions(clips: Sequence[CachedClip], pipeline: Any, say: Callable[[str], None]) -> None:
+    """Says when the captions of several files are all the same, and when some are too long."""
+    note_cut_captions(pipeline, (caption for clip in clips for caption in clip.item.captions), say)
     caption = same_captions(clip.item for clip in clips)
     if caption is not None and len({clip.item.path for clip in clips}) > 1:
         say(f"Note: all captions are {caption!r}; the text will not steer what is learnt.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -63,3 +63,16 @@ class Conditioner:
             times = times.to(parts[1].device).repeat(len(parts[1]), 1)
             arguments["added_cond_kwargs"] = {"text_embeds": parts[1], "time_ids": times}
         return arguments
+
+
+def note_cut_captions(pipeline: Any, captions: Iterable[str], say: Callable[[str], None]) -> None:
+    """Says how many captions are longer than the text encoder reads; their ends teach nothing."""
+    tokenizer = pipeline.tokenizer
+    limit = tokenizer.model_max_length
+    long = [text for text in dict.fromkeys(captions) if len(text.encode()) > limit - 2]  # a byte or more each
+    cut = [text for text in long if len(tokenizer(text, truncation=False, verbose=False).input_ids) > limit]
+    if cut:
+        say(
+            f"Note: the text encoder reads {limit - 2} tokens of a caption; the end of {len(cut)} of them is "
+            f"lost, such as {cut[0][:60]!r}..."
+        )

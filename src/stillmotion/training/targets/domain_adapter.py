@@ -50,7 +50,7 @@ class DomainAdapterTarget:
         frames = sum(clip.length for clip in self.clips)
         weights = f"{self.ranks.size / 1e6:.1f} M LoRA weights"
         say(f"{frames} frames of {len(self.clips)} clips, {weights}, {self.denoiser}.")
-        note_captions(self.clips, say)
+        note_captions(self.clips, self.denoiser.pipeline, say)
 
     def data_key(self) -> str:
         """Names clips and captions."""

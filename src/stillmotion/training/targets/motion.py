@@ -164,4 +164,4 @@ class MotionTarget:
                 )
         if self.adapter is not None:
             say(f"With {config.domain_adapter} at {config.domain_adapter_scale:g}, which stays as it is.")
-        note_captions(self.clips, say)
+        note_captions(self.clips, self.denoiser.pipeline, say)

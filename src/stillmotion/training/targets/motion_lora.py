@@ -35,6 +35,7 @@ from stillmotion.training.metadata import lora_metadata
 from stillmotion.training.objectives import debiased
 from stillmotion.training.passes import frozen, settled
 from stillmotion.training.targets import Loss
+from stillmotion.training.text import note_cut_captions
 from stillmotion.training.validation import sample_sheet
 
 SHOWN = 4
@@ -71,6 +72,7 @@ class MotionLoraTarget:
         self.attachment = attach(unet, self.motion, frames=config.frames)
         read = read_filmed if config.camera else None
         self.clips = prepare_clips(config, items, report, self.denoiser.pipeline.vae, accelerator, say, read)
+        note_cut_captions(self.denoiser.pipeline, (c for clip in self.clips for c in clip.item.captions), say)
         self.fps = pace(self.clips, config)
         if config.gradient_checkpointing:
             self.motion.set_gradient_checkpointing(True)
