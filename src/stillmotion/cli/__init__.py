@@ -27,6 +27,7 @@ from stillmotion.foreign import printable
 COMMANDS = {
     "animate": ("animate", "Make an animated clip of a prompt."),
     "redo": ("redo", "Make a clip again, or with other settings: clips carry their request."),
+    "info": ("info", "Show how a clip was made: the request in its file."),
     "decode": ("decode", "Finish a clip whose sampling was done when something stopped it."),
     "concepts": ("concepts", "List or search what a small model knows."),
     "sheet": ("sheet", "All frames of a clip on one picture."),
