@@ -294,6 +294,39 @@ def test_names_of_peft_with_and_without_the_adapters_name() -> None:
         assert parts["unet"]["conv_in"].magnitude.shape == (2, 1)
 
 
+@pytest.mark.parametrize(
+    ("stem", "place"),
+    [
+        ("diffusion_model.input_blocks.1.1.proj_in", ("unet", "down_blocks.0.attentions.0.proj_in")),
+        ("model.diffusion_model.out.2", ("unet", "conv_out")),
+        ("unet.base_model.model.conv_in", ("unet", "conv_in")),
+        ("base_model.model.base_model.model.conv_in", ("unet", "conv_in")),
+        (
+            "text_encoders.clip_g.transformer.text_model.encoder.layers.0.mlp.fc1",
+            ("text_encoder_2", "text_model.encoder.layers.0.mlp.fc1"),
+        ),
+        (
+            "clip_l.text_model.encoder.layers.0.mlp.fc1",
+            ("text_encoder", "text_model.encoder.layers.0.mlp.fc1"),
+        ),
+    ],
+)
+@pytest.mark.parametrize("middle", ["", ".default", ".my.own.style"])
+def test_names_of_comfyui_and_nested_peft(stem, place, middle) -> None:
+    assert places(f"{stem}.lora_A{middle}.weight", f"{stem}.lora_B{middle}.weight") == {place}
+
+
+def test_alphas_without_a_change_and_words_are_left_out() -> None:
+    keys = tensors("unet.conv_in.lora_A.weight", "unet.conv_in.lora_B.weight", "bundle_emb.word.clip_l")
+    parts = parse(keys | {"lora_unet_conv_out.alpha": torch.ones(())})
+    assert {part: list(layers) for part, layers in parts.items()} == {"unet": ["conv_in"]}
+
+
+def test_alpha_zero_is_no_alpha_in_kohyas_files() -> None:
+    keys = {f"lora_unet_conv_in.{name}.weight": torch.randn(2, 2) for name in ("lora_down", "lora_up")}
+    assert parse(keys | {"lora_unet_conv_in.alpha": torch.zeros(())})["unet"]["conv_in"].scale() == 1.0
+
+
 def test_alpha_in_the_header_is_pefts() -> None:
     keys = tensors(*(f"unet.{name}.lora_{x}.weight" for name in ("conv_in", "conv_out") for x in "AB"))
     settings_ = {"unet.r": 2, "unet.lora_alpha": 8, "unet.alpha_pattern": {"conv_out": 3}}
