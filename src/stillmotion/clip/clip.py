@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import operator
 import os
-from collections.abc import Sequence
+from base64 import b64encode
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import SupportsIndex, overload
 
 import numpy as np
 from PIL import Image
@@ -18,7 +23,7 @@ from stillmotion.clip.writers import Options, save
 from stillmotion.request import Request
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Clip:
     """Frames (F, H, W, 3) uint8 at `fps` frames per second."""
 
@@ -51,6 +56,38 @@ class Clip:
 
     def __len__(self) -> int:
         return len(self.frames)
+
+    def __iter__(self) -> Iterator[Image.Image]:
+        return (Image.fromarray(frame) for frame in self.frames)
+
+    @overload
+    def __getitem__(self, index: SupportsIndex) -> Image.Image: ...
+    @overload
+    def __getitem__(self, index: slice) -> Clip: ...
+    def __getitem__(self, index: SupportsIndex | slice) -> Image.Image | Clip:
+        """A frame as a PIL image, or a part as a Clip of the same rate and request; pixels are in `frames`.
+
+        IndexError outside the clip; ValueError for a part without frames.
+        """
+        if isinstance(index, slice):
+            return Clip(self.frames[index], self.fps, self.request)
+        return Image.fromarray(self.frames[operator.index(index)])
+
+    def __repr__(self) -> str:
+        """One line: no pixels."""
+        prompt = f", {self.request.prompt[:60]!r}" if self.request else ""
+        return f"Clip({len(self)} frames of {self.width}x{self.height} at {self.fps:g} fps{prompt})"
+
+    def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, str]:
+        """What a notebook shows: the moving clip (a lossless WebP) and the settings it was made with."""
+        with TemporaryDirectory() as folder:
+            file = self.save(Path(folder) / "clip.webp", quality=100)
+            data = b64encode(file.read_bytes()).decode("ascii")
+        settings = self.request.model_dump(exclude_unset=True, exclude_none=True) if self.request else {}
+        text = escape(", ".join(f"{name}: {value}" for name, value in settings.items()) or repr(self))
+        image = f'<img src="data:image/webp;base64,{data}" width="{self.width}" height="{self.height}">'
+        html = f"<figure>{image}<figcaption>{text}</figcaption></figure>"
+        return {"text/plain": repr(self), "text/html": html}
 
     @property
     def width(self) -> int:
