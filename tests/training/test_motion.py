@@ -263,7 +263,7 @@ def test_tensorboard_gets_losses_and_samples(configure):
     log = EventAccumulator(str(events))
     log.Reload()
     assert [event.step for event in log.Scalars("loss")] == [2, 4, 6]
-    assert [event.step for event in log.Images("samples")] == [4]
+    assert [event.step for event in log.Images("samples")] == [0, 4]
 
 
 def test_tensorboard_missing_is_a_sentence(configure, monkeypatch):

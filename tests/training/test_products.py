@@ -127,6 +127,7 @@ def test_products_that_are_missing_old_or_damaged_are_made_again(configure, kind
         outcome = train(config)
         assert outcome.finished and outcome.step == 2
         again = {n: data for n, data in products(config.output).items() if not n.startswith("model.damaged")}
+        whole = {name: data for name, data in whole.items() if "step-00000000" not in name}
         assert again.keys() == whole.keys()
         assert different(whole, again) == []
 

@@ -148,6 +148,8 @@ class Run:
             write_text(config.output / "config.yaml", as_yaml(config))
         if self.done:
             self._complete()
+        else:
+            self._sample()  # what the base draws before anything is learnt
         stopping = False
         while self.done < config.max_train_steps and not stopping:
             row, stopping = self._step()
