@@ -54,8 +54,7 @@ def place_of(layer: str) -> tuple[str, str]:
     if flat is not None:
         part, path = FLAT[flat], from_ldm(unflatten(layer.removeprefix(flat)))
     else:
-        while layer.startswith((WRAPPED, "base_model.")):
-            layer = layer.removeprefix(WRAPPED).removeprefix("base_model.")
+        layer = re.sub(r"^(base_model\.(model\.)?)+", "", layer)
         layer = _COMFY_TEXT.sub(lambda found: COMFY_TEXTS[found[1]], layer)
         start = next((start for start in DOTTED if layer.startswith(start)), None)
         part = DOTTED[start] if start else "unet"
