@@ -265,6 +265,12 @@ KINDS: dict[str, tuple[Header, str, str | None, str | None]] = {
         None,
         None,
     ),
+    "flux": (
+        Header({"model.diffusion_model.double_blocks.0.img_attn.qkv.weight": (9216, 3072)}, name="flux"),
+        "other-architecture",
+        None,
+        None,
+    ),
     "vae ldm": (
         Header(
             {

@@ -225,3 +225,17 @@ def test_the_first_load_of_a_process_prints_nothing(sd15_folder: Path) -> None:
     after = "import transformers.utils.logging as t; t.get_logger('transformers.x').warning('still heard')"
     ran = subprocess.run([sys.executable, "-c", f"{code}; {after}"], capture_output=True, text=True)
     assert "still heard" in ran.stderr
+
+
+@pytest.mark.parametrize(
+    ("key", "words"),
+    [
+        ("model.diffusion_model.double_blocks.0.img_attn.qkv.weight", "Flux"),
+        ("model.diffusion_model.joint_blocks.0.x_block.attn.qkv.weight", "Stable Diffusion 3"),
+        ("adaln_single.linear.weight", "PixArt"),
+    ],
+)
+def test_models_without_a_unet_are_named(key: str, words: str, tmp_path: Path) -> None:
+    save_file({key: torch.zeros(8, 8), "text_model.x": torch.zeros(8)}, tmp_path / "x.safetensors")
+    with pytest.raises(WrongKind, match=f"x.safetensors is a model of another architecture .{words}"):
+        load_base(tmp_path / "x.safetensors")

@@ -17,7 +17,7 @@ from stillmotion.weights.convert import holds_whole_unet, rename
 from stillmotion.weights.families import family_of, measure
 from stillmotion.weights.files import Header, read_header, read_json
 from stillmotion.weights.hub import INSIDE
-from stillmotion.weights.kinds import BASES, TEXT_WIDTHS, FileKind, job_of
+from stillmotion.weights.kinds import BASES, TEXT_WIDTHS, FileKind, architecture_of, job_of
 from stillmotion.weights.loras import kinds as lora_kinds
 from stillmotion.weights.names import layout_of
 from stillmotion.weights.told import told
@@ -230,6 +230,11 @@ def _unet(header: Header, name: str) -> FileKind:
     return FileKind("unet", header.name, None, layout, _text_base(header), facts=_size(header))
 
 
+def _other_architecture(header: Header, name: str) -> FileKind:
+    facts = {"title": f"a model of another architecture ({architecture_of(header)})", **_size(header)}
+    return FileKind("other-architecture", header.name, facts=facts)
+
+
 def _controlnet(header: Header, name: str) -> FileKind:
     layout = "ldm" if _starts(header, "control_model.") else "diffusers"
     return FileKind("controlnet", header.name, None, layout, _text_base(header), facts=_size(header))
@@ -271,6 +276,7 @@ RULES = (
     ),
     Rule("ip-adapter", lambda h: _starts(h, "image_proj.") and _starts(h, "ip_adapter.")),
     Rule("unet", lambda h: _match(h, _DIFFUSERS_UNET) or _match(h, _LDM_UNET), _unet),
+    Rule("other-architecture", lambda h: architecture_of(h) is not None, _other_architecture),
     Rule(
         "vae",
         lambda h: _has(h, "encoder.conv_in.weight") and _has(h, "decoder.conv_in.weight"),

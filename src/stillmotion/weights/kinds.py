@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from stillmotion.motion.spec import MotionSpec
@@ -30,6 +31,10 @@ class Kind:
 
 
 KINDS: dict[str, Kind] = {
+    "other-architecture": Kind(
+        "an image or video model of another architecture",
+        "none here: stillmotion animates Stable Diffusion 1.x, 2.x and XL",
+    ),
     "motion": Kind(
         "a motion module",
         'stillmotion animate "PROMPT" --base CHECKPOINT --motion {name}',
@@ -156,3 +161,21 @@ JOBS = {5: "depth-to-image", 7: "upscaling", 8: "instruct-pix2pix", 9: "inpainti
 def job_of(taken: int, drawn: int) -> str | None:
     """What else than text-to-image a UNet of so many channels is for; None for a plain one."""
     return JOBS.get(taken, f"a job that takes {taken} channels") if taken != drawn else None
+
+
+ARCHITECTURES = {
+    "Flux": ("double_blocks.", "single_transformer_blocks."),
+    "Stable Diffusion 3": ("joint_blocks.",),
+    "PixArt": ("adaln_single.", "t_block.1."),
+    "Stable Cascade": ("clip_txt_mapper.", "clip_txt_pooled_mapper."),
+    "a Diffusion Transformer (as Stable Diffusion 3)": ("context_embedder.",),
+}
+"""What has no UNet, and how one of its tensors begins (behind any prefix of the file)."""
+
+
+def architecture_of(names: Iterable[str]) -> str | None:
+    """The model without a UNet that tensors of these names are of."""
+    bare = {name.removeprefix("model.diffusion_model.").removeprefix("transformer.") for name in names}
+    return next(
+        (kind for kind, marks in ARCHITECTURES.items() if any(n.startswith(marks) for n in bare)), None
+    )
