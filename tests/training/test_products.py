@@ -176,7 +176,7 @@ train(load_config(KINDS[kind].config, config))
     ("kind", "moment", "count"),
     [
         ("lora", "checkpoint", 2),
-        ("lora", "sheet", 1),
+        ("lora", "sheet", 2),  # that of the last step; the first is of step 0
         ("lora", "product", 3),  # between the two layouts of the last step
         ("motion", "checkpoint", 1),
         ("motion", "checkpoint", 2),
