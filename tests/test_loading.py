@@ -130,7 +130,7 @@ def test_files_in_the_wrong_place_are_refused(sd15_folder, motion_folder, tmp_pa
     ("key", "shape", "error", "words"),
     [
         (
-            "lora_unet_x.oft_blocks",
+            "lora_unet_x.oft_diag",
             (8, 8),
             WrongKind,
             r"l\.safetensors is an OFT .*; stillmotion applies LoRA",

@@ -277,3 +277,22 @@ def test_plain_numbers_in_a_pickle_are_alphas(tmp_path) -> None:
     state = {f"lora_unet_conv_in.lora_{name}.weight": tensor for name, tensor in factors.tensors.items()}
     torch.save(state | {"lora_unet_conv_in.alpha": 1.0}, tmp_path / "l.pt")
     assert Lora.load(tmp_path / "l.pt").parts["unet"]["conv_in"].scale() == 0.5
+
+
+def test_words_that_came_with_it_are_kept_and_taught(tmp_path) -> None:
+    from stillmotion.loading import load_parts
+
+    tiny_pipeline().save_pretrained(tmp_path / "base")
+    factors = random_factors(tiny_unet().conv_in)
+    state = {f"lora_unet_conv_in.lora_{name}.weight": tensor for name, tensor in factors.tensors.items()}
+    words = {"bundle_emb.My Word.clip_l": torch.randn(2, 32), "bundle_emb.wide.clip_l": torch.randn(2, 768)}
+    save_file(state | words, tmp_path / "l.safetensors")
+    lora = Lora.load(tmp_path / "l.safetensors")
+    again = Lora.load(lora.save(tmp_path / "again.safetensors"))
+    assert again.bundled.keys() == words.keys() and [word.word for word in again.words] == ["my word", "wide"]
+    with pytest.raises(WrongKind, match=r"bundle_emb\.My Word\.clip_l\), which the peft layout cannot hold"):
+        lora.save(tmp_path / "peft.safetensors", "peft")
+    given = {str(tmp_path / "l.safetensors"): 1.0}
+    parts = load_parts(tmp_path / "base", "none", given, dtype="float32", device="cpu")
+    assert parts.words == ("my word",) and "my word" in parts.pipeline.tokenizer.get_vocab()
+    assert "'wide' that came with l.safetensors is not used" in parts.notes[0]
