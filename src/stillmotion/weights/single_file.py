@@ -148,7 +148,9 @@ def build_pipeline(
             parts[part] = load_vae(vae, config, dtypes.get(part, dtypes["default"]))
         else:
             parts[part] = weights(part, str(name))
-    return kind(**parts)
+    pipeline = kind(**parts)
+    pipeline.register_to_config(_name_or_path=source)  # what errors about a LoRA call it
+    return pipeline
 
 
 def load_vae(source: str | Path, config: Path, dtype: torch.dtype) -> nn.Module:
