@@ -143,6 +143,21 @@ def test_what_a_layout_cannot_express_is_said(layout, options, words) -> None:
         write({"unet": {f"{ATTENTION}.to_q": random_factors(layer, **options)}}, layout)
 
 
+@pytest.mark.parametrize("layout", ["peft", "diffusers", "original", "kohya"])
+@pytest.mark.parametrize("name", ["bias", "up_bias", "whole_bias"])
+def test_no_layout_drops_a_change_of_the_bias(layout, name) -> None:
+    layer = nn.Linear(8, 6)
+    plain = random_factors(layer)
+    parts = {"unet": {f"{ATTENTION}.to_q": Factors("lora", {**plain.tensors, name: torch.randn(6)})}}
+    if layout == "kohya" and name != "whole_bias":
+        assert_same(parse(*write(parts, layout)), parts)
+        return
+    with pytest.raises(WrongKind, match=f"{layout} layout cannot hold a .*bias"):
+        write(parts, layout)
+    with pytest.raises(WrongKind, match="alpha of 0"):
+        write({"unet": {"conv_in": Factors("lora", plain.tensors, 0.0)}}, "kohya")
+
+
 def test_names_that_would_not_come_back_are_refused() -> None:
     factors = random_factors(nn.Linear(4, 4))
     with pytest.raises(WrongKind, match="original layout cannot hold a layer of the text_encoder"):

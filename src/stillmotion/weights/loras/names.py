@@ -163,6 +163,8 @@ def _kohya(part: str, path: str, factors: Factors, two: bool) -> dict[str, Tenso
         f"{layer}.{KOHYA.get((factors.algorithm, name), 'diff_b')}": tensor
         for name, tensor in factors.tensors.items()
     }
+    if factors.alpha == 0 and factors.rank is not None:
+        raise _inexpressible("kohya", path, "an alpha of 0, which it reads as none")
     if factors.alpha is not None:
         written[f"{layer}.alpha"] = torch.tensor(factors.alpha)
     if factors.magnitude is not None:
@@ -211,9 +213,11 @@ WRITERS: dict[str, Callable[[str, str, Factors, bool], dict[str, Tensor]]] = {
 
 
 def _plain(layout: str, path: str, factors: Factors, down: str, up: str) -> dict[str, Tensor]:
-    if factors.algorithm != "lora" or "mid" in factors.tensors:
-        what = "a Tucker core" if factors.algorithm == "lora" else f"a {factors.algorithm} change"
-        raise _inexpressible(layout, path, what)
+    more = factors.tensors.keys() - {"down", "up"}
+    if factors.algorithm != "lora":
+        raise _inexpressible(layout, path, f"a {factors.algorithm} change")
+    if more:
+        raise _inexpressible(layout, path, "a Tucker core" if "mid" in more else "a change of the bias")
     return {down: factors.tensors["down"], up: factors.tensors["up"]}
 
 
@@ -223,7 +227,8 @@ def _refuse_dora(layout: str, path: str, factors: Factors) -> None:
 
 
 def _inexpressible(layout: str, path: str, what: str) -> WrongKind:
-    return WrongKind(f"The {layout} layout cannot hold {what} ({path}): save it in the kohya layout.")
+    other = "save it in the kohya layout" if layout != "kohya" else "use the file as it is"
+    return WrongKind(f"The {layout} layout cannot hold {what} ({path}): {other}.")
 
 
 def _has_two_texts(parts: Parts) -> bool:
