@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from stillmotion.adapt.factors import Algorithm, Factors
+from stillmotion.adapt.factors import Algorithm, LayerDelta
 
 Alpha = Callable[[str], float | None]
 
@@ -17,7 +17,7 @@ def no_alpha(path: str) -> None:
     """No layer has an alpha."""
 
 
-def random_factors(
+def random_delta(
     layer: nn.Module,
     algorithm: Algorithm = "lora",
     rank: int = 2,
@@ -25,7 +25,7 @@ def random_factors(
     magnitude: str | None = None,
     tucker: bool = False,
     spread: float = 0.3,
-) -> Factors:
+) -> LayerDelta:
     """What a file could hold for a Linear or Conv2d; `magnitude` is rows (usual) or columns, for DoRA."""
     outputs, inputs, *kernel = layer.weight.shape
 
@@ -50,7 +50,7 @@ def random_factors(
         tensors = {"diff": draw(outputs, inputs, *kernel)}
         tensors |= {"bias": draw(outputs)} if layer.bias is not None else {}
     side = {"rows": (outputs, 1, *ones), "columns": (1, inputs, *ones)}.get(magnitude or "")
-    return Factors(algorithm, tensors, alpha, draw(*side).abs() + 0.5 if side else None)
+    return LayerDelta(algorithm, tensors, alpha, draw(*side).abs() + 0.5 if side else None)
 
 
 def random_parts(
@@ -60,10 +60,10 @@ def random_parts(
     convolutions: bool = False,
     seed: int = 0,
     **options: Any,
-) -> dict[str, dict[str, Factors]]:
-    """Factors for all attentions (and convolutions) of a pipeline's networks, by canonical path."""
+) -> dict[str, dict[str, LayerDelta]]:
+    """LayerDelta for all attentions (and convolutions) of a pipeline's networks, by canonical path."""
     torch.manual_seed(seed)
-    found: dict[str, dict[str, Factors]] = {}
+    found: dict[str, dict[str, LayerDelta]] = {}
     for part in parts:
         network = getattr(pipeline, part, None)
         for path, layer in network.named_modules() if network is not None else ():
@@ -71,26 +71,26 @@ def random_parts(
             if linear or (convolutions and part == "unet" and isinstance(layer, nn.Conv2d)):
                 name = path if part == "unet" or path.startswith("text_") else f"text_model.{path}"
                 rank = 2 if "to_q" in path else 3
-                factors = random_factors(layer, rank=rank, alpha=alpha(path), **options)
-                found.setdefault(part, {})[name] = factors
+                delta = random_delta(layer, rank=rank, alpha=alpha(path), **options)
+                found.setdefault(part, {})[name] = delta
     return found
 
 
-def motion_parts(motion: nn.Module, seed: int = 0, **options: Any) -> dict[str, dict[str, Factors]]:
-    """Factors for all temporal attentions of a MotionNet."""
+def motion_parts(motion: nn.Module, seed: int = 0, **options: Any) -> dict[str, dict[str, LayerDelta]]:
+    """LayerDelta for all temporal attentions of a MotionModules."""
     torch.manual_seed(seed)
     layers = {p: m for p, m in motion.named_modules() if isinstance(m, nn.Linear) and "attention_blocks" in p}
-    return {"motion": {path: random_factors(layer, **options) for path, layer in layers.items()}}
+    return {"motion": {path: random_delta(layer, **options) for path, layer in layers.items()}}
 
 
-def assert_same(found: dict[str, dict[str, Factors]], wanted: dict[str, dict[str, Factors]]) -> None:
+def assert_same(found: dict[str, dict[str, LayerDelta]], wanted: dict[str, dict[str, LayerDelta]]) -> None:
     """The same changes, bit for bit."""
     assert {part: set(layers) for part, layers in found.items()} == {p: set(v) for p, v in wanted.items()}
     for part, layers in wanted.items():
-        for path, factors in layers.items():
+        for path, delta in layers.items():
             other = found[part][path]
-            assert (other.algorithm, other.alpha) == (factors.algorithm, factors.alpha), path
-            assert other.tensors.keys() == factors.tensors.keys(), path
-            assert all(torch.equal(other.tensors[name], t) for name, t in factors.tensors.items()), path
-            assert (other.magnitude is None) == (factors.magnitude is None), path
-            assert factors.magnitude is None or torch.equal(other.magnitude, factors.magnitude), path
+            assert (other.algorithm, other.alpha) == (delta.algorithm, delta.alpha), path
+            assert other.tensors.keys() == delta.tensors.keys(), path
+            assert all(torch.equal(other.tensors[name], t) for name, t in delta.tensors.items()), path
+            assert (other.magnitude is None) == (delta.magnitude is None), path
+            assert delta.magnitude is None or torch.equal(other.magnitude, delta.magnitude), path

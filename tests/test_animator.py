@@ -64,7 +64,7 @@ def diffusers_frames(kind: str, ours: Animator, request: Request) -> np.ndarray:
 def test_pixels_are_those_of_diffusers_animatediff(kind: str) -> None:
     ours = made(kind)
     request = ours.request(
-        "a red rocket", negative_prompt="blue", frames=5, seed=3, num_inference_steps=3, parity="diffusers"
+        "a red rocket", negative_prompt="blue", frames=5, seed=3, num_inference_steps=3, group_norm="pooled"
     )
     clip = ours.animate(request)
     theirs = diffusers_frames(kind, ours, request)
@@ -95,7 +95,7 @@ def test_one_frame_is_the_still_of_the_base(kind: str) -> None:
     still = made(kind).animate("a rocket", frames=1, seed=4, scheduler="ddim", num_inference_steps=3)
     pipeline = tiny_pipeline(kind)
     pipeline.scheduler = make_scheduler("ddim", pipeline.scheduler.config)
-    picture = pipeline(
+    image = pipeline(
         "a rocket",
         width=SIZE,
         height=SIZE,
@@ -104,11 +104,11 @@ def test_one_frame_is_the_still_of_the_base(kind: str) -> None:
         generator=torch.Generator().manual_seed(4),
         output_type="np",
     ).images
-    assert np.abs(still.frames.astype(float) - picture * 255).max() < 0.6
+    assert np.abs(still.frames.astype(float) - image * 255).max() < 0.6
 
 
 def test_motion_moves_and_its_strength_counts(tiny: Animator) -> None:
-    clips = [tiny.animate("a rocket", seed=2, motion_strength=s).frames for s in (0, 0.5, 1)]
+    clips = [tiny.animate("a rocket", seed=2, motion_scale=s).frames for s in (0, 0.5, 1)]
     assert all(not np.array_equal(a, b) for a, b in itertools.combinations(clips, 2))
     still = made(seed=0)
     still.motion = None
@@ -134,7 +134,7 @@ def test_nothing_is_left_on_the_pipeline_after_an_exception() -> None:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        ours.animate("a cat", on_step=stop, seed=1)
+        ours.animate("a cat", on_progress=stop, seed=1)
     assert ours.pipeline.scheduler is scheduler
     assert list(unet.state_dict()) == keys
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in unet.modules())
@@ -144,7 +144,7 @@ def test_nothing_is_left_on_the_pipeline_after_an_exception() -> None:
 def test_progress_is_told_step_by_step_to_the_end(tiny: Animator, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(animator_module, "SLICE_PIXELS", 2 * SIZE * SIZE)
     told = []
-    tiny.animate("a cat", on_step=lambda *step: told.append(step), frames=5, num_inference_steps=3)
+    tiny.animate("a cat", on_progress=lambda *step: told.append(step), frames=5, num_inference_steps=3)
     assert told[:4] == [("sampling", step, 3) for step in range(4)]
     assert told[4:] == [("decoding", done, 5) for done in (0, 2, 4, 5)]
 

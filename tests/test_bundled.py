@@ -50,16 +50,16 @@ def test_a_rocket_is_red_on_white_and_moves(animator):
     clip = animator.animate("a rocket, 3d render style", seed=7, num_inference_steps=8, frames=8)
     assert clip.frames.shape == (8, 128, 128, 3)
     corners = clip.frames[:, [0, 0, -1, -1], [0, -1, 0, -1]].astype(float)
-    assert corners.mean() > 225, "the background of the training pictures is white"
+    assert corners.mean() > 225, "the background of the training images is white"
     steps = np.abs(np.diff(clip.frames.astype(float), axis=0)).mean()
     across = np.abs(clip.frames[0].astype(float) - clip.frames[4]).mean()
     assert 0.2 < steps < 25 and across > steps / 2
 
 
 @torch.no_grad()
-def misread(pipe, picture, prompt, timestep=200):
-    """How far off the base is about a picture (h, w, 3) uint8 in plain sight behind a little noise."""
-    pixels = torch.from_numpy(picture.copy()).permute(2, 0, 1)[None].float() / 127.5 - 1
+def misread(pipe, image, prompt, timestep=200):
+    """How far off the base is about an image (h, w, 3) uint8 in plain sight behind a little noise."""
+    pixels = torch.from_numpy(image.copy()).permute(2, 0, 1)[None].float() / 127.5 - 1
     latents = pipe.vae.encode(pixels).latent_dist.mean
     noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(0))
     text, _ = pipe.encode_prompt(prompt, "cpu", 1, False)
@@ -79,7 +79,7 @@ def test_the_base_leaves_things_where_they_stand(animator):
 def test_motion_takes_part(animator):
     options = {"seed": 7, "num_inference_steps": 6, "frames": 8}
     moving = animator.animate("a dog face, flat style", **options).frames.astype(float)
-    without = animator.animate("a dog face, flat style", motion_strength=0.0, **options).frames.astype(float)
+    without = animator.animate("a dog face, flat style", motion_scale=0.0, **options).frames.astype(float)
     assert np.abs(moving - without).mean() > 0.5
 
 
@@ -94,8 +94,8 @@ def test_neighbouring_frames_are_closer_than_distant_ones(animator):
 STILL = {"seed": 3, "frames": 1, "num_inference_steps": 12}
 
 
-def colourfulness(picture):
-    return float((picture.max(-1).astype(int) - picture.min(-1)).mean())
+def colourfulness(image):
+    return float((image.max(-1).astype(int) - image.min(-1)).mean())
 
 
 def test_the_style_lora_takes_the_colours_out_by_its_name():

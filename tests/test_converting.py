@@ -65,14 +65,14 @@ def test_precision_stays_unless_another_is_asked_for(tmp_path: Path) -> None:
     assert stored_dtypes(whole) == {"default": torch.float32}
 
 
-@pytest.mark.parametrize("layout", ["original", "diffusers", "hotshot"])
+@pytest.mark.parametrize("layout", ["animatediff", "diffusers", "hotshot"])
 def test_motion_in_every_layout(layout: str, tmp_path: Path) -> None:
     net = tiny_motion()
     motion = MotionModel.from_state(net.spec, net.state_dict())
     source = motion.save(tmp_path / "source.safetensors")
     file = convert(source, tmp_path / "other.safetensors", layout)
     assert identify(file).layout == layout
-    back = convert(file, tmp_path / "back.safetensors", "original")
+    back = convert(file, tmp_path / "back.safetensors", "animatediff")
     assert same_files(back, source)
 
 
@@ -117,9 +117,9 @@ def pan(path: Path) -> Path:
 @pytest.mark.parametrize(
     ("make", "target", "layout", "error", "words"),
     [
-        ("base", "x.safetensors", "kohya", WrongKind, "has no kohya layout: .* original, diffusers"),
+        ("base", "x.safetensors", "kohya", WrongKind, "has no kohya layout: .* ldm, diffusers"),
         ("base", "x.safetensors", "diffusers", OutputError, "a whole model of diffusers is a folder"),
-        ("base", "folder", "original", OutputError, "folder is a folder, diffusers' layout: for original"),
+        ("base", "folder", "ldm", OutputError, "folder is a folder, diffusers' layout: for ldm"),
         ("base", "x.ckpt", None, OutputError, "saved as .safetensors or as a folder"),
         ("lora", "x.safetensors", "hotshot", WrongKind, "has no hotshot layout: .* kohya, peft"),
         ("vae", "x.safetensors", None, WrongKind, "is a VAE .*; only motion modules, LoRAs and whole"),

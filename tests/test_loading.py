@@ -208,12 +208,12 @@ def test_alpha_counts_unless_the_original_is_wanted(sd15_folder, motion_folder, 
     animator = Animator.load(str(sd15_folder), str(motion_folder), {str(path): 1.0}, "fp32")
     fields = {"seed": 1, "frames": 3, "num_inference_steps": 2}
     kohya, original = (
-        animator.animate("a rocket", lora_parity=parity, **fields).frames for parity in ("kohya", "original")
+        animator.animate("a rocket", lora_alpha=lora_alpha, **fields).frames for lora_alpha in ("use", "ignore")
     )
     assert not np.array_equal(kohya, original) and np.array_equal(kohya, frames_of(animator))
 
 
-@pytest.mark.parametrize("layout", ["kohya", "original"])
+@pytest.mark.parametrize("layout", ["kohya", "animatediff"])
 @pytest.mark.parametrize("right", ["loras", "motion_loras"])
 def test_a_lora_under_the_other_flag_goes_where_it_belongs(
     right, layout, sd15_folder, motion_folder, tmp_path
@@ -266,7 +266,7 @@ def test_motion_of_another_shape_does_not_fit(sd15_folder, tmp_path) -> None:
         Animator.load(str(sd15_folder), str(path))
 
 
-def test_pia_needs_a_picture_and_says_so(sd15_folder, tmp_path) -> None:
+def test_pia_needs_a_image_and_says_so(sd15_folder, tmp_path) -> None:
     net = tiny_motion(conv_in=9)
     model = MotionModel.from_state(net.spec, net.state_dict())
     model.extra = {"conv_in.weight": torch.zeros(32, 9, 3, 3), "conv_in.bias": torch.zeros(32)}

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from loras import assert_same, motion_parts, random_factors, random_parts
+from loras import assert_same, motion_parts, random_delta, random_parts
 from safetensors.torch import save_file
 from tiny import tiny_lora, tiny_motion, tiny_pipeline, tiny_unet
 from torch import Tensor, nn
@@ -66,7 +66,7 @@ def test_it_comes_off_after_an_exception_and_a_second_time(pipeline) -> None:
 
 
 def test_a_part_that_does_not_fit_leaves_the_others_off(pipeline) -> None:
-    parts = random_parts(pipeline) | {"text_encoder_2": {"text_projection": random_factors(nn.Linear(4, 4))}}
+    parts = random_parts(pipeline) | {"text_encoder_2": {"text_projection": random_delta(nn.Linear(4, 4))}}
     with pytest.raises(
         Mismatch, match="second text encoder, which this StableDiffusionPipeline does not have"
     ):
@@ -76,19 +76,19 @@ def test_a_part_that_does_not_fit_leaves_the_others_off(pipeline) -> None:
 
 def test_strength_and_frames_may_change_while_it_is_on(pipeline) -> None:
     lora = style()
-    with lora.attach(pipeline, strength=0.5):
+    with lora.attach(pipeline, weight=0.5):
         half = seen(pipeline)
     with lora.attach(pipeline) as attached:
-        attached.strength, attached.frames = {"unet": 0.5, "text": 0}, 2
-        assert (attached.strength.plain, attached.frames) == ({"unet": 0.5, "text": 0.0}, 2)
+        attached.weight, attached.frames = {"unet": 0.5, "text": 0}, 2
+        assert (attached.weight.spec, attached.frames) == ({"unet": 0.5, "text": 0.0}, 2)
         assert torch.equal(seen(pipeline), half)
 
 
 def test_weights_of_parts(pipeline) -> None:
     before, text = seen(pipeline), read(pipeline)
-    with style().attach(pipeline, strength="unet:1,text:0"):
+    with style().attach(pipeline, weight="unet:1,text:0"):
         assert torch.equal(read(pipeline), text) and not torch.allclose(seen(pipeline), before, atol=1e-2)
-    with style().attach(pipeline, strength="unet:0,text:1"):
+    with style().attach(pipeline, weight="unet:0,text:1"):
         assert torch.equal(seen(pipeline), before) and not torch.allclose(read(pipeline), text, atol=1e-2)
 
 
@@ -97,7 +97,7 @@ def test_parity_with_the_original_ignores_alpha(pipeline) -> None:
     without = style(alpha=lambda path: None)
     with without.attach(pipeline):
         plain = seen(pipeline)
-    with with_alpha.attach(pipeline, parity="original"):
+    with with_alpha.attach(pipeline, lora_alpha="ignore"):
         assert torch.equal(seen(pipeline), plain)
     with with_alpha.attach(pipeline):
         assert not torch.allclose(seen(pipeline), plain, atol=1e-2)
@@ -152,12 +152,12 @@ def test_motion_loras_are_saved_as_the_original_has_them(tmp_path) -> None:
     assert lora.moves and lora.parts.keys() == {"motion"}
 
 
-@pytest.mark.parametrize("layout", ["original", "peft", "diffusers", "kohya"])
+@pytest.mark.parametrize("layout", ["animatediff", "peft", "diffusers", "kohya"])
 def test_a_motion_lora_adds_up_times_down_to_the_motion(layout, pipeline, tmp_path) -> None:
     motion, merged = tiny_motion(), tiny_motion()
     parts = motion_parts(motion)
-    for path, factors in parts["motion"].items():
-        merged.get_submodule(path).weight.data += factors.tensors["up"] @ factors.tensors["down"]
+    for path, delta in parts["motion"].items():
+        merged.get_submodule(path).weight.data += delta.tensors["up"] @ delta.tensors["down"]
     lora = Lora.load(Lora(parts).save(tmp_path / "pan.safetensors", layout))
     still, before = seen(pipeline, 4), moved(pipeline, motion)
     with lora.attach(pipeline, motion):
@@ -171,9 +171,9 @@ def test_a_motion_lora_for_v2_goes_on_v3_without_its_middle(pipeline) -> None:
     parts = motion_parts(tiny_motion(mid=True))
     v3, merged = tiny_motion(mid=False), tiny_motion(mid=False)
     assert any(path.startswith("mid_block") for path in parts["motion"])
-    for path, factors in parts["motion"].items():
+    for path, delta in parts["motion"].items():
         if not path.startswith("mid_block"):
-            merged.get_submodule(path).weight.data += factors.tensors["up"] @ factors.tensors["down"]
+            merged.get_submodule(path).weight.data += delta.tensors["up"] @ delta.tensors["down"]
     with Lora(parts).attach(pipeline, v3):
         ours = moved(pipeline, v3)
     torch.testing.assert_close(ours, moved(pipeline, merged), rtol=1e-5, atol=1e-5)
@@ -183,8 +183,8 @@ def test_several_motion_loras_add_up(pipeline) -> None:
     motion, merged = tiny_motion(), tiny_motion()
     pan, zoom = (motion_parts(motion, seed) for seed in (1, 2))
     for parts, weight in ((pan, 0.5), (zoom, -0.75)):
-        for path, factors in parts["motion"].items():
-            change = factors.tensors["up"] @ factors.tensors["down"]
+        for path, delta in parts["motion"].items():
+            change = delta.tensors["up"] @ delta.tensors["down"]
             merged.get_submodule(path).weight.data += weight * change
     with Lora(pan).attach(pipeline, motion, 0.5), Lora(zoom).attach(pipeline, motion, -0.75):
         ours = moved(pipeline, motion)
@@ -203,7 +203,7 @@ def test_a_motion_lora_needs_motion_that_fits(pipeline) -> None:
 def test_one_call_from_a_file(pipeline, tmp_path) -> None:
     lora = style()
     path = lora.save(tmp_path / "style.safetensors")
-    with lora.attach(pipeline, strength=0.5):
+    with lora.attach(pipeline, weight=0.5):
         wanted = seen(pipeline)
     for given in (str(path), path, lora):
         with attach_lora(pipeline, given, 0.5):
@@ -273,18 +273,18 @@ def test_files_and_bases_that_do_not_fit_are_named(sd15_folder, tmp_path) -> Non
 
 def test_plain_numbers_in_a_pickle_are_alphas(tmp_path) -> None:
     layer = tiny_unet().conv_in
-    factors = random_factors(layer)
-    state = {f"lora_unet_conv_in.lora_{name}.weight": tensor for name, tensor in factors.tensors.items()}
+    delta = random_delta(layer)
+    state = {f"lora_unet_conv_in.lora_{name}.weight": tensor for name, tensor in delta.tensors.items()}
     torch.save(state | {"lora_unet_conv_in.alpha": 1.0}, tmp_path / "l.pt")
     assert Lora.load(tmp_path / "l.pt").parts["unet"]["conv_in"].scale() == 0.5
 
 
 def test_words_that_came_with_it_are_kept_and_taught(tmp_path) -> None:
-    from stillmotion.loading import load_parts
+    from stillmotion.loading import load_models
 
     tiny_pipeline().save_pretrained(tmp_path / "base")
-    factors = random_factors(tiny_unet().conv_in)
-    state = {f"lora_unet_conv_in.lora_{name}.weight": tensor for name, tensor in factors.tensors.items()}
+    delta = random_delta(tiny_unet().conv_in)
+    state = {f"lora_unet_conv_in.lora_{name}.weight": tensor for name, tensor in delta.tensors.items()}
     words = {"bundle_emb.My Word.clip_l": torch.randn(2, 32), "bundle_emb.wide.clip_l": torch.randn(2, 768)}
     save_file(state | words, tmp_path / "l.safetensors")
     lora = Lora.load(tmp_path / "l.safetensors")
@@ -293,6 +293,6 @@ def test_words_that_came_with_it_are_kept_and_taught(tmp_path) -> None:
     with pytest.raises(WrongKind, match=r"bundle_emb\.My Word\.clip_l\), which the peft layout cannot hold"):
         lora.save(tmp_path / "peft.safetensors", "peft")
     given = {str(tmp_path / "l.safetensors"): 1.0}
-    parts = load_parts(tmp_path / "base", "none", given, dtype="float32", device="cpu")
+    parts = load_models(tmp_path / "base", "none", given, dtype="float32", device="cpu")
     assert parts.words == ("my word",) and "my word" in parts.pipeline.tokenizer.get_vocab()
     assert "'wide' that came with l.safetensors is not used" in parts.notes[0]

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from tiny import tiny_motion, tiny_pipeline, tiny_unet
 from torch import Tensor, nn
 
-from stillmotion.adapt.factors import Factors
+from stillmotion.adapt.factors import LayerDelta
 from stillmotion.converting import load_model
 from stillmotion.errors import Mismatch, OutputError, RequestError, WrongKind
 from stillmotion.lora_model import Lora
@@ -60,7 +60,7 @@ def test_a_baked_lora_is_the_attached_one(algorithm: str) -> None:
     pipeline = tiny_pipeline("sd15")
     lora = Lora(random_parts(pipeline, alpha=lambda path: 1.0, **ALGORITHMS[algorithm]))
     plain = drawn(pipeline.unet)
-    with lora.attach(pipeline, strength=0.7):
+    with lora.attach(pipeline, weight=0.7):
         attached, text = drawn(pipeline.unet), read(pipeline.text_encoder)
     bake(pipeline, {lora: 0.7})
     assert (attached - plain).abs().max() > 1e-2
@@ -75,15 +75,15 @@ def test_a_change_of_the_bias_goes_into_the_bias(tmp_path: Path) -> None:
         path: {"diff": torch.randn_like(m.weight), "bias": torch.randn_like(m.bias)}
         for path, m in layers.items()
     }
-    lora = Lora({"unet": {path: Factors("full", tensors) for path, tensors in diffs.items()}}, "full")
-    with lora.attach(pipeline, strength=0.5):
+    lora = Lora({"unet": {path: LayerDelta("full", tensors) for path, tensors in diffs.items()}}, "full")
+    with lora.attach(pipeline, weight=0.5):
         attached = drawn(pipeline.unet)
     bake(pipeline, {lora: 0.5})
     assert torch.allclose(drawn(pipeline.unet), attached, atol=1e-5)
     query = "mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
     bare = {"diff": torch.zeros_like(pipeline.unet.get_submodule(query).weight), "bias": torch.ones(64)}
     with pytest.raises(Mismatch, match="full adds a bias to a Linear of the model that has none"):
-        bake(pipeline, {Lora({"unet": {query: Factors("full", bare)}}, "full"): 1.0})
+        bake(pipeline, {Lora({"unet": {query: LayerDelta("full", bare)}}, "full"): 1.0})
 
 
 def test_several_loras_with_weights_by_part_and_block() -> None:
@@ -92,7 +92,7 @@ def test_several_loras_with_weights_by_part_and_block() -> None:
         Lora(random_parts(pipeline, seed=1)): "unet:0.5,text:0.2",
         Lora(random_parts(pipeline, seed=2, magnitude="rows")): {"down": 0.3, "up": 1.0},
     }
-    one, two = (lora.attach(pipeline, strength=weight) for lora, weight in weights.items())
+    one, two = (lora.attach(pipeline, weight=weight) for lora, weight in weights.items())
     with one, two:
         attached = drawn(pipeline.unet)
     bake(pipeline, weights)
@@ -159,8 +159,8 @@ def wider():
         (SD15, wider, r"not of the same architecture .*: .* is \(.*\) in the first and \(.*\) in the other"),
         (
             motion_model,
-            lambda: motion_model(motion_norm="clip"),
-            "mixed: motion_norm frame in the first, clip",
+            lambda: motion_model(motion_norm="pooled"),
+            "mixed: motion_norm per-frame in the first, pooled",
         ),
         (motion_model, lambda: motion_model(mid=False), "mid_block.* in the first and missing in the other"),
     ],

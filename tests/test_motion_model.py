@@ -38,7 +38,7 @@ FORMS = ("folder", "motion.safetensors")
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize(
     "overrides",
-    [{}, {"mid": False, "name": "mine"}, {"motion_norm": "clip", "resnet_norm": "clip"}, {"heads": (2, 8)}],
+    [{}, {"mid": False, "name": "mine"}, {"motion_norm": "pooled", "resnet_norm": "pooled"}, {"heads": (2, 8)}],
 )
 def test_a_round_trip_keeps_every_column_and_every_bit(form: str, overrides: dict, tmp_path: Path) -> None:
     saved = model(**overrides, beta_end=0.02, fps=12.0)
@@ -106,7 +106,7 @@ def test_altered_positions_travel(form: str, tmp_path: Path) -> None:
     assert same(loaded, saved) and len(loaded.state_dict()) == len(state)
 
 
-@pytest.mark.parametrize("layout", ["original", "diffusers", "hotshot"])
+@pytest.mark.parametrize("layout", ["animatediff", "diffusers", "hotshot"])
 def test_layouts_of_a_single_file(layout, tmp_path: Path) -> None:
     saved = model()
     saved.save(tmp_path / "m.safetensors", layout=layout)
@@ -148,7 +148,7 @@ def test_pia_keeps_its_first_convolution(tmp_path: Path) -> None:
 def test_what_the_original_train_py_saves_can_be_used(wrap: str, tmp_path: Path) -> None:
     """A whole UNet behind a prefix on every key, which the original cannot read itself."""
     net = tiny_motion()
-    state = {**tiny_unet().state_dict(), **from_canonical(net.state_dict(), net.spec, "original")}
+    state = {**tiny_unet().state_dict(), **from_canonical(net.state_dict(), net.spec, "animatediff")}
     wrapped = {f"{wrap}{key}": value for key, value in state.items()}
     torch.save({"epoch": 1, "global_step": 9, "state_dict": wrapped}, tmp_path / "c.ckpt")
     loaded = MotionModel.load(tmp_path / "c.ckpt")
@@ -226,8 +226,8 @@ def test_an_interrupted_save_leaves_the_old_file(
 def test_names_that_cannot_be_saved(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match=r"not as \.ckpt"):
         model().save(tmp_path / "m.ckpt")
-    with pytest.raises(OutputError, match="for the original layout name a .safetensors file"):
-        model().save(tmp_path / "m", layout="original")
+    with pytest.raises(OutputError, match="for the animatediff layout name a .safetensors file"):
+        model().save(tmp_path / "m", layout="animatediff")
     (tmp_path / "file").touch()
     with pytest.raises(OutputError, match="cannot be written"):
         model().save(tmp_path / "file" / "m.safetensors")

@@ -43,16 +43,16 @@ requests = st.fixed_dictionaries(
         "scheduler": st.sampled_from(SCHEDULERS),
         "seed": st.integers(0, 2**64 - 1),
         "fps": st.floats(0.1, 240),
-        "motion_strength": numbers,
+        "motion_scale": numbers,
         "noise_alpha": numbers,
         "clip_skip": st.integers(1, 12),
         "motion": st.text(min_size=1),
         "base": st.none() | st.text(min_size=1),
         "loras": weights,
         "motion_loras": weights,
-        "lora_parity": st.sampled_from(["kohya", "original"]),
+        "lora_alpha": st.sampled_from(["use", "ignore"]),
         "dtype": st.sampled_from(["float32", "float16", "bfloat16"]),
-        "parity": st.sampled_from(["original", "diffusers"]),
+        "group_norm": st.sampled_from(["family", "pooled"]),
     },
 )
 
@@ -79,13 +79,13 @@ requests = st.fixed_dictionaries(
         ({"loras": {"a": {"head": 0.5}}}, "loras is {'head': 0.5}, but each is a file and its weight"),
         ({"motion_loras": "pan.ckpt=0:x"}, "motion_loras is 0:x, but each is a file and its weight"),
         (
-            {"lora_parity": "comfy"},
-            "lora_parity is comfy, but it must be one of kohya, original: give --lora",
+            {"lora_alpha": "comfy"},
+            "lora_alpha is comfy, but it must be one of use, ignore: give --lora-alpha",
         ),
         ({"steps": 20}, "A request has no field steps: did you mean num_inference_steps?"),
         ({"framse": 20}, "A request has no field framse: did you mean frames?"),
         ({"zebra": 20}, "A request has no field zebra: known are prompt, negative_prompt,"),
-        ({"parity": "comfy"}, "parity is comfy, but it must be one of original, diffusers: give --parity"),
+        ({"group_norm": "comfy"}, "group_norm is comfy, but it must be one of family, pooled: give --group-norm"),
     ],
 )
 def test_one_sentence_for_each_mistake(fields, sentence):
@@ -102,7 +102,7 @@ def test_one_sentence_for_each_mistake(fields, sentence):
         ({"guidance_scale": 1e30}, "guidance_scale is 1e+30, but it may be at most 1000000"),
         ({"guidance_scale": "inf"}, "guidance_scale is inf, but it must be a number"),
         ({"guidance_scale": 10**400}, "guidance_scale is 1000"),
-        ({"motion_strength": "1e308"}, "motion_strength is 1e308, but it may be at most 1000000"),
+        ({"motion_scale": "1e308"}, "motion_scale is 1e308, but it may be at most 1000000"),
         ({"noise_alpha": 1e160}, "noise_alpha is 1e+160, but it may be at most 1000000"),
         ({"loras": ["a=1e30"]}, "loras is 1e30, but"),
         ({"loras": {"a": 10**5000}}, "loras is a number too long to be shown, but"),
@@ -159,8 +159,8 @@ def test_an_unknown_sampler_is_answered_with_all_and_the_closest():
 
 
 def test_names_are_read_as_people_write_them():
-    request = Request(prompt="a rocket", scheduler="Euler A", dtype="torch.float16", parity="Diffusers")
-    assert (request.scheduler, request.dtype, request.parity) == ("euler_a", "float16", "diffusers")
+    request = Request(prompt="a rocket", scheduler="Euler A", dtype="torch.float16", group_norm="Pooled")
+    assert (request.scheduler, request.dtype, request.group_norm) == ("euler_a", "float16", "pooled")
     assert Request(prompt="a rocket", dtype="bf16").dtype == "bfloat16"
 
 
@@ -236,9 +236,9 @@ def test_the_version_grows_with_the_fields():
     """If this fails because you added a field: add it here, and 1 to REQUEST_VERSION."""
     fields = """prompt negative_prompt frames width height num_inference_steps guidance_scale scheduler seed
     fps
-        motion_strength noise_alpha clip_skip motion base vae embeddings loras motion_loras lora_parity dtype
-        parity"""
-    assert (REQUEST_VERSION, list(Request.model_fields)) == (6, fields.split())
+        motion_scale noise_alpha clip_skip motion base vae embeddings loras motion_loras lora_alpha dtype
+        group_norm"""
+    assert (REQUEST_VERSION, list(Request.model_fields)) == (7, fields.split())
 
 
 def test_requests_do_not_change_but_can_be_replaced():
@@ -258,7 +258,7 @@ def test_every_field_is_a_flag_that_accepts_its_own_example_and_choices():
     assert [flag.field for flag in flags if not flag.names] == ["prompt"]
     assert [flag.field for flag in flags if flag.repeated] == ["embeddings", "loras", "motion_loras"]
     kinds = {flag.field: flag.type for flag in flags}
-    assert (kinds["frames"], kinds["fps"], kinds["loras"], kinds["parity"]) == (int, float, str, str)
+    assert (kinds["frames"], kinds["fps"], kinds["loras"], kinds["group_norm"]) == (int, float, str, str)
     for flag in flags:
         assert flag.help
         example = Request.model_fields[flag.field].json_schema_extra["example"]

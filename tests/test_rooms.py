@@ -35,7 +35,7 @@ FLOORS = (
     {"__main__"},
 )
 """From the ground up. `atomic` is how every room writes; `clip` stands above `request`, which every clip
-carries; `loading` is animator's cellar."""
+carries; """
 
 FLOOR_OF = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 MOST_LINES = 400

@@ -1,4 +1,4 @@
-"""Every sampler against an ideal denoiser: a right schedule ends at the only picture it knows."""
+"""Every sampler against an ideal denoiser: a right schedule ends at the only image it knows."""
 
 from __future__ import annotations
 
@@ -47,19 +47,19 @@ def reference_alpha_bar(config: dict, spec) -> torch.Tensor:
     return torch.cumprod(1 - betas, 0)
 
 
-def sample(scheduler, alpha_bar: torch.Tensor, picture: torch.Tensor, steps: int) -> torch.Tensor:
-    """Sampling with a model that always knows the noise between x_t and `picture`."""
+def sample(scheduler, alpha_bar: torch.Tensor, image: torch.Tensor, steps: int) -> torch.Tensor:
+    """Sampling with a model that always knows the noise between x_t and `image`."""
     generator = torch.Generator().manual_seed(3)
     scheduler.set_timesteps(steps)
-    x = torch.randn(picture.shape, generator=generator) * scheduler.init_noise_sigma
+    x = torch.randn(image.shape, generator=generator) * scheduler.init_noise_sigma
     for t in scheduler.timesteps:
         seen = scheduler.scale_model_input(x, t).double()
         low = alpha_bar[int(np.floor(float(t)))]
         high = alpha_bar[min(int(np.floor(float(t))) + 1, 999)]
         a = low + (high - low) * (float(t) % 1)
-        epsilon = (seen - a.sqrt() * picture) / (1 - a).sqrt()
+        epsilon = (seen - a.sqrt() * image) / (1 - a).sqrt()
         if scheduler.config.prediction_type == "v_prediction":
-            epsilon = a.sqrt() * epsilon - (1 - a).sqrt() * picture
+            epsilon = a.sqrt() * epsilon - (1 - a).sqrt() * image
         extra = {"generator": generator} if "generator" in signature(scheduler.step).parameters else {}
         x = scheduler.step(epsilon.float(), t, x.float(), **extra).prev_sample
     return x
@@ -68,12 +68,12 @@ def sample(scheduler, alpha_bar: torch.Tensor, picture: torch.Tensor, steps: int
 @pytest.mark.parametrize("spec", [None, V3, SDXL, EMOJI], ids=lambda spec: spec.name if spec else "base")
 @pytest.mark.parametrize("config", [SD15, ZERO_SNR], ids=["sd15", "zero-snr"])
 @pytest.mark.parametrize("name", sorted(ROWS))
-def test_an_ideal_denoiser_leads_to_its_picture(name, config, spec) -> None:
+def test_an_ideal_denoiser_leads_to_its_image(name, config, spec) -> None:
     scheduler = make_scheduler(name, config, spec)
-    picture = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(1)).double()
-    found = sample(scheduler, reference_alpha_bar(config, spec), picture, 20)
+    image = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(1)).double()
+    found = sample(scheduler, reference_alpha_bar(config, spec), image, 20)
     assert torch.isfinite(found).all()
-    assert (found - picture).std() < 0.06
+    assert (found - image).std() < 0.06
 
 
 @pytest.mark.parametrize("name", sorted(ROWS))

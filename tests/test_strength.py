@@ -9,46 +9,46 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stillmotion.errors import RequestError
-from stillmotion.strength import BLOCKS, PARTS, Strength
+from stillmotion.strength import BLOCKS, PARTS, LayerWeights
 
 ATTENTION = "down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q"
 
 numbers = st.floats(-4, 4)
-places = st.dictionaries(st.sampled_from([*PARTS, *BLOCKS, "down_blocks.1", "up_blocks.0"]), numbers)
+by_layer = st.dictionaries(st.sampled_from([*PARTS, *BLOCKS, "down_blocks.1", "up_blocks.0"]), numbers)
 curves = st.dictionaries(st.integers(0, 40), numbers, min_size=1)
 
 
 @given(numbers)
 def test_a_number_acts_everywhere(number) -> None:
-    for given_ in (number, repr(number), Strength.of(number)):
-        strength = Strength.of(given_)
-        assert strength.plain == strength.at("unet", ATTENTION) == strength.at("text_encoder") == number
-        assert strength.along(3) is None
+    for given_ in (number, repr(number), LayerWeights.of(number)):
+        layer_weights = LayerWeights.of(given_)
+        assert layer_weights.spec == layer_weights.for_layer("unet", ATTENTION) == layer_weights.for_layer("text_encoder") == number
+        assert layer_weights.for_frames(3) is None
 
 
-@given(places, curves)
-def test_text_mappings_and_json_mean_the_same(where, curve) -> None:
-    plain = {**where, **{str(frame): number for frame, number in curve.items()}}
-    strength = Strength.of(plain)
-    text = ",".join(f"{key}:{number!r}" for key, number in plain.items())
-    assert strength == Strength.of(text) == Strength.of(json.loads(json.dumps(strength.plain)))
-    assert strength == Strength.of({int(key) if key.isdecimal() else key: n for key, n in plain.items()})
+@given(by_layer, curves)
+def test_text_mappings_and_json_mean_the_same(where, by_frame) -> None:
+    spec = {**where, **{str(frame): number for frame, number in by_frame.items()}}
+    layer_weights = LayerWeights.of(spec)
+    text = ",".join(f"{key}:{number!r}" for key, number in spec.items())
+    assert layer_weights == LayerWeights.of(text) == LayerWeights.of(json.loads(json.dumps(layer_weights.spec)))
+    assert layer_weights == LayerWeights.of({int(key) if key.isdecimal() else key: n for key, n in spec.items()})
 
 
 @given(curves, st.integers(1, 50))
-def test_curves_pass_through_their_points_in_straight_lines(curve, frames) -> None:
-    values = Strength.of(curve).along(frames)
-    known = sorted(curve)
+def test_curves_pass_through_their_points_in_straight_lines(by_frame, frames) -> None:
+    values = LayerWeights.of(by_frame).for_frames(frames)
+    known = sorted(by_frame)
     assert len(values) == frames
     for frame, value in enumerate(values):
-        if frame in curve:
-            assert value == curve[frame]
+        if frame in by_frame:
+            assert value == by_frame[frame]
         elif frame < known[0] or frame > known[-1]:
-            assert value == curve[known[0] if frame < known[0] else known[-1]]
+            assert value == by_frame[known[0] if frame < known[0] else known[-1]]
         else:
             before, after = max(k for k in known if k < frame), min(k for k in known if k > frame)
             part = (frame - before) / (after - before)
-            assert value == pytest.approx((1 - part) * curve[before] + part * curve[after], abs=1e-9)
+            assert value == pytest.approx((1 - part) * by_frame[before] + part * by_frame[after], abs=1e-9)
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ def test_curves_pass_through_their_points_in_straight_lines(curve, frames) -> No
     ],
 )
 def test_the_most_specific_name_counts(given_, part, path, weight) -> None:
-    assert Strength.of(given_).at(part, path) == weight
+    assert LayerWeights.of(given_).for_layer(part, path) == weight
 
 
 @pytest.mark.parametrize(
@@ -93,4 +93,4 @@ def test_the_most_specific_name_counts(given_, part, path, weight) -> None:
 )
 def test_what_is_no_weight_gets_a_sentence(given_, words) -> None:
     with pytest.raises(RequestError, match=words):
-        Strength.of(given_)
+        LayerWeights.of(given_)

@@ -16,7 +16,7 @@ from stillmotion.errors import Mismatch, RequestError
 from stillmotion.request import Request
 from stillmotion.weights.base import load_base
 from stillmotion.weights.embeddings import Embedding
-from stillmotion.words import add_words, spelled
+from stillmotion.words import load_textual_inversions, normalize_tokens
 
 ASKED = {"seed": 1, "frames": 2, "num_inference_steps": 2}
 
@@ -81,7 +81,7 @@ def test_another_vae_decodes_the_same_latents(sd15_folder, motion_folder, tmp_pa
 def test_the_same_as_diffusers_own_loading(count: int, sd15_folder) -> None:
     ours, theirs = load_base(sd15_folder), load_base(sd15_folder)
     before = torch.get_rng_state()
-    add_words(ours, [Embedding("cat-toy", {"text_encoder": vectors(count)}, "toy.pt")])
+    load_textual_inversions(ours, [Embedding("cat-toy", {"text_encoder": vectors(count)}, "toy.pt")])
     assert torch.equal(torch.get_rng_state(), before)
     theirs.load_textual_inversion({"cat-toy": vectors(count)})
     for prompt in ("a cat-toy rocket", "cat-toy"):
@@ -135,14 +135,14 @@ def embedding(**widths: int) -> Embedding:
 def test_what_does_not_fit_is_said(kind, given_, words) -> None:
     pipeline = tiny_pipeline(kind)
     with pytest.raises(Mismatch, match=words):
-        add_words(pipeline, [given_])
+        load_textual_inversions(pipeline, [given_])
     assert len(pipeline.tokenizer) == len(tiny_pipeline(kind).tokenizer)
 
 
 def test_a_word_the_base_knows_needs_another_name() -> None:
     again = embedding(text_encoder=32)
     with pytest.raises(RequestError, match="'thing', which this base knows already.*FILE=WORD"):
-        add_words(tiny_pipeline("sd15"), [again, again])
+        load_textual_inversions(tiny_pipeline("sd15"), [again, again])
 
 
 def test_fields_and_flags() -> None:
@@ -152,4 +152,4 @@ def test_fields_and_flags() -> None:
     assert request.embeddings == {"a.pt": "", "b=1.pt": "w", "c.bin": "<s>"} and request.vae == "v"
     with pytest.raises(RequestError, match="embeddings is 3, but each is a file and its word"):
         Request.parse(prompt="x", embeddings={"a.pt": 3})
-    assert spelled("A CAT-toy, <S>.", ("cat-toy", "<s>")) == "A cat-toy, <s>."
+    assert normalize_tokens("A CAT-toy, <S>.", ("cat-toy", "<s>")) == "A cat-toy, <s>."

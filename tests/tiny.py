@@ -5,7 +5,7 @@
     kind="sd15"   StableDiffusionPipeline     8x8 latents of 16x16 pixels, UNet (32, 64), layers (1, 1)
     kind="sdxl"   StableDiffusionXLPipeline   the same with two text encoders and size conditioning
 
-Random weights give no pictures, but every number is a function of every input, all that tests need.
+Random weights give no images, but every number is a function of every input, all that tests need.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from diffusers import (
 )
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-from stillmotion.motion.spec import MotionSpec
+from stillmotion.motion.spec import MotionConfig
 
 if TYPE_CHECKING:
-    from stillmotion.motion.module import MotionNet
+    from stillmotion.motion.module import MotionModules
 
 Kind = Literal["sd15", "sdxl"]
 
@@ -36,7 +36,7 @@ PIXELS_PER_LATENT = 2
 SIZE = 16
 WORDS = ("a", "rocket", "cat", "dog", "red", "blue", "house", "apple", "style", "render", "spring", "winter")
 
-TINY_MOTION = MotionSpec(
+TINY_MOTION = MotionConfig(
     "tiny",
     channels=CHANNELS,
     layers=(1, 1),
@@ -180,16 +180,16 @@ def tiny_pipeline(
     return pipeline
 
 
-def tiny_motion(seed: int = 1, **overrides) -> MotionNet:
+def tiny_motion(seed: int = 1, **overrides) -> MotionModules:
     """A motion net that fits the UNets of this file and does something: no weight is zero, proj_out included.
 
-    `overrides` change columns of TINY_MOTION (mid=False, positions=24, motion_norm="clip", ...).
+    `overrides` change columns of TINY_MOTION (mid=False, positions=24, motion_norm="pooled", ...).
     """
-    from stillmotion.motion.module import MotionNet
+    from stillmotion.motion.module import MotionModules
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        motion = MotionNet(replace(TINY_MOTION, **overrides)).eval()
+        motion = MotionModules(replace(TINY_MOTION, **overrides)).eval()
         for name, parameter in motion.named_parameters():
             spread = 0.3 if "proj_out" in name else 0.1
             torch.nn.init.normal_(parameter, mean=float("norm" in name and "weight" in name), std=spread)

@@ -1,9 +1,9 @@
 """Step 11: what personalises the bundled model: two styles it never saw, one subject, eight camera moves.
 
-Writes pictures with captions, then runs the package's own commands, each of which resumes:
+Writes images with captions, then runs the package's own commands, each of which resumes:
 
     high-contrast, noto-v1    stillmotion train lora          stills of the first concepts in that style
-    subject                   stillmotion train dreambooth    five pictures of noto-v1's cat, "sks cat face"
+    subject                   stillmotion train dreambooth    five images of noto-v1's cat, "sks cat face"
     zoom-in, ...              stillmotion train motion-lora   the move over stills that trained the base
     collect                   their files in fp16 into bundled/emoji/loras
 """
@@ -25,21 +25,21 @@ from stages import ordered
 from stills import load, over
 
 from stillmotion import Lora
-from stillmotion.data.moves import Move
+from stillmotion.data.moves import MoveName
 
 NEW_STYLES = {"high-contrast": "high contrast", "noto-v1": "classic noto"}
 """style of the art that the UNet never saw -> its word in captions"""
 SUBJECT = ("1f63a", "1f63b", "1f63c", "1f640", "1f431")
 """grinning, heart-eyed, wry, weary cat and cat face of noto-v1: one character"""
 SUBJECT_PROMPT, CLASS_PROMPT = "sks cat face", "cat face"
-MOVES = get_args(Move)
-WHOLE = ("--camera-variants=1", "--camera-unseen=1", "--learning-rate=2e-3", "--max-train-steps=1500")
+MOVES = get_args(MoveName)
+WHOLE = ("--camera-variants=1", "--static-input-fraction=1", "--learning-rate=2e-3", "--max-train-steps=1500")
 """how a roll begins: all of it, at weight 1"""
-PICTURES = WORK / "pictures"
+IMAGES = WORK / "images"
 HERE = Path(__file__).parent
 
 
-def write_pictures(concept_count: int) -> None:
+def write_images(concept_count: int) -> None:
     """A folder of PNGs for each new style, captioned as the base was taught, one of the subject, and one of
     known stills for the camera.
     """
@@ -52,7 +52,7 @@ def write_pictures(concept_count: int) -> None:
     wanted += [("subject", code, "noto-v1") for code in SUBJECT]
     wanted += [("camera", code, style) for code, style in known if not held_out(code, style)]
     for folder, code, style in (each for each in wanted if each[1:] in at):
-        path = PICTURES / folder / f"{code}.png"
+        path = IMAGES / folder / f"{code}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(over(pixels[at[code, style]]).round().astype("uint8")).save(path)
         said = SUBJECT_PROMPT if folder == "subject" else f"{names[code]}, {words[style]} style"
@@ -69,15 +69,15 @@ def commands(name: str) -> list[list[str]]:
         return [filming("camera", name, RUNS / name)]
     given = ["--config", str(HERE / f"{name}.yaml"), "--output", str(RUNS / name)]
     if name in NEW_STYLES:
-        return [["train", "lora", *given, "--images", str(PICTURES / name)]]
+        return [["train", "lora", *given, "--images", str(IMAGES / name)]]
     prompts = ["--instance-prompt", SUBJECT_PROMPT, "--class-prompt", CLASS_PROMPT]
-    return [["train", "dreambooth", *given, "--instance-images", str(PICTURES / name), *prompts]]
+    return [["train", "dreambooth", *given, "--instance-images", str(IMAGES / name), *prompts]]
 
 
 def filming(settings: str, move: str, output: Path) -> list[str]:
     """The arguments that train a motion LoRA of a camera move."""
     given = ["--config", str(HERE / f"{settings}.yaml"), "--output", str(output)]
-    return ["train", "motion-lora", *given, "--videos", str(PICTURES / "camera"), "--camera", move]
+    return ["train", "motion-lora", *given, "--videos", str(IMAGES / "camera"), "--camera", move]
 
 
 def product(name: str) -> Path:
@@ -102,7 +102,7 @@ def main() -> None:
     parser.add_argument("names", nargs="*", choices=every, default=every)
     parser.add_argument("--concepts", type=int, default=1209, help="as many as base.py was given")
     options = parser.parse_args()
-    write_pictures(options.concepts)
+    write_images(options.concepts)
     for name in options.names:
         if name == "collect":
             collect()

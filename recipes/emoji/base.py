@@ -65,7 +65,7 @@ SETTLED = 850
 
 @dataclass(frozen=True)
 class Still:
-    """One training picture: which concept in which style over which background."""
+    """One training image: which concept in which style over which background."""
 
     concept: Concept
     style: str
@@ -99,14 +99,14 @@ def latents() -> tuple[list[Still], Tensor]:
         for start in range(0, len(found), 32):
             chunk = found[start : start + 32]
             white = (255, 255, 255)
-            pictures = [
+            images = [
                 over(
                     pixels[index[s.concept.code, s.style]],
                     BACKGROUNDS[s.background] if s.background else white,
                 )
                 for s in chunk
             ]
-            x = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2) / 127.5 - 1
+            x = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2) / 127.5 - 1
             with low_precision():
                 parts.append(vae.encode(x.float()).latent_dist.mean.half().numpy())
         write_array(cache, np.concatenate(parts))
@@ -124,15 +124,15 @@ def moved_latents(white: list[int], stills: list[Still]) -> Tensor:
         index = {(row["code"], row["style"]): i for i, row in enumerate(rows)}
         vae, parts = AutoencoderKL.from_pretrained(RUNS / "vae"), []
         for i in white:
-            picture = over(pixels[index[stills[i].concept.code, stills[i].style]])
-            x = torch.from_numpy(picture).permute(2, 0, 1).float() / 127.5 - 1
+            image = over(pixels[index[stills[i].concept.code, stills[i].style]])
+            x = torch.from_numpy(image).permute(2, 0, 1).float() / 127.5 - 1
             with low_precision():
                 parts.append(vae.encode(moved(x, i)).latent_dist.mean.half().numpy())
         write_array(cache, np.stack(parts))
     return torch.from_numpy(np.load(cache))
 
 
-def moved(picture: Tensor, seed: int) -> Tensor:
+def moved(image: Tensor, seed: int) -> Tensor:
     """(3, h, h) in -1..1 over white -> (VIEWS, 3, h, h): shifted, resized and turned at random."""
     generator = torch.Generator().manual_seed(seed)
     right, down, size, turn = 2 * torch.rand(4, VIEWS, generator=generator) - 1
@@ -140,8 +140,8 @@ def moved(picture: Tensor, seed: int) -> Tensor:
     cos, sin = scale * angle.cos(), scale * angle.sin()
     shifts = 2 * FAR["shift"] * torch.stack([right, down])
     matrix = torch.stack([torch.stack([cos, -sin, shifts[0]], 1), torch.stack([sin, cos, shifts[1]], 1)], 1)
-    grid = F.affine_grid(matrix, [VIEWS, *picture.shape], align_corners=False)
-    return F.grid_sample((picture - 1).expand(VIEWS, -1, -1, -1), grid, "bicubic", align_corners=False) + 1
+    grid = F.affine_grid(matrix, [VIEWS, *image.shape], align_corners=False)
+    return F.grid_sample((image - 1).expand(VIEWS, -1, -1, -1), grid, "bicubic", align_corners=False) + 1
 
 
 class Model(nn.Module):

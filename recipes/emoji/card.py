@@ -1,4 +1,4 @@
-"""Step 13: the model card, written from what evaluate.py measured; pictures go to docs/images."""
+"""Step 13: the model card, written from what evaluate.py measured; images go to docs/images."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ too; its motion knows noise of which a part goes on from frame to frame, so give
 Say "NAME, STYLE style"; the styles are {styles}. It was shown {concepts} concepts; `stillmotion
 concepts` lists them.
 
-## Measured
+## MotionShapes
 
 By `recipes/emoji/evaluate.py`. The judge is two small CNNs, trained on real stills in five styles and never
 on generated ones: one knows the same {concepts} concepts, so a top-5 hit is five among {concepts}, and
@@ -58,7 +58,7 @@ In `loras/`, made by the package's own commands (`recipes/emoji/adapters.py`), t
 | --- | --- | --- |
 | `high-contrast` | a style that the model never saw, from 300 stills | "NAME, high contrast style" |
 | `noto-v1` | another, from 248 stills | "NAME, classic noto style" |
-| `subject` | one character, DreamBooth from five pictures of noto-v1's cat | "sks cat face" |
+| `subject` | one character, DreamBooth from five images of noto-v1's cat | "sks cat face" |
 
 The motion module was trained on none of them and moves all.
 

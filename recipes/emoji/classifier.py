@@ -1,6 +1,6 @@
-"""Step 8: the recipe's judge, which says which concept and which style a picture shows.
+"""Step 8: the recipe's judge, which says which concept and which style an image shows.
 
-Two small networks, trained on real stills of all five styles with augmentation, never on generated pictures.
+Two small networks, trained on real stills of all five styles with augmentation, never on generated images.
 The expert knows the concepts that the base was trained on, in the order of stages.py, so with 300 a top-5 hit
 is five of three hundred; the generalist tells only styles apart, and has seen stills of all concepts but a
 few (never_shown). Of the style both have a vote.
@@ -28,7 +28,7 @@ JUDGE = Path(__file__).with_name("judge.safetensors")
 
 
 class Block(nn.Module):
-    """A residual pair of convolutions that may halve the picture."""
+    """A residual pair of convolutions that may halve the image."""
 
     def __init__(self, inputs: int, outputs: int, stride: int):
         super().__init__()
@@ -44,7 +44,7 @@ class Block(nn.Module):
 
 
 class Network(nn.Module):
-    """Answers about a picture (b, 3, h, w), all in one row of logits."""
+    """Answers about an image (b, 3, h, w), all in one row of logits."""
 
     def __init__(self, widths: tuple[int, ...], answers: int):
         super().__init__()
@@ -62,7 +62,7 @@ class Network(nn.Module):
 
 
 class Classifier(nn.Module):
-    """Concept and style of a picture (b, 3, 128, 128) in -1..1."""
+    """Concept and style of an image (b, 3, 128, 128) in -1..1."""
 
     def __init__(self, concept_count: int):
         super().__init__()
@@ -105,9 +105,9 @@ def augmented(rgba: Tensor, generator: torch.Generator) -> Tensor:
     return (x * (1 - holes) + 0.5 * holes).clamp(0, 1) * 2 - 1
 
 
-def small(pictures: Tensor) -> Tensor:
+def small(images: Tensor) -> Tensor:
     """(b, c, 128, 128) -> (b, c, 64, 64), averaged."""
-    return F.avg_pool2d(pictures, 2)
+    return F.avg_pool2d(images, 2)
 
 
 def known_codes(count: int) -> dict[str, int]:
@@ -130,17 +130,17 @@ def train(minutes: float, count: int) -> None:
     shown = [i for i, row in enumerate(rows) if row["code"] not in kept_back]
     concepts = torch.tensor([codes[rows[i]["code"]] for i in known])
 
-    def pictures(chosen: list[int]) -> Tensor:
+    def images(chosen: list[int]) -> Tensor:
         return torch.from_numpy(np.array(pixels[chosen])).permute(0, 3, 1, 2)
 
     parts = {
         "expert": fit(
             model.expert,
-            small(pictures(known).float()).byte(),
+            small(images(known).float()).byte(),
             {count: concepts, len(STYLE_NAMES): styles[known]},
             minutes * 2 / 3,
         ),
-        "generalist": fit(model.generalist, pictures(shown), {len(STYLE_NAMES): styles[shown]}, minutes / 3),
+        "generalist": fit(model.generalist, images(shown), {len(STYLE_NAMES): styles[shown]}, minutes / 3),
     }
     state = {f"{part}.{name}": tensor for part, found in parts.items() for name, tensor in found.items()}
     save_file({name: tensor.half().contiguous() for name, tensor in state.items()}, JUDGE)
@@ -154,10 +154,10 @@ def fit(
     batch: int = 64,
     peak: float = 2e-3,
 ) -> dict[str, Tensor]:
-    """Trains on pictures (n, 4, h, w) uint8 for so many minutes; gives the averaged weights.
+    """Trains on images (n, 4, h, w) uint8 for so many minutes; gives the averaged weights.
 
     `answers` maps how many choices a question has, in the order of the network's answers, to the right one
-    of each picture.
+    of each image.
     """
     optimizer, average = Muon2(model.named_parameters(), peak), Average(model, 0.998)
     generator, clock, step, hits = torch.Generator(), time.time(), 0, []

@@ -1,7 +1,7 @@
 """Step 2: which concepts there are, what they are called, and how a caption is said.
 
 A concept is one base emoji: its CLDR name, keywords (emojibase and emojilib) and group, without flags, skin
-tones, signs and copies that differ by gender only. Knows no pixels.
+tones, signs and copies that differ by gender only.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def concepts() -> list[Concept]:
 
 
 def _is_gender_copy(name: str) -> bool:
-    """A "man ..." or "woman ..." beside the same picture of a person; the plain man and woman stay."""
+    """A "man ..." or "woman ..." beside the same image of a person; the plain man and woman stay."""
     return bool(re.match(r"^(man|woman|men|women) (?!and |dancing)\w|^(man|woman):", name))
 
 
@@ -102,7 +102,7 @@ def held_out(code: str, style: str) -> bool:
 
 
 def caption(concept: Concept, style: str, background: str | None, rng: np.random.Generator) -> str:
-    """One way to ask for this picture; the plain form "NAME, STYLE style" is the commonest."""
+    """One way to ask for this image; the plain form "NAME, STYLE style" is the commonest."""
     subject = concept.name
     if concept.keywords and rng.random() < 0.25:
         subject = f"{subject}, {rng.choice(concept.keywords)}"

@@ -1,6 +1,6 @@
 """Step 10: what the bundled model can do, measured, and looked at on contact sheets.
 
-    judge    what the judge itself makes of real pictures that it never saw, as the VAE gives them back
+    judge    what the judge itself makes of real images that it never saw, as the VAE gives them back
     vae      PSNR on held-out stills
     stills   concept in the judge's top 5, style right: training concepts, and held-out (concept, style) pairs
     clips    motion (mean absolute difference of neighbouring frames) and order against the real clips',
@@ -25,7 +25,7 @@ from places import BUNDLED, CLIPS, RUNS
 from stages import ordered
 from stills import load, over
 from torch import Tensor
-from vae import Pictures, psnr
+from vae import Images, psnr
 
 import stillmotion as sm
 from stillmotion.clip import open_frames
@@ -51,7 +51,7 @@ def say(concept: Concept, style: str) -> str:
 
 
 class Judge:
-    """The classifier, asked about pictures; of a concept that it does not know it says nothing."""
+    """The classifier, asked about images; of a concept that it does not know it says nothing."""
 
     def __init__(self) -> None:
         self.model = load_classifier()
@@ -81,8 +81,8 @@ def still_batch(animator: sm.Animator, wanted: list[tuple[Concept, str]]) -> np.
     return np.concatenate(found)
 
 
-def score(judge: Judge, pictures: np.ndarray, wanted: list[tuple[Concept, str]]) -> dict[str, float]:
-    marks = [judge(p[None], c.code, s) for p, (c, s) in zip(pictures, wanted, strict=True)]
+def score(judge: Judge, images: np.ndarray, wanted: list[tuple[Concept, str]]) -> dict[str, float]:
+    marks = [judge(p[None], c.code, s) for p, (c, s) in zip(images, wanted, strict=True)]
     return {
         "concept_top5": float(np.mean([m[0].item() for m in marks])),
         "style": float(np.mean([m[1].item() for m in marks])),
@@ -90,12 +90,12 @@ def score(judge: Judge, pictures: np.ndarray, wanted: list[tuple[Concept, str]])
     }
 
 
-def sheet(pictures: np.ndarray, name: str, columns: int = 20, size: int = 64) -> None:
-    rows = -(-len(pictures) // columns)
+def sheet(images: np.ndarray, name: str, columns: int = 20, size: int = 64) -> None:
+    rows = -(-len(images) // columns)
     page = Image.new("RGB", (columns * (size + 2), rows * (size + 2)), "white")
-    for k, picture in enumerate(pictures):
-        small_picture = Image.fromarray(picture).resize((size, size), Image.BOX)
-        page.paste(small_picture, ((k % columns) * (size + 2), (k // columns) * (size + 2)))
+    for k, image in enumerate(images):
+        small_image = Image.fromarray(image).resize((size, size), Image.BOX)
+        page.paste(small_image, ((k % columns) * (size + 2), (k // columns) * (size + 2)))
     OUT.mkdir(parents=True, exist_ok=True)
     page.save(OUT / f"{name}.png")
 
@@ -123,9 +123,9 @@ def stills(animator: sm.Animator, judge: Judge, count: int) -> dict[str, dict[st
     unseen = [unseen[i] for i in sorted(rng.permutation(len(unseen))[:100])]
     found = {}
     for name, wanted in (("training", trained), ("held_out", unseen)):
-        pictures = still_batch(animator, wanted)
-        sheet(pictures, name)
-        found[name] = score(judge, pictures, wanted)
+        images = still_batch(animator, wanted)
+        sheet(images, name)
+        found[name] = score(judge, images, wanted)
         print(name, found[name], flush=True)
     return found
 
@@ -187,7 +187,7 @@ def without_real(animator: sm.Animator, wanted: list[Concept]) -> dict[str, floa
 
 
 def of_the_judge(judge: Judge, most: int = 200) -> dict[str, float]:
-    """The judge on real pictures as the VAE gives them back: generated ones cannot be expected to do better.
+    """The judge on real images as the VAE gives them back: generated ones cannot be expected to do better.
 
     Styles of all five, on stills that it learnt from and on stills that were kept back from it; concepts on
     the first frames of real clips, which it never saw.
@@ -197,23 +197,23 @@ def of_the_judge(judge: Judge, most: int = 200) -> dict[str, float]:
         chosen = [i for i, row in enumerate(rows) if row["code"] in codes]
         chosen = sorted(np.random.default_rng(2).permutation(chosen)[:most])
         back = through_vae(np.stack([over(pixels[i]) for i in chosen]))
-        pairs = [(picture[None], rows[i]) for picture, i in zip(back, chosen, strict=True)]
-        right = [judge(picture, row["code"], row["style"])[1].item() for picture, row in pairs]
+        pairs = [(image[None], rows[i]) for image, i in zip(back, chosen, strict=True)]
+        right = [judge(image, row["code"], row["style"])[1].item() for image, row in pairs]
         found[f"style_{name}"] = float(np.mean(right))
     files = [CLIPS / part / f"{code}.webp" for code in judge.index for part in ("train", "held-out")]
     files = [file for file in files if file.exists()][:most]
     first = [Image.fromarray(open_frames(file).frames([0])[0]).resize((128, 128)) for file in files]
-    back = through_vae(np.stack([np.asarray(picture) for picture in first]))
+    back = through_vae(np.stack([np.asarray(image) for image in first]))
     known = [judge(p[None], file.stem, "fluent-3d")[0].item() for p, file in zip(back, files, strict=True)]
     return found | {"concept_top5_clips": float(np.mean(known)), "count": most}
 
 
 @torch.no_grad()
-def through_vae(pictures: np.ndarray) -> np.ndarray:
+def through_vae(images: np.ndarray) -> np.ndarray:
     """(n, 128, 128, 3) as the VAE gives them back, uint8."""
     vae = AutoencoderKL.from_pretrained(BUNDLED / "vae", torch_dtype=torch.float32)
     found = []
-    for part in torch.from_numpy(pictures).float().permute(0, 3, 1, 2).div(127.5).sub(1).split(20):
+    for part in torch.from_numpy(images).float().permute(0, 3, 1, 2).div(127.5).sub(1).split(20):
         back = vae.decode(vae.encode(part).latent_dist.mean).sample.clamp(-1, 1)
         found.append(((back + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy())
     return np.concatenate(found)
@@ -227,7 +227,7 @@ def main(count: int, parts: list[str], most: int, kinds: list[str]) -> None:
         print("judge", found["judge"], flush=True)
     if "vae" in parts:
         vae = AutoencoderKL.from_pretrained(BUNDLED / "vae", torch_dtype=torch.float32)
-        found["vae"] = {"psnr_held_out": psnr(vae, Pictures().held_out(10**6))}
+        found["vae"] = {"psnr_held_out": psnr(vae, Images().held_out(10**6))}
     if "stills" in parts:
         found["stills"] = stills(animator, judge, count)
     if "clips" in parts:

@@ -1,7 +1,7 @@
 """Step 12: what the LoRAs of the bundled model do, measured, and the figure of styles against frames.
 
     styles     with the LoRA on: style and concept of stills and of clips, and whether clips still move
-    subject    "sks cat face" with the LoRA is nearer to the subject's pictures than to other cats'
+    subject    "sks cat face" with the LoRA is nearer to the subject's images than to other cats'
     cameras    the move that dense optical flow finds in clips with each camera LoRA; at half weight; at none
     figure     rows = base, two styles, subject; columns = frames of one prompt
 
@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from adapters import CLASS_PROMPT, MOVES, NEW_STYLES, PICTURES, SUBJECT_PROMPT
+from adapters import CLASS_PROMPT, MOVES, NEW_STYLES, IMAGES, SUBJECT_PROMPT
 from assemble import DEFAULTS
 from classifier import small
 from concepts import STYLES, concepts
@@ -59,12 +59,12 @@ def styles(judge: Judge, names: list[str], most: int, stills: int, clips: int) -
     """Each new style: stills, then clips beside those of the base on the same prompts."""
     plain, found = animator(), {}
     for style, word in there({name: NEW_STYLES[name] for name in names}).items():
-        styled, marks, pictures = animator(style), [], []
+        styled, marks, images = animator(style), [], []
         for concept in spread(stills, most):
             still = styled.animate(f"{concept.name}, {word} style", seed=3, frames=1).frames
-            pictures.append(still[0])
+            images.append(still[0])
             marks.append([mark.item() for mark in judge(still, concept.code, style)])
-        sheet(np.stack(pictures), f"lora-{style}")
+        sheet(np.stack(images), f"lora-{style}")
         moved, in_style, kept, rows = [], [], [], []
         for concept in spread(clips, most):
             options = {"seed": 3, "num_inference_steps": STEPS}
@@ -99,8 +99,8 @@ def features(judge: Judge, frames: np.ndarray) -> torch.Tensor:
 
 
 def subject(judge: Judge, count: int) -> dict[str, float]:
-    """How often what is drawn is nearer to the subject's pictures than to others of its class."""
-    own = np.stack([np.asarray(Image.open(path)) for path in sorted((PICTURES / "subject").glob("*.png"))])
+    """How often what is drawn is nearer to the subject's images than to others of its class."""
+    own = np.stack([np.asarray(Image.open(path)) for path in sorted((IMAGES / "subject").glob("*.png"))])
     pixels, rows = load()
     cats = {concept.code for concept in concepts() if "cat" in concept.name.split()}
     others = [i for i, row in enumerate(rows) if row["code"] in cats and row["style"] in STYLES]

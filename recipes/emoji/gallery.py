@@ -1,4 +1,4 @@
-"""Step 14: the moving picture at the top of the README, made by the bundled model and nothing else."""
+"""Step 14: the moving image at the top of the README, made by the bundled model and nothing else."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ from stillmotion.data.latents import pixels
 from stillmotion.motion.noise import progressive_noise
 from stillmotion.schedulers import alphas_cumprod
 from stillmotion.training.clips import encoder
-from stillmotion.training.objectives import noisy, target
+from stillmotion.training.objectives import add_noise, target
 
 FRAMES, STRIDE, TIMES = 16, 3, (800, 400, 100)
 
@@ -42,15 +42,15 @@ def clips(animator: sm.Animator, count: int) -> list[Tensor]:
 def losses(animator: sm.Animator, latents: list[Tensor], time: int) -> tuple[float, float, float]:
     """Mean loss of the base, with motion, and with motion on shuffled frames."""
     spec, unet = animator.spec, animator.pipeline.unet
-    abar = alphas_cumprod(spec.beta_schedule, spec.beta_start, spec.beta_end, 1000, zero_terminal_snr=True)
-    abar = torch.tensor(abar[time], dtype=torch.float32)
+    alpha_bar = alphas_cumprod(spec.beta_schedule, spec.beta_start, spec.beta_end, 1000, zero_terminal_snr=True)
+    alpha_bar = torch.tensor(alpha_bar[time], dtype=torch.float32)
     text = animator.pipeline.encode_prompt("", "cpu", FRAMES, False)[0]
     order = torch.randperm(FRAMES, generator=torch.Generator().manual_seed(2))
     rows = []
     for z in latents:
         noise = torch.randn(z.shape, generator=torch.Generator().manual_seed(1))
         noise = progressive_noise(noise, spec.noise_alpha)
-        x, wanted = noisy(z, noise, abar), target(z, noise, abar, "v_prediction")
+        x, wanted = add_noise(z, noise, alpha_bar), target(z, noise, alpha_bar, "v_prediction")
         row = [(unet(x, time, text).sample - wanted).square().mean()]
         with sm.attach(unet, animator.motion, FRAMES):
             row += [(unet(x[o], time, text).sample - wanted[o]).square().mean() for o in (slice(None), order)]

@@ -1,5 +1,4 @@
-"""The order in which concepts are learnt: what everybody would ask for and what moves comes first. Knows no
-pixels.
+"""The order in which concepts are learnt: what everybody would ask for and what moves comes first.
 
 A small model that draws 300 things well is better than one that draws 1,200 as fog, so training starts with
 the first few hundred of this order and takes more in as it goes on.

@@ -1,7 +1,7 @@
 """Step 3: every still at 128x128 RGBA in one array, and the moving ones as WebP with a caption beside each.
 
 `stills.npy` (N, 128, 128, 4) uint8 with straight alpha; `stills.jsonl` has one {"code", "style"} a row. A
-fluent-3d still is kept only where it is the picture that Microsoft released under MIT: close to the SVG of
+fluent-3d still is kept only where it is the image that Microsoft released under MIT: close to the SVG of
 the same code point, and none of the four that are known to carry a trademark.
 """
 
@@ -34,7 +34,7 @@ TRADEMARKED = {"1f4ce", "1f9d1-200d-1f4bb", "1f468-200d-1f4bb", "1f469-200d-1f4b
 """paperclip (drawn as Clippy) and technologists (with the Windows logo)"""
 HELD_OUT_CLIPS = 24
 LARGEST_DIFFERENCE = 20.0
-"""mean absolute difference (0-255) up to which a fluent-3d still counts as Microsoft's released picture"""
+"""mean absolute difference (0-255) up to which a fluent-3d still counts as Microsoft's released image"""
 
 _sets: dict[str, dict] = {}
 
@@ -77,9 +77,9 @@ def render(package: str, icon: str) -> np.ndarray | None:
         f'viewBox="{box}" width="{SIZE}" height="{SIZE}">{body}</svg>'
     )
     png = bytes(resvg_py.svg_to_bytes(svg_string=svg, width=SIZE, height=SIZE))
-    picture = Image.open(io.BytesIO(png)).convert("RGBA")
+    image = Image.open(io.BytesIO(png)).convert("RGBA")
     return np.asarray(
-        picture if picture.size == (SIZE, SIZE) else picture.resize((SIZE, SIZE), Image.LANCZOS)
+        image if image.size == (SIZE, SIZE) else image.resize((SIZE, SIZE), Image.LANCZOS)
     )
 
 
@@ -95,9 +95,9 @@ def _fluent_3d(concept: Concept) -> np.ndarray | None:
     reference = _by_code("fluent-emoji", concept) if path is not None else None
     if reference is None or concept.code in TRADEMARKED:
         return None
-    picture = Image.open(path).convert("RGBa").resize((SIZE, SIZE), Image.LANCZOS).convert("RGBA")
-    close = np.abs(over(np.asarray(picture)) - over(reference)).mean() <= LARGEST_DIFFERENCE
-    return np.asarray(picture) if close else None
+    image = Image.open(path).convert("RGBa").resize((SIZE, SIZE), Image.LANCZOS).convert("RGBA")
+    close = np.abs(over(np.asarray(image)) - over(reference)).mean() <= LARGEST_DIFFERENCE
+    return np.asarray(image) if close else None
 
 
 def _file_of(assets: Path, code: str) -> Path | None:
@@ -116,7 +116,7 @@ def draw(concept: Concept) -> list[tuple[str, np.ndarray]]:
     """All styles of one concept that exist."""
     found = [("fluent-3d", _fluent_3d(concept))]
     found += [(style, _by_code(package, concept)) for style, package in SVG.items()]
-    return [(style, picture) for style, picture in found if picture is not None]
+    return [(style, image) for style, image in found if image is not None]
 
 
 def make_stills() -> None:
@@ -127,7 +127,7 @@ def make_stills() -> None:
     every = concepts()
     with Pool() as pool:
         drawn = pool.map(draw, every, chunksize=16)
-    rows = [(c, s, p) for c, pictures in zip(every, drawn, strict=True) for s, p in pictures]
+    rows = [(c, s, p) for c, images in zip(every, drawn, strict=True) for s, p in images]
     lines = [json.dumps({"code": c.code, "style": s}) for c, s, _ in rows]
     (STILLS / "stills.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     np.save(STILLS / "part.npy", np.stack([p for _, _, p in rows]))

@@ -1,7 +1,7 @@
 """Step 4: the autoencoder, 128x128x3 <-> 16x16x8, on stills of all styles over random backgrounds.
 
 What counts on two cores is the number of steps, so most of them see 64-pixel crops in batches of eight; the
-last twelfth sees whole pictures. L1 + L2 + gradient loss and a small KL. The latents are then whitened
+last twelfth sees whole images. L1 + L2 + gradient loss and a small KL. The latents are then whitened
 exactly: their per-channel mean and deviation go into `quant_conv` and `post_quant_conv`, so scaling_factor
 stays 1.
 """
@@ -36,8 +36,8 @@ CONFIG = {
 }
 
 
-class Pictures:
-    """Random training pictures: a still, somewhere, at some size, over some colour. A pure function of the
+class Images:
+    """Random training images: a still, somewhere, at some size, over some colour. A pure function of the
     step.
     """
 
@@ -51,16 +51,16 @@ class Pictures:
         """(size, 3, crop, crop) in -1..1."""
         rng = np.random.default_rng((17, step))
         colours = np.array([(255, 255, 255), *BACKGROUNDS.values()])
-        pictures = []
+        images = []
         for _ in range(size):
             rgba = self.stills[self.train[rng.integers(len(self.train))]]
             colour = colours[0] if rng.random() < 0.5 else colours[rng.integers(len(colours))]
             if rng.random() < 0.2:
                 colour = rng.integers(0, 256, 3)
             y, x = rng.integers(0, 128 - crop + 1, 2)
-            picture = over(rgba[y : y + crop, x : x + crop], colour)
-            pictures.append(picture[:, ::-1] if rng.random() < 0.5 else picture)
-        return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2) / 127.5 - 1
+            image = over(rgba[y : y + crop, x : x + crop], colour)
+            images.append(image[:, ::-1] if rng.random() < 0.5 else image)
+        return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2) / 127.5 - 1
 
     def held_out(self, count: int) -> Tensor:
         picked = np.random.default_rng(0).permutation(self.held)[:count]
@@ -81,10 +81,10 @@ def loss_of(vae: AutoencoderKL, x: Tensor, noise: torch.Generator) -> Tensor:
 
 
 @torch.no_grad()
-def psnr(vae: AutoencoderKL, pictures: Tensor) -> float:
-    """Mean PSNR in dB over pictures in -1..1, rounded to 8 bits as a user sees them."""
+def psnr(vae: AutoencoderKL, images: Tensor) -> float:
+    """Mean PSNR in dB over images in -1..1, rounded to 8 bits as a user sees them."""
     found = []
-    for x in pictures.split(8):
+    for x in images.split(8):
         y = vae.decode(vae.encode(x).latent_dist.mean).sample.clamp(-1, 1)
         error = (((y + 1) * 127.5).round() - ((x + 1) * 127.5).round()).pow(2).mean((1, 2, 3)) / 255**2
         found += (-10 * error.clamp_min(1e-10).log10()).tolist()
@@ -92,9 +92,9 @@ def psnr(vae: AutoencoderKL, pictures: Tensor) -> float:
 
 
 @torch.no_grad()
-def whiten(vae: AutoencoderKL, pictures: Tensor) -> None:
+def whiten(vae: AutoencoderKL, images: Tensor) -> None:
     """Fold z -> (z - mean) / deviation into quant_conv and its inverse into post_quant_conv."""
-    z = torch.cat([vae.encode(x).latent_dist.mean for x in pictures.split(8)])
+    z = torch.cat([vae.encode(x).latent_dist.mean for x in images.split(8)])
     mean, deviation = z.mean((0, 2, 3)), z.std((0, 2, 3))
     channels, quant, post = len(mean), vae.quant_conv, vae.post_quant_conv
     quant.weight[:channels] /= deviation[:, None, None, None]
@@ -111,7 +111,7 @@ def rate(step: int, steps: int, peak: float) -> float:
 
 def train(steps: int, peak: float, batch: int, name: str, decoder_only: bool = False) -> None:
     torch.manual_seed(0)
-    pictures, noise = Pictures(), torch.Generator().manual_seed(1)
+    images, noise = Images(), torch.Generator().manual_seed(1)
     folder = RUNS / name
     folder.mkdir(parents=True, exist_ok=True)
     if decoder_only:
@@ -128,9 +128,9 @@ def train(steps: int, peak: float, batch: int, name: str, decoder_only: bool = F
         optimizer.load_state_dict(saved["optimizer"])
         average.shadow, average.steps, start = saved["average"], saved["step"], saved["step"]
     print(f"{sum(p.numel() for p in vae.parameters()) / 1e6:.2f} M parameters, from step {start}", flush=True)
-    held, clock = pictures.held_out(64), time.time()
+    held, clock = images.held_out(64), time.time()
     for step in range(start, steps):
-        x = pictures.batch(step, batch, 64 if step < 0.92 * steps and not decoder_only else 128)
+        x = images.batch(step, batch, 64 if step < 0.92 * steps and not decoder_only else 128)
         with low_precision():
             loss = loss_of(vae, x, noise)
         loss.backward()
@@ -148,8 +148,8 @@ def train(steps: int, peak: float, batch: int, name: str, decoder_only: bool = F
             state.with_name("state.pt.part").rename(state)
     vae.load_state_dict(average.state(vae))
     if not decoder_only:
-        whiten(vae, torch.cat([pictures.batch(10**6 + i, 64, 128) for i in range(8)]))
-    print(f"final held-out PSNR {psnr(vae, pictures.held_out(10**6)):.2f} dB", flush=True)
+        whiten(vae, torch.cat([images.batch(10**6 + i, 64, 128) for i in range(8)]))
+    print(f"final held-out PSNR {psnr(vae, images.held_out(10**6)):.2f} dB", flush=True)
     vae.save_pretrained(RUNS / "vae")
 
 

@@ -12,10 +12,10 @@ if TYPE_CHECKING:
     from stillmotion.animator import Animator
     from stillmotion.clip import Clip
     from stillmotion.errors import StillmotionError
-    from stillmotion.lora_model import AttachedLora, Lora, attach_lora
-    from stillmotion.motion.attach import Attachment, attach
+    from stillmotion.lora_model import LoraAttachment, Lora, attach_lora
+    from stillmotion.motion.attach import MotionAttachment, attach
     from stillmotion.motion.noise import progressive_noise
-    from stillmotion.motion.spec import FAMILIES, MotionSpec
+    from stillmotion.motion.spec import FAMILIES, MotionConfig
     from stillmotion.motion_model import MotionModel
     from stillmotion.request import Request
     from stillmotion.weights.identify import identify
@@ -24,13 +24,13 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Animator": "animator",
-    "AttachedLora": "lora_model",
-    "Attachment": "motion.attach",
+    "LoraAttachment": "lora_model",
+    "MotionAttachment": "motion.attach",
     "Clip": "clip",
     "FAMILIES": "motion.spec",
     "Lora": "lora_model",
     "MotionModel": "motion_model",
-    "MotionSpec": "motion.spec",
+    "MotionConfig": "motion.spec",
     "Request": "request",
     "StillmotionError": "errors",
     "attach": "motion.attach",
@@ -42,12 +42,12 @@ _HOMES = {
 __all__ = [
     "FAMILIES",
     "Animator",
-    "AttachedLora",
-    "Attachment",
+    "LoraAttachment",
+    "MotionAttachment",
     "Clip",
     "Lora",
     "MotionModel",
-    "MotionSpec",
+    "MotionConfig",
     "Request",
     "StillmotionError",
     "attach",

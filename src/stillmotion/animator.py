@@ -2,7 +2,7 @@
 
     request -> noise by seed -> the stock diffusers pipeline, motion attached -> latents -> VAE -> Clip
 
-It holds no sampler and no pipeline of its own: a clip is `num_images_per_prompt=frames` pictures, and
+It holds no sampler and no pipeline of its own: a clip is `num_images_per_prompt=frames` images, and
 whichever diffusers pipeline belongs to the base draws them. Two Animators share nothing.
 """
 
@@ -23,14 +23,14 @@ from stillmotion.clip import Clip
 from stillmotion.errors import Mismatch, RequestError, SamplingError, StillmotionWarning
 from stillmotion.fast.precision import float32_outside
 from stillmotion.latents import Latents
-from stillmotion.loading import Weights, load_parts
+from stillmotion.loading import LoraWeights, load_models
 from stillmotion.motion.attach import attach, check_frames
 from stillmotion.motion.noise import progressive_noise
-from stillmotion.motion.spec import FAMILIES, MotionSpec
+from stillmotion.motion.spec import FAMILIES, MotionConfig
 from stillmotion.notes import prompt_notes
 from stillmotion.request import FILLED_BY_MODEL, Request
 from stillmotion.schedulers import check_steps, make_scheduler
-from stillmotion.words import spelled, text_model_named
+from stillmotion.words import normalize_tokens, text_model_named
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -38,13 +38,13 @@ if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
     from stillmotion.lora_model import Lora
-    from stillmotion.motion.module import MotionNet
-    from stillmotion.strength import Strength
+    from stillmotion.motion.module import MotionModules
+    from stillmotion.strength import LayerWeights
 
-OnStep = Callable[[str, int, int], None]
-"""Called as (stage, steps done, steps in all), stage being "sampling" or "decoding"."""
+ProgressCallback = Callable[[str, int, int], None]
+"""Called as (stage, steps done, all steps); stage is "sampling" or "decoding"."""
 
-STILL = {
+STILL_DEFAULTS = {
     "frames": 1,
     "fps": 8.0,
     "num_inference_steps": 25,
@@ -54,17 +54,17 @@ STILL = {
 }
 """What a base without motion draws when nothing else is said."""
 
-USUAL = {"guidance_scale": (7.5, 50), "motion_strength": (1, 5), "noise_alpha": (1.5, 100)}
+USUAL = {"guidance_scale": (7.5, 50), "motion_scale": (1, 5), "noise_alpha": (1.5, 100)}
 """Field -> the usual value, and above what it is named as a cause when numbers run away."""
 
 SLICE_PIXELS = 512 * 512
 """Decoded at once: one frame of 512x512, or sixteen of 128x128, so memory does not grow with the clip."""
 
-UNSAID_SIZE = (MotionSpec("").width, MotionSpec("").height)
+DEFAULT_SIZE = (MotionConfig("").width, MotionConfig("").height)
 
 
-def _nothing(stage: str, step: int, total: int) -> None:
-    """Nobody watches."""
+def no_progress(stage: str, step: int, total: int) -> None:
+    """Reports nothing."""
 
 
 class Animator:
@@ -79,10 +79,10 @@ class Animator:
     def __init__(
         self,
         pipeline: DiffusionPipeline,
-        motion: MotionNet | None = None,
+        motion: MotionModules | None = None,
         card: ModelCard | None = None,
         models: Mapping[str, Any] | None = None,
-        loras: Mapping[Lora, Strength | float] | None = None,
+        loras: Mapping[Lora, LayerWeights | float] | None = None,
         notes: Sequence[str] = (),
         words: Sequence[str] = (),
     ) -> None:
@@ -93,17 +93,17 @@ class Animator:
         self.loras = dict(loras or {})
         self.notes, self.words = tuple(notes), tuple(words)
         self.spec = replace(motion.spec, **self.card.schedule) if motion is not None else None
-        self.defaults = self._row() | self.card.defaults | ({} if motion is not None else {"frames": 1})
+        self.defaults = self.family_defaults() | self.card.defaults | ({} if motion is not None else {"frames": 1})
 
     @classmethod
     def load(
         cls,
         base: str | None = None,
         motion: str | None = None,
-        loras: Weights | None = None,
+        loras: LoraWeights | None = None,
         dtype: str | torch.dtype | None = None,
         device: str | torch.device | None = None,
-        motion_loras: Weights | None = None,
+        motion_loras: LoraWeights | None = None,
         vae: str | None = None,
         embeddings: Mapping[str, str] | None = None,
         **others: Any,
@@ -111,16 +111,16 @@ class Animator:
         """An Animator from names: files, folders, hub names or bundled models; by default the bundled one.
 
         `motion="none"` gives a base for stills. `loras` and `motion_loras` map files to weights, which are
-        numbers, text or mappings as in `Strength`; `embeddings` maps files to the words they stand for (""
+        numbers, text or mappings as in `LayerWeights`; `embeddings` maps files to the words they stand for (""
         for their own); `vae` is used instead of the base's. `dtype` and `device` default to what this machine
         does well. WeightsError in one sentence if files are damaged or do not fit.
         """
-        parts = load_parts(base, motion, loras, dtype, device, motion_loras, vae, embeddings, **others)
+        loaded = load_models(base, motion, loras, dtype, device, motion_loras, vae, embeddings, **others)
         return cls(
-            parts.pipeline, parts.motion, parts.card, parts.models, parts.loras, parts.notes, parts.words
+            loaded.pipeline, loaded.motion, loaded.card, loaded.models, loaded.loras, loaded.notes, loaded.words
         )
 
-    def animate(self, prompt: str | Request, on_step: OnStep | None = None, **fields: Any) -> Clip:
+    def animate(self, prompt: str | Request, on_progress: ProgressCallback | None = None, **fields: Any) -> Clip:
         """A clip of a prompt or Request; `fields` are those of Request and win over it.
 
         The clip carries the complete request, its seed included: the same request gives the same frames on
@@ -129,7 +129,7 @@ class Animator:
         request = self.request(prompt, **fields)
         for hint in self.hints(request):
             warnings.warn(hint, StillmotionWarning, stacklevel=2)
-        return self.decode(self.sample(request, on_step), on_step)
+        return self.decode(self.sample(request, on_progress), on_progress)
 
     def request(self, prompt: str | Request, **fields: Any) -> Request:
         """The complete request: defaults of the models filled in, a seed drawn; RequestError if wrong."""
@@ -175,7 +175,7 @@ class Animator:
         found += prompt_notes(self.pipeline, request, self.words)
         return [hint for hint in found if hint]
 
-    def sample(self, request: Request, on_step: OnStep | None = None) -> Latents:
+    def sample(self, request: Request, on_progress: ProgressCallback | None = None) -> Latents:
         """Runs the pipeline with motion attached and gives undecoded latents, which can be kept in a file."""
         request = self.request(request)
         moving = self.spec if request.frames > 1 else None
@@ -183,8 +183,8 @@ class Animator:
         noise = self._noise(request, generator)
         scheduler = make_scheduler(request.scheduler, self.pipeline.scheduler.config, moving)
         check_steps(request.scheduler, scheduler, request.num_inference_steps)
-        tell = on_step or _nothing
-        tell("sampling", 0, request.num_inference_steps)
+        on_progress = on_progress or no_progress
+        on_progress("sampling", 0, request.num_inference_steps)
 
         def stepped(pipeline: Any, index: int, time: Any, tensors: dict[str, Any]) -> dict[str, Any]:
             if not tensors["latents"].isfinite().all():
@@ -192,7 +192,7 @@ class Animator:
                     f"At step {index + 1} of {pipeline.num_timesteps} the latents are no longer finite (nan "
                     f"or inf), so every frame would be black: {self._suspects(request)}"
                 )
-            tell("sampling", index + 1, pipeline.num_timesteps)
+            on_progress("sampling", index + 1, pipeline.num_timesteps)
             return tensors
 
         unet = self.pipeline.unet
@@ -200,12 +200,12 @@ class Animator:
             self._scheduler(scheduler),
             float32_outside(unet),
             text_model_named(self.pipeline),
-            self._worn(request),
+            self._attached_loras(request),
             self._attached(request),
         ):
             latents = self.pipeline(
-                prompt=spelled(request.prompt, self.words),
-                negative_prompt=spelled(request.negative_prompt, self.words) or None,
+                prompt=normalize_tokens(request.prompt, self.words),
+                negative_prompt=normalize_tokens(request.negative_prompt, self.words) or None,
                 width=request.width,
                 height=request.height,
                 num_inference_steps=request.num_inference_steps,
@@ -219,12 +219,12 @@ class Animator:
             ).images
         return Latents(latents.float().cpu(), request)
 
-    def decode(self, latents: Latents, on_step: OnStep | None = None) -> Clip:
+    def decode(self, latents: Latents, on_progress: ProgressCallback | None = None) -> Clip:
         """Pixels from latents, a few frames at a time, in the precision of the VAE (`load`: float32)."""
         made, taken = latents.tensor.shape[1], self.pipeline.vae.config.latent_channels
         if made != taken:
             raise Mismatch(f"The latents have {made} channels, but the VAE of this base takes {taken}.")
-        frames = decode_frames(self.pipeline.vae, latents.tensor, on_step or _nothing)
+        frames = decode_frames(self.pipeline.vae, latents.tensor, on_progress or no_progress)
         return Clip(frames, latents.request.fps, latents.request)
 
     def _suspects(self, request: Request) -> str:
@@ -242,15 +242,15 @@ class Animator:
             return "a LoRA may be too strong or damaged; try smaller weights, or leave LoRAs out one by one."
         return "the base or the motion may be damaged, or they do not fit each other; try another file."
 
-    def _row(self) -> dict[str, Any]:
+    def family_defaults(self) -> dict[str, Any]:
         """Defaults of the motion family; where it says nothing of the size, that of the UNet."""
         side = self.pipeline.unet.config.sample_size * _pixels_per_latent(self.pipeline.vae)
         size = {"width": side, "height": side}
         if self.spec is None:
-            return STILL | size
+            return STILL_DEFAULTS | size
         row = {name: getattr(self.spec, name) for name in FILLED_BY_MODEL}
         row["frames"] = min(self.spec.frames, self.spec.positions)
-        unsaid = self.spec.name not in FAMILIES and (self.spec.width, self.spec.height) == UNSAID_SIZE
+        unsaid = self.spec.name not in FAMILIES and (self.spec.width, self.spec.height) == DEFAULT_SIZE
         return row | size if unsaid else row
 
     def _noise(self, request: Request, generator: torch.Generator) -> Tensor:
@@ -261,21 +261,21 @@ class Animator:
                 f"{factor}."
             )
         size = (request.frames, request.height, request.width)
-        return clip_noise(self.pipeline.vae, size, request.noise_alpha, generator)
+        return video_noise(self.pipeline.vae, size, request.noise_alpha, generator)
 
     def _attached(self, request: Request) -> AbstractContextManager[Any]:
         if self.motion is None or request.frames == 1:
             return nullcontext()
         return attach(
-            self.pipeline.unet, self.motion, request.frames, request.motion_strength, request.parity
+            self.pipeline.unet, self.motion, request.frames, request.motion_scale, request.group_norm
         )
 
-    def _worn(self, request: Request) -> AbstractContextManager[Any]:
-        """All LoRAs on pipeline and motion."""
+    def _attached_loras(self, request: Request) -> AbstractContextManager[Any]:
+        """All LoRAs attached to pipeline and motion."""
         with ExitStack() as stack:
-            for lora, strength in self.loras.items():
+            for lora, weight in self.loras.items():
                 attached = lora.attach(
-                    self.pipeline, self.motion, strength, request.frames, request.lora_parity
+                    self.pipeline, self.motion, weight, request.frames, request.lora_alpha
                 )
                 stack.enter_context(attached)
             return stack.pop_all()
@@ -289,7 +289,7 @@ class Animator:
             self.pipeline.scheduler = before
 
 
-def clip_noise(vae: Any, size: tuple[int, int, int], alpha: float, generator: torch.Generator) -> Tensor:
+def video_noise(vae: Any, size: tuple[int, int, int], alpha: float, generator: torch.Generator) -> Tensor:
     """Noise (f, c, h, w) for a clip of `size` (frames, height, width), the last two in pixels.
 
     Drawn on the CPU in float32 whatever the device, so that a seed means the same everywhere.
@@ -300,22 +300,22 @@ def clip_noise(vae: Any, size: tuple[int, int, int], alpha: float, generator: to
 
 
 @torch.no_grad()
-def decode_frames(vae: Any, latents: Tensor, tell: OnStep = _nothing) -> np.ndarray:
+def decode_frames(vae: Any, latents: Tensor, on_progress: ProgressCallback = no_progress) -> np.ndarray:
     """Latents (f, c, h, w) in the UNet's scale -> frames (f, H, W, 3) uint8, decoded a few at a time."""
-    frames, parts = len(latents), []
+    frames, loaded = len(latents), []
     pixels = latents.shape[2] * latents.shape[3] * _pixels_per_latent(vae) ** 2
     for part in _unscaled(latents, vae.config).split(max(1, SLICE_PIXELS // pixels)):
-        tell("decoding", sum(map(len, parts)), frames)
+        on_progress("decoding", sum(map(len, loaded)), frames)
         pixels_of_part = vae.decode(part.to(vae.device, vae.dtype)).sample.float()
         if not pixels_of_part.isfinite().all():
             raise SamplingError(
-                f"The VAE gave values that are not finite (nan or inf) for frame {sum(map(len, parts))} or "
+                f"The VAE gave values that are not finite (nan or inf) for frame {sum(map(len, loaded))} or "
                 f"soon after, in {str(vae.dtype).removeprefix('torch.')}: load it in float32, or use another "
                 "VAE (vae=, --vae)."
             )
-        parts.append(_to_uint8(pixels_of_part))
-    tell("decoding", frames, frames)
-    return np.concatenate(parts)
+        loaded.append(_to_uint8(pixels_of_part))
+    on_progress("decoding", frames, frames)
+    return np.concatenate(loaded)
 
 
 def _pixels_per_latent(vae: Any) -> int:

@@ -1,7 +1,5 @@
 """What a model folder says of itself in its `stillmotion.json`, and where the bundled models are.
 
-Knows no tensors, so that questions about a model are answered without loading it.
-
     {"name": "emoji", "family": "emoji", "concepts": "concepts.json",
      "defaults": {"width": 128, "frames": 16, "scheduler": "ddim", ...},      fields of a Request
      "schedule": {"beta_schedule": "scaled_linear", ...}}                   columns of the motion's family row

@@ -1,6 +1,6 @@
 """What a small model can draw: a list of concepts to browse, to search, and to compare prompts with.
 
-Knows no tensors. A large model has no such list, and any prompt is fine; the bundled one learned some hundred
+A large model has no such list, and any prompt is fine; the bundled one learned some hundred
 things, and a prompt about anything else gives fog, so its user deserves a hint.
 
     {"styles": ["3d render", ...],

@@ -21,7 +21,7 @@ from stillmotion.lora_model import Lora
 from stillmotion.motion_model import MotionModel
 from stillmotion.weights.base import load_base
 from stillmotion.weights.files import read_header, read_json
-from stillmotion.weights.fit import expect
+from stillmotion.weights.fit import require_kind
 from stillmotion.weights.formats import MODEL_FOLDER
 from stillmotion.weights.hub import locate
 from stillmotion.weights.identify import identify
@@ -34,9 +34,9 @@ if TYPE_CHECKING:
 BASES = ("checkpoint", "pipeline")
 LORAS = ("lora", "motion-lora", "domain-adapter")
 LAYOUTS = {
-    **dict.fromkeys(BASES, ("original", "diffusers")),
-    "motion": ("original", "diffusers", "hotshot"),
-    **dict.fromkeys(LORAS, ("kohya", "peft", "diffusers", "original")),
+    **dict.fromkeys(BASES, ("ldm", "diffusers")),
+    "motion": ("animatediff", "diffusers", "hotshot"),
+    **dict.fromkeys(LORAS, ("kohya", "peft", "diffusers", "animatediff")),
 }
 """Kinds of files that can be converted, and the layouts that each has."""
 
@@ -56,8 +56,8 @@ def convert(
 ) -> Path:
     """Writes the model in `source` to `target` in another layout, and returns where.
 
-    The layout follows from the target's name if it is not given: diffusers for a folder, original for a file
-    (kohya for style LoRAs). `dtype` is the file's own by default; `ema` takes the averaged weights of a
+    The layout follows from the target's name if it is not given: diffusers for a folder; for a file
+    ldm (checkpoints), animatediff (motion) or kohya (style LoRAs). `dtype` is the file's own by default; `ema` takes the averaged weights of a
     checkpoint. WrongKind for what has no such layout, OutputError where the target cannot be written.
     """
     path, target = locate(source), Path(target)
@@ -67,7 +67,7 @@ def convert(
             f"{found.name} is {found.title}; only motion modules, LoRAs and whole text-to-image models have "
             "several layouts to convert between."
         )
-    expect(found, *LAYOUTS)
+    require_kind(found, *LAYOUTS)
     _check_layout(found.kind, found.name, layout, target)
     check_target(target, overwrite)
     if found.kind in LORAS:
@@ -81,7 +81,7 @@ def load_model(
     """A motion module or a text-to-image model, in its own precision if `dtype` is not given."""
     path = locate(source)
     found = identify(path)
-    expect(found, *BASES, "motion")
+    require_kind(found, *BASES, "motion")
     if found.kind == "motion":
         return MotionModel.load(source, dtype=dtype)
     pipeline = load_base(source, dtype or stored_dtypes(path), ema=ema)

@@ -1,4 +1,4 @@
-"""What can go wrong, in words for the user. Knows nothing else of the package.
+"""What can go wrong, in words for the user.
 
 StillmotionWarning         a note to the user: shown by the CLI, unlike the warnings of libraries
 StillmotionError           one sentence: what was found, what was expected, what to do (the CLI exits with 2)

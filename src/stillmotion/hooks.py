@@ -1,4 +1,4 @@
-"""Things that ride on a network as forward hooks, and come off again as a whole. Knows no network."""
+"""The base class of everything that is attached to a network by forward hooks and detached as a whole."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 
-class Riding:
+class Attachment:
     """On until `.detach()`, or until the end of a `with`; handles are what `register_forward_hook` gives."""
 
     def __init__(self) -> None:
@@ -20,7 +20,7 @@ class Riding:
         return bool(self._handles)
 
     def detach(self) -> None:
-        """Take it off: what it rode on is what it was before. A second time does nothing."""
+        """Removes the hooks: the network is what it was before. A second call does nothing."""
         while self._handles:
             self._handles.pop().remove()
 

@@ -1,4 +1,4 @@
-"""A clip before decoding: latents and the request they came from, on disk. Knows no models.
+"""A clip before decoding: latents and the request they came from, on disk.
 
 Decoding comes last and needs the most memory, so that is where long jobs die; what was sampled is kept in a
 file first (`keep`), and decoding can be repeated without sampling again.

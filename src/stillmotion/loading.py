@@ -1,6 +1,6 @@
 """Names, files and folders become the parts of an Animator: pipeline, motion, LoRAs and their cards.
 
-Everything that can be refused without loading gigabytes is refused first. Knows no prompts, samples nothing.
+Everything that can be refused without loading gigabytes is refused first.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from stillmotion.fast.precision import as_device, best_device, best_dtype
 from stillmotion.lora_model import Lora
 from stillmotion.motion_model import MotionModel
 from stillmotion.request import DTYPES
-from stillmotion.strength import Strength
+from stillmotion.strength import LayerWeights
 from stillmotion.weights.base import load_base
 from stillmotion.weights.embeddings import read_embedding
-from stillmotion.weights.fit import check_fits
+from stillmotion.weights.fit import check_compatible
 from stillmotion.weights.hub import INSIDE, locate
 from stillmotion.weights.identify import identify
-from stillmotion.words import add_words
+from stillmotion.words import load_textual_inversions
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
-Weights = Mapping[str, Strength | float | str | Mapping[str, float]]
+LoraWeights = Mapping[str, LayerWeights | float | str | Mapping[str, float]]
 """Files and how strongly each acts."""
 
 NO_MOTION = "none"
@@ -54,7 +54,7 @@ RENAMED = {
 
 
 @dataclass(frozen=True)
-class Parts:
+class LoadedModels:
     """What an Animator is made of; `models` are the fields of a Request that name it all again.
 
     `notes` are what the user should know of it, such as a LoRA that goes elsewhere than its flag says;
@@ -65,22 +65,22 @@ class Parts:
     motion: MotionModel | None
     card: ModelCard
     models: dict[str, Any]
-    loras: dict[Lora, Strength]
+    loras: dict[Lora, LayerWeights]
     notes: tuple[str, ...]
     words: tuple[str, ...]
 
 
-def load_parts(
+def load_models(
     base: str | Path | None = None,
     motion: str | Path | None = None,
-    loras: Weights | None = None,
+    loras: LoraWeights | None = None,
     dtype: str | torch.dtype | None = None,
     device: str | torch.device | None = None,
-    motion_loras: Weights | None = None,
+    motion_loras: LoraWeights | None = None,
     vae: str | Path | None = None,
     embeddings: Mapping[str, str] | None = None,
     **others: Any,
-) -> Parts:
+) -> LoadedModels:
     """Loads base, motion, LoRAs and words and checks that they fit, as `Animator.load` says it."""
     _refuse(others)
     device = as_device(device) if device is not None else best_device()
@@ -88,34 +88,34 @@ def load_parts(
     place = locate(base) if base is not None else bundled_folder()
     motion_place = _motion_place(motion, base or BUNDLED, place)
     net = _load_motion(motion_place) if motion_place else None
-    given = {"loras": strengths(loras), "motion_loras": strengths(motion_loras)}
+    given = {"loras": layer_weights_of(loras), "motion_loras": layer_weights_of(motion_loras)}
     adapters = _read_loras(given, place)
     inversions = [read_embedding(file, word) for file, word in (embeddings or {}).items()]
     pipeline = load_base(place, {"vae": torch.float32, "default": dtype}, vae=vae)
     pipeline.set_progress_bar_config(disable=True)
     if net is not None:
-        check_fits(net.spec, pipeline.unet.config, str(motion or motion_place), str(base or BUNDLED))
+        check_compatible(net.spec, pipeline.unet.config, str(motion or motion_place), str(base or BUNDLED))
         net.to(device, dtype)
-    words = add_words(pipeline, inversions)
+    words = load_textual_inversions(pipeline, inversions)
     brought, word_notes = _bundled_words(pipeline, [lora for _, lora, _ in adapters])
-    worn = _fitting(adapters, pipeline, net)
+    fitted = _fitting(adapters, pipeline, net)
     card = _merged(ModelCard.read(place), ModelCard.read(motion_place) if motion_place else ModelCard())
     models = {
         "base": str(base) if base is not None else BUNDLED,
         "motion": str(motion) if motion is not None else None,
-        **{flag: {lora: strength.plain for lora, strength in each.items()} for flag, each in given.items()},
+        **{flag: {lora: weight.spec for lora, weight in each.items()} for flag, each in given.items()},
         "vae": str(vae) if vae is not None else None,
         "embeddings": {str(file): word for file, word in (embeddings or {}).items()},
         "dtype": str(dtype).removeprefix("torch."),
     }
     notes = tuple(note for flag, lora, _ in adapters if (note := _note(flag, lora)))
     notes += tuple(note for _, lora, _ in adapters for note in lora.notes) + word_notes
-    return Parts(pipeline.to(device), net, card, models, worn, notes, words + brought)
+    return LoadedModels(pipeline.to(device), net, card, models, fitted, notes, words + brought)
 
 
-def strengths(loras: Weights | None) -> dict[str, Strength]:
+def layer_weights_of(loras: LoraWeights | None) -> dict[str, LayerWeights]:
     """Names and what their weights mean; RequestError for a weight that is none."""
-    return {str(lora): Strength.of(weight) for lora, weight in (loras or {}).items()}
+    return {str(lora): LayerWeights.of(weight) for lora, weight in (loras or {}).items()}
 
 
 def as_dtype(name: str | torch.dtype) -> torch.dtype:
@@ -159,7 +159,7 @@ def _load_motion(place: Path) -> MotionModel:
     net = MotionModel.load(place)
     if net.spec.conv_in is not None:
         raise WrongKind(
-            f"{place.name} is PIA, which sets a given picture in motion; from text alone use another motion "
+            f"{place.name} is PIA, which sets a given image in motion; from text alone use another motion "
             "module, such as v3_sd15_mm.ckpt."
         )
     return net.eval().requires_grad_(False)
@@ -176,26 +176,26 @@ def _merged(base: ModelCard, motion: ModelCard) -> ModelCard:
     )
 
 
-def _read_loras(given: Mapping[str, Mapping[str, Strength]], base: Path) -> list[tuple[str, Lora, Strength]]:
+def _read_loras(given: Mapping[str, Mapping[str, LayerWeights]], base: Path) -> list[tuple[str, Lora, LayerWeights]]:
     """Flag, LoRA and strength of each; WrongKind or Mismatch for what the base at this place cannot take."""
     if not any(given.values()):
         return []
     family = identify(base).base
     known = family if family != "custom" else None  # of other bases only the shapes can tell
     return [
-        (flag, Lora.load(lora, known), strength)
+        (flag, Lora.load(lora, known), weight)
         for flag, loras in given.items()
-        for lora, strength in loras.items()
+        for lora, weight in loras.items()
     ]
 
 
 def _fitting(
-    adapters: Iterable[tuple[str, Lora, Strength]], pipeline: DiffusionPipeline, motion: MotionModel | None
-) -> dict[Lora, Strength]:
+    adapters: Iterable[tuple[str, Lora, LayerWeights]], pipeline: DiffusionPipeline, motion: MotionModel | None
+) -> dict[Lora, LayerWeights]:
     """The same, once each has been on: Mismatch for one that does not fit, before any sampling."""
-    for _, lora, strength in adapters:
-        lora.attach(pipeline, motion, strength).detach()
-    return {lora: strength for _, lora, strength in adapters}
+    for _, lora, weight in adapters:
+        lora.attach(pipeline, motion, weight).detach()
+    return {lora: weight for _, lora, weight in adapters}
 
 
 def _bundled_words(
@@ -206,7 +206,7 @@ def _bundled_words(
     notes: tuple[str, ...] = ()
     for embedding in (word for lora in loras for word in lora.words):
         try:
-            words += add_words(pipeline, [embedding])
+            words += load_textual_inversions(pipeline, [embedding])
         except (Mismatch, RequestError) as error:
             notes += (f"The word {embedding.word!r} that came with {embedding.name} is not used: {error}",)
     return words, notes

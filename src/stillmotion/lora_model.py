@@ -1,10 +1,10 @@
-"""LoRAs of every format as one thing that goes on a pipeline and comes off again. Knows files and modules.
+"""LoRAs of every format as one thing that goes on a pipeline and comes off again.
 
     Lora.load("style.safetensors")                     any layout, any algorithm; a hub name
     with lora.attach(pipeline, strength=0.8): ...      on UNet, text encoders and motion
-    lora.save("style.safetensors", layout="peft")      kohya, peft, diffusers, original
+    lora.save("style.safetensors", layout="peft")      kohya, peft, diffusers, animatediff
 
-Nothing is merged and nothing replaced: its changes ride along as hooks (stillmotion.adapt), so the pipeline
+Nothing is merged and nothing replaced: its changes are added by forward hooks (stillmotion.adapt), so the pipeline
 is the same bit for bit once they are off.
 """
 
@@ -19,22 +19,22 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from stillmotion.adapt.attach import Adaptation, Weight, riders_for
-from stillmotion.adapt.factors import Factors, Parity
+from stillmotion.adapt.attach import LoraLayersAttachment, WeightLike, build_layers
+from stillmotion.adapt.factors import LayerDelta, LoraAlpha
 from stillmotion.atomic import replacing
 from stillmotion.errors import Damaged, Mismatch, OutputError, UnknownFile, WrongKind
-from stillmotion.hooks import Riding
-from stillmotion.strength import Strength
+from stillmotion.hooks import Attachment
+from stillmotion.strength import LayerWeights
 from stillmotion.weights.embeddings import Embedding, bundled_embeddings
 from stillmotion.weights.files import read_header, read_state
 from stillmotion.weights.finite import check_finite
-from stillmotion.weights.fit import expect
+from stillmotion.weights.fit import require_kind
 from stillmotion.weights.hub import locate
 from stillmotion.weights.identify import identify
-from stillmotion.weights.kinds import BASES, FileKind
+from stillmotion.weights.kinds import BASES, FileInfo
 from stillmotion.weights.loras.alphas import KEY
 from stillmotion.weights.loras.kinds import OTHER_MODELS, UNAPPLIED
-from stillmotion.weights.loras.names import BUNDLED, LoraLayout, Parts, parse, write
+from stillmotion.weights.loras.names import BUNDLED, LoraLayout, LoraState, parse, write
 from stillmotion.weights.loras.peft import (
     WEIGHTS,
     adapter_folder,
@@ -65,39 +65,39 @@ NO_CONFIG = (
 )
 
 
-class AttachedLora(Riding):
-    """A LoRA on a pipeline until `.detach()`; `.strength` and `.frames` may change between two calls."""
+class LoraAttachment(Attachment):
+    """A LoRA on a pipeline until `.detach()`; `.weight` and `.frames` may change between two calls."""
 
-    def __init__(self, adaptations: Mapping[str, Adaptation]) -> None:
+    def __init__(self, attachments: Mapping[str, LoraLayersAttachment]) -> None:
         super().__init__()
-        self.adaptations = dict(adaptations)
-        self._handles = list(self.adaptations.values())
+        self.attachments = dict(attachments)
+        self._handles = list(self.attachments.values())
 
     @property
-    def strength(self) -> Strength:
+    def weight(self) -> LayerWeights:
         """How strongly it acts; numbers, text and mappings are understood."""
-        return next(iter(self.adaptations.values())).strength
+        return next(iter(self.attachments.values())).weight
 
-    @strength.setter
-    def strength(self, strength: Weight) -> None:
-        for adaptation in self.adaptations.values():
-            adaptation.strength = strength
+    @weight.setter
+    def weight(self, weight: WeightLike) -> None:
+        for attachment in self.attachments.values():
+            attachment.weight = weight
 
     @property
     def frames(self) -> int:
-        """Pictures per clip, for strengths along the frames."""
-        return next(iter(self.adaptations.values())).frames
+        """Images per clip, for weights along the frames."""
+        return next(iter(self.attachments.values())).frames
 
     @frames.setter
     def frames(self, frames: int) -> None:
-        for adaptation in self.adaptations.values():
-            adaptation.frames = frames
+        for attachment in self.attachments.values():
+            attachment.frames = frames
 
 
 class Lora:
     """The changes in a LoRA file (LoRA, LoCon, LoHa, LoKr, DoRA, GLoRA, (IA)^3, OFT, BOFT, differences).
 
-    `parts` are its Factors by part (unet, text_encoder, text_encoder_2, motion) and path of the layer; `name`
+    `parts` are its LayerDelta by part (unet, text_encoder, text_encoder_2, motion) and path of the layer; `name`
     is what the user called it, `kind` what the file is. `bundled` are the tensors of words that came with it
     (`words`): `attach` puts them nowhere, `Animator.load` teaches them to the base if they fit. `notes` say
     what is not certain.
@@ -105,15 +105,15 @@ class Lora:
 
     def __init__(
         self,
-        parts: Parts,
+        parts: LoraState,
         name: str = "this LoRA",
-        kind: FileKind | None = None,
+        kind: FileInfo | None = None,
         bundled: Mapping[str, Tensor] | None = None,
         notes: tuple[str, ...] = (),
     ) -> None:
         self.parts = {part: dict(layers) for part, layers in parts.items() if layers}
         self.name = name
-        self.kind = kind or FileKind("motion-lora" if self.parts.keys() == {"motion"} else "lora", name)
+        self.kind = kind or FileInfo("motion-lora" if self.parts.keys() == {"motion"} else "lora", name)
         self.bundled, self.notes = dict(bundled or {}), notes
 
     @classmethod
@@ -128,7 +128,7 @@ class Lora:
         if config:
             check_config(config, name)
         found = identify(path)
-        expect(found, *KINDS)
+        require_kind(found, *KINDS)
         _check_algorithm(found)
         _check_base(found, base)
         header = read_header(path)
@@ -163,13 +163,13 @@ class Lora:
             dtype: of its tensors; as they are if not given.
             metadata: more strings for the header, such as kohya's ss_* keys.
 
-        `layout` is original for a motion LoRA and kohya for others if not given; WrongKind where it cannot
+        `layout` is animatediff for a motion LoRA and kohya for others if not given; WrongKind where it cannot
         hold what this LoRA does.
         """
         path = Path(path)
         if path.suffix != ".safetensors":
             raise OutputError(f"A LoRA is saved as .safetensors, not as {path.name}: give it that ending.")
-        layout = layout or ("original" if self.moves else "kohya")
+        layout = layout or ("animatediff" if self.moves else "kohya")
         if self.bundled and layout != "kohya":
             raise WrongKind(
                 f"{self.name} brings a word for prompts ({next(iter(self.bundled))}), which the {layout} "
@@ -191,32 +191,32 @@ class Lora:
         self,
         pipeline: Any,
         motion: nn.Module | None = None,
-        strength: Weight = 1.0,
+        weight: WeightLike = 1.0,
         frames: int = 1,
-        parity: Parity = "kohya",
-    ) -> AttachedLora:
+        lora_alpha: LoraAlpha = "use",
+    ) -> LoraAttachment:
         """Put it on the pipeline's UNet and text encoders and on the motion: `with lora.attach(...):`.
 
-        `frames` is the length of the clips in a batch, for strengths along the frames. With parity "original"
+        `frames` is the length of the clips in a batch, for weights along the frames. With parity "ignore"
         alpha does not count. Mismatch where a layer is not there or of another size; WrongKind for a motion
         LoRA without motion.
         """
-        riders = {
-            part: (network, self._riders(pipeline, part, network, factors, parity))
-            for part, network, factors in self._fitted(pipeline, motion)
+        lora_layers = {
+            part: (network, self._build_layers(pipeline, part, network, deltas, lora_alpha))
+            for part, network, deltas in self._fitted(pipeline, motion)
         }
-        return AttachedLora(
+        return LoraAttachment(
             {
-                part: Adaptation(network, mapping, strength, frames, part)
-                for part, (network, mapping) in riders.items()
+                part: LoraLayersAttachment(network, mapping, weight, frames, part)
+                for part, (network, mapping) in lora_layers.items()
             }
         )
 
     def _fitted(
         self, pipeline: Any, motion: nn.Module | None
-    ) -> Iterator[tuple[str, nn.Module, dict[str, Factors]]]:
+    ) -> Iterator[tuple[str, nn.Module, dict[str, LayerDelta]]]:
         """Each part with the network it goes on, and its changes by that network's own paths."""
-        for part, factors in self.parts.items():
+        for part, deltas in self.parts.items():
             network = motion if part == "motion" else getattr(pipeline, part, None)
             if part == "motion" and motion is None:
                 raise WrongKind(
@@ -228,13 +228,13 @@ class Lora:
                     f"{self.name} changes a {NETWORKS[part]}, which {_base_name(pipeline)} does not have: "
                     "it is for another kind of model."
                 )
-            yield part, network, own_paths(network, factors)
+            yield part, network, own_paths(network, deltas)
 
-    def _riders(
-        self, pipeline: Any, part: str, network: nn.Module, factors: Mapping[str, Factors], parity: Parity
+    def _build_layers(
+        self, pipeline: Any, part: str, network: nn.Module, deltas: Mapping[str, LayerDelta], lora_alpha: LoraAlpha
     ) -> dict[str, nn.Module]:
         try:
-            return riders_for(network, factors, parity)
+            return build_layers(network, deltas, lora_alpha)
         except Mismatch as error:
             where = "the motion" if part == "motion" else f"the {NETWORKS[part]} of {_base_name(pipeline)}"
             fits = BASES.get(self.kind.base or "", "another model")
@@ -246,20 +246,20 @@ class Lora:
 def attach_lora(
     pipeline: Any,
     lora: Lora | str | Path,
-    strength: Weight = 1.0,
+    weight: WeightLike = 1.0,
     frames: int = 1,
     motion: nn.Module | None = None,
-    parity: Parity = "kohya",
-) -> AttachedLora:
+    lora_alpha: LoraAlpha = "use",
+) -> LoraAttachment:
     """Put a LoRA, or the one in a file, on a diffusers pipeline: `with attach_lora(...):`, or detach later.
 
     Errors as in `Lora.load` and `Lora.attach`.
     """
     lora = lora if isinstance(lora, Lora) else Lora.load(lora)
-    return lora.attach(pipeline, motion, strength, frames, parity)
+    return lora.attach(pipeline, motion, weight, frames, lora_alpha)
 
 
-def own_paths(network: nn.Module, factors: Mapping[str, Factors]) -> dict[str, Factors]:
+def own_paths(network: nn.Module, deltas: Mapping[str, LayerDelta]) -> dict[str, LayerDelta]:
     """The same changes by the paths that this network has for these layers.
 
     transformers 5.6 took `text_model.` out of CLIPTextModel. Motion of families without a middle (v1, v3)
@@ -267,16 +267,16 @@ def own_paths(network: nn.Module, factors: Mapping[str, Factors]) -> dict[str, F
     """
     names = {name for name, _ in network.named_modules()}
     if "text_model" not in names:
-        factors = {path.removeprefix("text_model."): change for path, change in factors.items()}
+        deltas = {path.removeprefix("text_model."): change for path, change in deltas.items()}
     without_middle = "down_blocks" in names and "mid_block" not in names
     return {
         path: change
-        for path, change in factors.items()
+        for path, change in deltas.items()
         if not (without_middle and path.startswith("mid_block.motion_modules."))
     }
 
 
-def _check_algorithm(found: FileKind) -> None:
+def _check_algorithm(found: FileInfo) -> None:
     if found.family in dict(UNAPPLIED):
         raise WrongKind(
             f"{found.name} is {found.title}; stillmotion applies LoRA, LoCon, DoRA, LoHa, LoKr, GLoRA, "
@@ -285,7 +285,7 @@ def _check_algorithm(found: FileKind) -> None:
         )
 
 
-def _check_base(found: FileKind, base: str | None) -> None:
+def _check_base(found: FileInfo, base: str | None) -> None:
     if found.base in dict(OTHER_MODELS):
         raise Mismatch(
             f"{found.name} is a LoRA for {found.base}, which has no UNet of Stable Diffusion: use one made "

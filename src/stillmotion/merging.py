@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from stillmotion.adapt.attach import Weight
-from stillmotion.adapt.factors import Factors, Parity
+from stillmotion.adapt.attach import WeightLike
+from stillmotion.adapt.factors import LayerDelta, LoraAlpha
 from stillmotion.converting import check_target, load_model, save_model
 from stillmotion.errors import Mismatch, RequestError, WrongKind
 from stillmotion.lora_model import Lora, own_paths
 from stillmotion.motion_model import MotionModel
-from stillmotion.strength import Strength
+from stillmotion.strength import LayerWeights
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -32,10 +32,10 @@ if TYPE_CHECKING:
 def merge(
     source: str | Path,
     target: str | Path,
-    loras: Mapping[str, Weight] | None = None,
+    loras: Mapping[str, WeightLike] | None = None,
     others: Mapping[str, float] | None = None,
     dtype: torch.dtype | None = None,
-    parity: Parity = "kohya",
+    lora_alpha: LoraAlpha = "use",
     overwrite: bool = False,
 ) -> Path:
     """Writes the model in `source`, mixed with `others` and with `loras` baked in; returns where.
@@ -46,34 +46,34 @@ def merge(
     target = Path(target)
     check_target(target, overwrite)
     _check_shares(others or {})
-    worn = {Lora.load(name): Strength.of(weight) for name, weight in (loras or {}).items()}
+    loaded = {Lora.load(name): LayerWeights.of(weight) for name, weight in (loras or {}).items()}
     model = load_model(source)
     for name, share in _running(others or {}):
         mix(model, load_model(name), share, str(source), name)
-    bake(model, worn, parity, str(source))
+    bake(model, loaded, lora_alpha, str(source))
     for network in _networks(model).values():
         network.to(dtype)
     return save_model(model, target, overwrite=overwrite)
 
 
 def bake(
-    model: Model, loras: Mapping[Lora, Weight], parity: Parity = "kohya", name: str = "the model"
+    model: Model, loras: Mapping[Lora, WeightLike], lora_alpha: LoraAlpha = "use", name: str = "the model"
 ) -> None:
     """Puts the changes of LoRAs, each times its weight, into the weights of a pipeline or a motion module.
 
     WrongKind for a motion LoRA on a pipeline or the other way round, Mismatch where a layer does not fit,
     RequestError for a weight along the frames: a file has none.
     """
-    changes: dict[nn.Module, list[tuple[Factors, float]]] = {}
+    changes: dict[nn.Module, list[tuple[LayerDelta, float]]] = {}
     for lora, weight in loras.items():
-        strength = Strength.of(weight)
-        _check_bakes(model, lora, strength, parity, name)
-        for layer, factors, scale in _changes(model, lora, strength):
-            changes.setdefault(layer, []).append((factors, scale))
+        layer_weights = LayerWeights.of(weight)
+        _check_bakes(model, lora, layer_weights, lora_alpha, name)
+        for layer, delta, scale in _changes(model, lora, layer_weights):
+            changes.setdefault(layer, []).append((delta, scale))
     for layer, each in changes.items():
         before = layer.weight.detach().float()
-        after = sum((factors.change(before, scale, parity) for factors, scale in each), before)
-        biases = [factors.bias_change(layer.bias, scale, parity) for factors, scale in each]
+        after = sum((delta.change(before, scale, lora_alpha) for delta, scale in each), before)
+        biases = [delta.bias_change(layer.bias, scale, lora_alpha) for delta, scale in each]
         layer.weight.data = after.to(layer.weight.dtype)
         for bias in biases:
             if bias is not None:
@@ -125,9 +125,9 @@ def _check_shares(others: Mapping[str, float]) -> None:
         )
 
 
-def _check_bakes(model: Model, lora: Lora, strength: Strength, parity: Parity, name: str) -> None:
+def _check_bakes(model: Model, lora: Lora, layer_weights: LayerWeights, lora_alpha: LoraAlpha, name: str) -> None:
     motion = isinstance(model, MotionModel)
-    if strength.curve:
+    if layer_weights.by_frame:
         raise RequestError(
             f"{lora.name} has a weight along the frames, which a file of weights cannot have: give one "
             "number, or leave it out and use --lora when animating."
@@ -136,22 +136,22 @@ def _check_bakes(model: Model, lora: Lora, strength: Strength, parity: Parity, n
         kinds = ("a motion module", "a text-to-image model")
         ours, fits = kinds if motion else kinds[::-1]
         raise WrongKind(f"{lora.name} is {lora.kind.title}, but {name} is {ours}: merge it into {fits}.")
-    lora.attach(None if motion else model, model if motion else None, strength, parity=parity).detach()
-    for layer, factors, _ in _changes(model, lora, strength):
-        if layer.bias is None and factors.bias_change(None) is not None:
+    lora.attach(None if motion else model, model if motion else None, layer_weights, lora_alpha=lora_alpha).detach()
+    for layer, delta, _ in _changes(model, lora, layer_weights):
+        if layer.bias is None and delta.bias_change(None) is not None:
             raise Mismatch(
                 f"{lora.name} adds a bias to a {type(layer).__name__} of {name} that has none, so it cannot "
                 "be merged: use --lora when animating."
             )
 
 
-def _changes(model: Model, lora: Lora, strength: Strength) -> Iterator[tuple[nn.Module, Factors, float]]:
+def _changes(model: Model, lora: Lora, layer_weights: LayerWeights) -> Iterator[tuple[nn.Module, LayerDelta, float]]:
     """Layer, change and weight, for every layer that a LoRA changes by more than nothing."""
     networks = _networks(model)
     for part, layers in lora.parts.items():
-        for path, factors in own_paths(networks[part], layers).items():
-            if scale := strength.at(part, path):
-                yield networks[part].get_submodule(path), factors, scale
+        for path, delta in own_paths(networks[part], layers).items():
+            if scale := layer_weights.for_layer(part, path):
+                yield networks[part].get_submodule(path), delta, scale
 
 
 def _networks(model: Any) -> dict[str, nn.Module]:

@@ -1,8 +1,8 @@
-"""Motion models in files: `MotionNet` that can be loaded from anything and saved. Knows files and modules.
+"""Motion models in files: `MotionModules` that can be loaded from anything and saved.
 
     MotionModel.load("mm_sd_v15_v2.ckpt")      any family, any layout; a folder; a hub name; "emoji"
     model.save("motion/")                      a diffusers MotionAdapter folder
-    model.save("motion.safetensors")           one file in the original layout
+    model.save("motion.safetensors")           one file in AnimateDiff's own layout
 
 The whole spec (family, norms, schedule) travels in the safetensors header, so a round trip loses nothing.
 """
@@ -19,26 +19,26 @@ from typing_extensions import Self
 
 from stillmotion.atomic import replacing
 from stillmotion.errors import OutputError, WrongKind
-from stillmotion.motion.module import MotionNet
-from stillmotion.motion.spec import MotionSpec
+from stillmotion.motion.module import MotionModules
+from stillmotion.motion.spec import MotionConfig
 from stillmotion.weights.convert import from_canonical, to_canonical
 from stillmotion.weights.families import METADATA_KEY, adapter_config, spec_to_json
 from stillmotion.weights.files import read_header, read_state
 from stillmotion.weights.finite import check_finite
-from stillmotion.weights.fit import expect
+from stillmotion.weights.fit import require_kind
 from stillmotion.weights.hub import INSIDE, locate
 from stillmotion.weights.identify import call_name, identify
 from stillmotion.weights.names import EXTRAS, Layout
 
 
-class MotionModel(MotionNet):
+class MotionModel(MotionModules):
     """All motion modules of one model, with what came beside them.
 
     `name` is what the user called it, `extra` holds tensors that are no motion modules (PIA's first
     convolution), `notes` what could not be told for certain when it was loaded.
     """
 
-    def __init__(self, spec: MotionSpec) -> None:
+    def __init__(self, spec: MotionConfig) -> None:
         super().__init__(spec)
         self.name = spec.name
         self.extra: dict[str, Tensor] = {}
@@ -53,7 +53,7 @@ class MotionModel(MotionNet):
         path = _motion_folder(locate(source))
         header = read_header(path)
         found = identify(header, call_name(path))
-        expect(found, "motion")
+        require_kind(found, "motion")
         state = read_state(path)
         check_finite(state, found.name)
         canonical = to_canonical(state, found.layout)  # type: ignore[arg-type]
@@ -71,7 +71,7 @@ class MotionModel(MotionNet):
     ) -> Path:
         """Writes the model and returns where: a MotionAdapter folder, or one file if it ends in .safetensors.
 
-        `layout` is that of a single file ("original" by default), `variant` a part of the name in a folder
+        `layout` is that of a single file ("animatediff" by default), `variant` a part of the name in a folder
         ("fp16"). Files are replaced whole: an interrupted save leaves the old ones.
         """
         path = Path(path)
@@ -80,7 +80,7 @@ class MotionModel(MotionNet):
             raise OutputError(
                 f"Motion is saved as .safetensors or as a folder, not as {path.suffix} ({path.name})."
             )
-        layout = layout or ("original" if single else "diffusers")
+        layout = layout or ("animatediff" if single else "diffusers")
         if not single and layout != "diffusers":
             raise OutputError(
                 f"A folder is a diffusers MotionAdapter; for the {layout} layout name a .safetensors file."

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from stillmotion.request import Request
-from stillmotion.words import spelled, unused
+from stillmotion.words import normalize_tokens, unused_tokens
 
 LITERAL = {
     r"\([^()]*:\s*\d*\.?\d+\s*\)": "weights as in (word:1.3)",
@@ -20,12 +20,12 @@ LITERAL = {
 
 def prompt_notes(pipeline: Any, request: Request, words: Sequence[str] = ()) -> Iterator[str]:
     """A sentence for each: unused words of textual inversions, spellings read literally, text that is cut."""
-    yield from unused(words, request.prompt, request.negative_prompt)
+    yield from unused_tokens(words, request.prompt, request.negative_prompt)
     for name, text in (("prompt", request.prompt), ("negative prompt", request.negative_prompt)):
         read = [what for pattern, what in LITERAL.items() if re.search(pattern, text)]
         if read:
             yield f"The {name} is read literally, which may not be meant: {'; '.join(read)}."
-        if lost := lost_text(pipeline, spelled(text, words)):
+        if lost := lost_text(pipeline, normalize_tokens(text, words)):
             limit = pipeline.tokenizer.model_max_length - 2
             yield f"The text encoder reads {limit} tokens; the end of the {name} is lost: {_short(lost)!r}."
 

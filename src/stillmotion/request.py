@@ -1,6 +1,6 @@
 """Request: one validated description of a clip, of which flags, JSON, forms and the tags in files are made.
 
-Knows no model: a field that is None means "the default of the model in use", which `Request.filled` puts in.
+A field that is None means "the default of the model in use", which `Request.filled` puts in.
 Every field carries its own help, flag names, rule and example, so a new option is one field and nothing else.
 Whatever is wrong with a field, one sentence explains it: what was given, the rule, an example that works.
 """
@@ -27,9 +27,9 @@ from pydantic import (
 from stillmotion.errors import RequestError, StillmotionWarning
 from stillmotion.foreign import parse_json
 from stillmotion.sentences import extra_of, sentence
-from stillmotion.strength import FORM, LARGEST, Strength
+from stillmotion.strength import FORM, LARGEST, LayerWeights
 
-REQUEST_VERSION = 6
+REQUEST_VERSION = 7
 """Stands in the JSON; goes up by one with every new field: older installations then know what they miss."""
 
 SCHEDULERS = (
@@ -59,8 +59,8 @@ JSON_BYTES = 2**20
 """A longer text is no request."""
 
 DTYPES = {"fp32": "float32", "fp16": "float16", "half": "float16", "bf16": "bfloat16"}
-Parity = Literal["original", "diffusers"]
-LoraParity = Literal["kohya", "original"]
+GroupNormMode = Literal["family", "pooled"]
+LoraAlpha = Literal["use", "ignore"]
 
 WEIGHED = f"each is a file and its weight ({FORM}), from -{LARGEST} to {LARGEST}"
 PLACE = "it must be a name or path"
@@ -87,15 +87,15 @@ REPEATED = (*LORAS, "embeddings")
 """Fields that may be given several times on the command line."""
 
 
-def _plain(weight: Any) -> float | dict[str, float]:
+def _json_weight(weight: Any) -> float | dict[str, float]:
     """A weight as JSON keeps it; what is none is a ValueError, for pydantic."""
     try:
-        return Strength.of(weight).plain
+        return LayerWeights.of(weight).spec
     except RequestError as error:
         raise ValueError(str(error)) from None
 
 
-Weight = Annotated[float | dict[str, float], BeforeValidator(_plain)]
+Weight = Annotated[float | dict[str, float], BeforeValidator(_json_weight)]
 
 
 def _field(
@@ -195,12 +195,12 @@ class Request(BaseModel):
         le=240,
         allow_inf_nan=False,
     )
-    motion_strength: float = _field(
+    motion_scale: float = _field(
         1.0,
-        "scales the motion: 0 holds still, above 1 exaggerates",
+        "scales the motion: 0 is a still, above 1 exaggerates",
         "it must be a number of at least 0",
         "1",
-        "--motion-strength",
+        "--motion-scale",
         **AMOUNT,
     )
     noise_alpha: float | None = _field(
@@ -252,14 +252,14 @@ class Request(BaseModel):
         "v2_lora_PanLeft.ckpt=0.8",
         "--motion-lora",
     )
-    lora_parity: LoraParity = _field(
-        "kohya",
-        "whether LoRAs are scaled by their alpha, as kohya defines it, or as the original AnimateDiff code "
-        "did, which ignores it",
+    lora_alpha: LoraAlpha = _field(
+        "use",
+        "whether LoRAs are scaled by their alpha as kohya defines it, or alpha is ignored, as in the original "
+        "AnimateDiff code",
         "it must be one of",
-        "kohya",
-        "--lora-parity",
-        choices=get_args(LoraParity),
+        "use",
+        "--lora-alpha",
+        choices=get_args(LoraAlpha),
     )
     dtype: str | None = _field(
         None,
@@ -269,13 +269,14 @@ class Request(BaseModel):
         "--dtype",
         choices=tuple(dict.fromkeys(DTYPES.values())),
     )
-    parity: Parity = _field(
-        "original",
-        "whose group norms to reproduce: those of the original AnimateDiff code or of diffusers",
+    group_norm: GroupNormMode = _field(
+        "family",
+        "statistics of the group norms: as the motion was trained (those of its family), or pooled over the "
+        "frames in every motion module, as diffusers computes them",
         "it must be one of",
-        "original",
-        "--parity",
-        choices=get_args(Parity),
+        "family",
+        "--group-norm",
+        choices=get_args(GroupNormMode),
     )
 
     @model_validator(mode="wrap")
@@ -293,7 +294,7 @@ class Request(BaseModel):
             raise ValueError("a yes or no")
         return value
 
-    @field_validator("scheduler", "dtype", "parity", "lora_parity", mode="before")
+    @field_validator("scheduler", "dtype", "group_norm", "lora_alpha", mode="before")
     @classmethod
     def _one_of(cls, value: Any, info: Any) -> Any:
         if value is None or not isinstance(value, str):

@@ -1,4 +1,4 @@
-"""Samplers by short names, on the noise schedule that the motion was trained for. Knows no model.
+"""Samplers by short names, on the noise schedule that the motion was trained for.
 
 Motion modules were mostly trained on `linear` betas while Stable Diffusion has `scaled_linear` ones;
 sampling with the wrong ones is the known cause of grey, washed-out clips. So the betas come from the motion
@@ -18,7 +18,7 @@ from stillmotion.errors import RequestError
 if TYPE_CHECKING:
     from diffusers import SchedulerMixin
 
-    from stillmotion.motion.spec import MotionSpec
+    from stillmotion.motion.spec import MotionConfig
 
 ROWS: dict[str, tuple[str, dict[str, Any]]] = {
     "ddim": ("DDIMScheduler", {}),
@@ -56,7 +56,7 @@ TERMINAL = 2**-24
 
 
 def make_scheduler(
-    name: str, base_config: Mapping[str, Any], spec: MotionSpec | None = None
+    name: str, base_config: Mapping[str, Any], spec: MotionConfig | None = None
 ) -> SchedulerMixin:
     """The sampler `name` for a base with the scheduler config `base_config`; with `spec` for attached motion.
 
@@ -80,7 +80,7 @@ def make_scheduler(
         config["timestep_spacing"] = "trailing"  # else sampling would start below the step of pure noise
         if "rescale_betas_zero_snr" not in accepted:
             config["trained_betas"] = zero_terminal_snr_betas(config)
-        own = own | {"use_karras_sigmas": False}  # up to sigma 4096 no steps would be left for the picture
+        own = own | {"use_karras_sigmas": False}  # up to sigma 4096 no steps would be left for the image
     config |= {"clip_sample": False, "steps_offset": 1} | own
     return cls(**{key: value for key, value in config.items() if key in accepted})
 

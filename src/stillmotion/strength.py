@@ -1,12 +1,12 @@
-"""How strongly an adapter acts: everywhere, on a part of the model, in a block, along the frames.
+"""The weight of an adapter: everywhere, on a part of the model, in a block, along the frames.
 
     0.8                              everywhere
     unet:0.8,text:0.5                on parts: unet, text (all text encoders), motion
     down:0.5,mid:1,up_blocks.1:0     in blocks; the most specific name that fits a layer counts
     0:0,15:1                         in frames: straight lines between these, level before and after
 
-Kinds mix: what parts and blocks give is multiplied by the curve along the frames. Text is encoded once for a
-clip, so a text encoder gets the curve's mean. Knows no tensors.
+Kinds mix: what parts and blocks give is multiplied by the weight of the frame. Text is encoded once for a
+clip, so a text encoder gets the mean over the frames.
 """
 
 from __future__ import annotations
@@ -28,58 +28,58 @@ LAST_FRAME = 10**6
 
 
 @dataclass(frozen=True)
-class Strength:
-    """One number for each layer and frame; `plain` is what it was made from, for JSON."""
+class LayerWeights:
+    """One number for each layer and frame; `spec` is what it was made from, for JSON."""
 
-    plain: float | dict[str, float]
-    places: dict[str, float] = field(default_factory=dict)
-    curve: dict[int, float] = field(default_factory=dict)
+    spec: float | dict[str, float]
+    by_layer: dict[str, float] = field(default_factory=dict)
+    by_frame: dict[int, float] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, value: Strength | float | str | Mapping[str | int, float]) -> Strength:
+    def of(cls, value: LayerWeights | float | str | Mapping[str | int, float]) -> LayerWeights:
         """From a number, text as above, or a mapping; RequestError in one sentence if it is none of them."""
-        if isinstance(value, Strength):
+        if isinstance(value, LayerWeights):
             return value
         if isinstance(value, str) and ":" in value:
             value = dict(_pair(part) for part in value.split(","))
         if not isinstance(value, Mapping):
             return cls(_number(value))
-        plain = {str(key).strip(): _number(number) for key, number in value.items()}
-        if not plain:
+        spec = {str(key).strip(): _number(number) for key, number in value.items()}
+        if not spec:
             raise RequestError(f"A weight is empty; expected {FORM}.")
         late = next(
-            (key for key in plain if key.isdecimal() and (len(key) > 9 or int(key) > LAST_FRAME)), None
+            (key for key in spec if key.isdecimal() and (len(key) > 9 or int(key) > LAST_FRAME)), None
         )
         if late is not None:
             raise RequestError(f"A weight is given for frame {_short(late)}, but clips end at {LAST_FRAME}.")
-        curve = {int(key): number for key, number in plain.items() if key.isdecimal()}
-        places = {key: number for key, number in plain.items() if not key.isdecimal()}
-        for key in places:
+        by_frame = {int(key): number for key, number in spec.items() if key.isdecimal()}
+        by_layer = {key: number for key, number in spec.items() if not key.isdecimal()}
+        for key in by_layer:
             if key not in PARTS and key.partition(".")[0] not in BLOCKS:
                 raise RequestError(
                     f"A weight is given for {key!r}, which is no part ({', '.join(PARTS)}), block "
                     f"(down, mid, up, down_blocks.1) or frame number; expected {FORM}."
                 )
-        return cls(plain, {_long(key): number for key, number in places.items()}, dict(sorted(curve.items())))
+        return cls(spec, {_long(key): number for key, number in by_layer.items()}, dict(sorted(by_frame.items())))
 
-    def at(self, part: str, path: str = "") -> float:
+    def for_layer(self, part: str, path: str = "") -> float:
         """The weight of the layer `path` of a part (unet, text_encoder, text_encoder_2, motion)."""
-        if isinstance(self.plain, float):
-            return self.plain
+        if isinstance(self.spec, float):
+            return self.spec
         pieces = path.removeprefix("text_model.").split(".")
         blocks = (".".join(pieces[:n]) for n in range(len(pieces), 0, -1))
         group = ("text",) if part.startswith("text") else ()
-        return next((self.places[key] for key in (*blocks, part, *group) if key in self.places), 1.0)
+        return next((self.by_layer[key] for key in (*blocks, part, *group) if key in self.by_layer), 1.0)
 
-    def along(self, frames: int) -> list[float] | None:
+    def for_frames(self, frames: int) -> list[float] | None:
         """The curve's value in each frame; None where it has none."""
-        return [self._value(frame) for frame in range(frames)] if self.curve else None
+        return [self._value(frame) for frame in range(frames)] if self.by_frame else None
 
     def _value(self, frame: int) -> float:
-        before = max((key for key in self.curve if key <= frame), default=min(self.curve))
-        after = min((key for key in self.curve if key >= frame), default=max(self.curve))
+        before = max((key for key in self.by_frame if key <= frame), default=min(self.by_frame))
+        after = min((key for key in self.by_frame if key >= frame), default=max(self.by_frame))
         part = (frame - before) / (after - before) if after > before else 0.0
-        return self.curve[before] + part * (self.curve[after] - self.curve[before])
+        return self.by_frame[before] + part * (self.by_frame[after] - self.by_frame[before])
 
 
 def _pair(part: str) -> tuple[str, str]:

@@ -24,14 +24,14 @@ ENCODERS = {"text_encoder": "tokenizer", "text_encoder_2": "tokenizer_2"}
 """Text encoders of a pipeline and the tokenizer of each."""
 
 
-def add_words(pipeline: DiffusionPipeline, embeddings: Sequence[Embedding]) -> tuple[str, ...]:
+def load_textual_inversions(pipeline: DiffusionPipeline, embeddings: Sequence[Embedding]) -> tuple[str, ...]:
     """Teaches the pipeline's text encoders these words, and returns them.
 
     Mismatch where the vectors are not as wide as the encoder or are not for the encoders there are;
     RequestError for a word that the pipeline knows already.
     """
     for embedding in embeddings:
-        _check_fits(pipeline, embedding)
+        _check_compatible(pipeline, embedding)
         for part in embedding.vectors:
             _check_new(getattr(pipeline, ENCODERS[part]), embedding)
         for part, vectors in embedding.vectors.items():
@@ -61,14 +61,14 @@ def text_model_named(pipeline: Any) -> Iterator[None]:
             del encoder.__dict__["text_model"]
 
 
-def spelled(text: str, words: Iterable[str]) -> str:
+def normalize_tokens(text: str, words: Iterable[str]) -> str:
     """The text with each of the words in lower case, wherever it stands."""
     for word in words:
         text = re.sub(re.escape(word), lambda _, word=word: word, text, flags=re.IGNORECASE)
     return text
 
 
-def unused(words: Iterable[str], *texts: str) -> list[str]:
+def unused_tokens(words: Iterable[str], *texts: str) -> list[str]:
     """A hint for each word that is in none of the texts."""
     said = " ".join(texts).lower()
     return [
@@ -79,7 +79,7 @@ def unused(words: Iterable[str], *texts: str) -> list[str]:
     ]
 
 
-def _check_fits(pipeline: Any, embedding: Embedding) -> None:
+def _check_compatible(pipeline: Any, embedding: Embedding) -> None:
     encoders = {
         part: getattr(pipeline, part) for part in ENCODERS if getattr(pipeline, part, None) is not None
     }

@@ -8,12 +8,12 @@ from loras import random_parts
 from tiny import tiny_motion, tiny_pipeline
 from torch import Tensor, nn
 
-from stillmotion.adapt.attach import adapt
+from stillmotion.adapt.attach import attach_deltas
 from stillmotion.errors import Mismatch
 from stillmotion.motion.attach import attach
 
 PIPELINE = tiny_pipeline()
-FACTORS = random_parts(PIPELINE, ("unet",), spread=0.2)["unet"]
+DELTAS = random_parts(PIPELINE, ("unet",), spread=0.2)["unet"]
 
 
 @torch.no_grad()
@@ -30,14 +30,14 @@ def unet():
 
 def test_weight_nothing_changes_nothing(unet) -> None:
     before = seen(unet)
-    for strength in (0, "unet:0", "0:0,3:0", {"down": 0, "mid": 0, "up": 0}):
-        with adapt(unet, FACTORS, strength, frames=4):
+    for weight in (0, "unet:0", "0:0,3:0", {"down": 0, "mid": 0, "up": 0}):
+        with attach_deltas(unet, DELTAS, weight, frames=4):
             assert torch.equal(seen(unet), before)
 
 
 def test_everything_comes_off_after_an_exception(unet) -> None:
     before, keys = seen(unet), list(unet.state_dict())
-    with pytest.raises(KeyError), adapt(unet, FACTORS):
+    with pytest.raises(KeyError), attach_deltas(unet, DELTAS):
         raise KeyError
     assert torch.equal(seen(unet), before) and list(unet.state_dict()) == keys
     assert not any(module._forward_hooks for module in unet.modules())
@@ -45,49 +45,49 @@ def test_everything_comes_off_after_an_exception(unet) -> None:
 
 def test_several_add_up_in_any_order(unet) -> None:
     other = random_parts(PIPELINE, ("unet",), seed=9, spread=0.2)["unet"]
-    with adapt(unet, FACTORS, 0.5), adapt(unet, other, -0.25):
+    with attach_deltas(unet, DELTAS, 0.5), attach_deltas(unet, other, -0.25):
         ours = seen(unet)
-    with adapt(unet, other, -0.25), adapt(unet, FACTORS, 0.5):
+    with attach_deltas(unet, other, -0.25), attach_deltas(unet, DELTAS, 0.5):
         torch.testing.assert_close(seen(unet), ours, rtol=1e-5, atol=1e-5)
-    for path, factors in FACTORS.items():
+    for path, delta in DELTAS.items():
         layer = unet.get_submodule(path)
-        layer.weight.data = other[path].merged(factors.merged(layer.weight, 0.5), -0.25)
+        layer.weight.data = other[path].apply(delta.apply(layer.weight, 0.5), -0.25)
     torch.testing.assert_close(seen(unet), ours, rtol=1e-5, atol=1e-5)
 
 
 def test_taken_off_in_another_order_than_put_on(unet) -> None:
     before = seen(unet)
-    first, second = adapt(unet, FACTORS), adapt(unet, FACTORS, 0.5)
+    first, second = attach_deltas(unet, DELTAS), attach_deltas(unet, DELTAS, 0.5)
     first.detach()
-    with adapt(unet, FACTORS, 0.5) as again:
+    with attach_deltas(unet, DELTAS, 0.5) as again:
         again.detach()
         half = seen(unet)
     second.detach()
     assert torch.equal(seen(unet), before)
-    with adapt(unet, FACTORS, 0.5):
+    with attach_deltas(unet, DELTAS, 0.5):
         assert torch.equal(seen(unet), half)
 
 
 def test_each_block_has_its_weight(unet) -> None:
-    strength = {"down": 0.5, "mid": 0, "up_blocks.1": 2, "up": 7}
+    weight = {"down": 0.5, "mid": 0, "up_blocks.1": 2, "up": 7}
     weights = {"down_blocks": 0.5, "mid_block": 0.0, "up_blocks": 2.0}
-    with adapt(unet, FACTORS, strength):
+    with attach_deltas(unet, DELTAS, weight):
         ours = seen(unet)
-    for path, factors in FACTORS.items():
+    for path, delta in DELTAS.items():
         layer = unet.get_submodule(path)
-        layer.weight.data = factors.merged(layer.weight, weights[path.partition(".")[0]])
+        layer.weight.data = delta.apply(layer.weight, weights[path.partition(".")[0]])
     torch.testing.assert_close(ours, seen(unet), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("algorithm", ["lora", "loha"])
 def test_each_frame_is_that_of_a_run_with_its_weight(unet, algorithm) -> None:
-    factors = random_parts(PIPELINE, ("unet",), algorithm=algorithm, spread=0.3)["unet"]
-    with adapt(unet, factors, "0:0,2:1,unet:0.5", frames=4):
+    deltas = random_parts(PIPELINE, ("unet",), algorithm=algorithm, spread=0.3)["unet"]
+    with attach_deltas(unet, deltas, "0:0,2:1,unet:0.5", frames=4):
         ours = seen(unet)
         twice = torch.cat([seen(unet, 8)[:4], seen(unet, 8)[4:]])  # guidance: two clips in a batch
     assert torch.equal(ours[0], seen(unet)[0])
     for frame, weight in enumerate((0.0, 0.25, 0.5, 0.5)):
-        with adapt(unet, factors, weight):
+        with attach_deltas(unet, deltas, weight):
             torch.testing.assert_close(seen(unet)[frame], ours[frame], rtol=1e-5, atol=1e-5)
             for clip in (0, 4):
                 torch.testing.assert_close(
@@ -95,17 +95,17 @@ def test_each_frame_is_that_of_a_run_with_its_weight(unet, algorithm) -> None:
                 )
 
 
-def test_pictures_that_make_no_clip_get_the_mean(unet) -> None:
-    with adapt(unet, FACTORS, "0:0,3:1", frames=4):
+def test_images_that_make_no_clip_get_the_mean(unet) -> None:
+    with attach_deltas(unet, DELTAS, "0:0,3:1", frames=4):
         ours = seen(unet, 3)
-    with adapt(unet, FACTORS, 0.5):
+    with attach_deltas(unet, DELTAS, 0.5):
         torch.testing.assert_close(seen(unet, 3), ours, rtol=1e-5, atol=1e-5)
 
 
 def test_they_follow_the_network_to_its_precision(unet) -> None:
     unet.to(torch.bfloat16)
     before = seen(unet, dtype=torch.bfloat16)
-    with adapt(unet, FACTORS, "0:0.5,3:1", frames=4):
+    with attach_deltas(unet, DELTAS, "0:0.5,3:1", frames=4):
         assert seen(unet, dtype=torch.bfloat16).dtype == torch.bfloat16
         assert not torch.allclose(seen(unet, dtype=torch.bfloat16), before, atol=0.1)
     assert torch.equal(seen(unet, dtype=torch.bfloat16), before)
@@ -114,21 +114,21 @@ def test_they_follow_the_network_to_its_precision(unet) -> None:
 def test_they_ride_beside_motion(unet) -> None:
     motion = tiny_motion()
     merged = tiny_pipeline().unet
-    for path, factors in FACTORS.items():
+    for path, delta in DELTAS.items():
         layer = merged.get_submodule(path)
-        layer.weight.data = factors.merged(layer.weight)
+        layer.weight.data = delta.apply(layer.weight)
     with attach(merged, motion, 4):
         wanted = seen(merged)
-    with adapt(unet, FACTORS), attach(unet, motion, 4):
+    with attach_deltas(unet, DELTAS), attach(unet, motion, 4):
         torch.testing.assert_close(seen(unet), wanted, rtol=1e-5, atol=1e-5)
-    with attach(unet, motion, 4), adapt(unet, FACTORS):
+    with attach(unet, motion, 4), attach_deltas(unet, DELTAS):
         torch.testing.assert_close(seen(unet), wanted, rtol=1e-5, atol=1e-5)
 
 
 def test_layers_that_are_not_there_are_named(unet) -> None:
-    path, factors = next(iter(FACTORS.items()))
+    path, delta = next(iter(DELTAS.items()))
     with pytest.raises(Mismatch, match="there is no layer nowhere.to_q in UNet2DConditionModel"):
-        adapt(unet, {"nowhere.to_q": factors})
+        attach_deltas(unet, {"nowhere.to_q": delta})
     with pytest.raises(Mismatch, match=r"conv_in: a change of .* does not fit a weight of"):
-        adapt(unet, {path: factors, "conv_in": factors})
+        attach_deltas(unet, {path: delta, "conv_in": delta})
     assert not any(module._forward_hooks for module in unet.modules())

@@ -1,4 +1,4 @@
-"""Factors against the definitions of their papers, written out; riders against the matrix they stand for."""
+"""LayerDelta against the definitions of their papers, written out; LoRA layers against the matrix they stand for."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from loras import random_factors
+from loras import random_delta
 from torch import nn
 from torch.nn import functional as F
 
-from stillmotion.adapt.factors import Factors, rescaled
-from stillmotion.adapt.layers import Dense, LowRank, rider
+from stillmotion.adapt.factors import LayerDelta, rescaled
+from stillmotion.adapt.layers import DenseDelta, LoraLayer, build_layer
 from stillmotion.errors import Damaged, Mismatch
 
 LAYERS = {
@@ -25,7 +25,7 @@ LAYERS = {
 ALGORITHMS = ("lora", "loha", "lokr", "full")
 
 
-def picture(layer: nn.Module) -> torch.Tensor:
+def image(layer: nn.Module) -> torch.Tensor:
     return torch.randn(3, 8, 6, 6) if isinstance(layer, nn.Conv2d) else torch.randn(3, 5, 8)
 
 
@@ -35,40 +35,40 @@ def picture(layer: nn.Module) -> torch.Tensor:
     algorithm=st.sampled_from(ALGORITHMS),
     magnitude=st.sampled_from([None, "rows", "columns"]),
     alpha=st.sampled_from([None, 0.5, 4.0]),
-    parity=st.sampled_from(["kohya", "original"]),
+    lora_alpha=st.sampled_from(["use", "ignore"]),
     seed=st.integers(0, 10),
 )
-def test_riders_add_what_the_merged_weight_would(name, algorithm, magnitude, alpha, parity, seed) -> None:
+def test_riders_add_what_the_merged_weight_would(name, algorithm, magnitude, alpha, lora_alpha, seed) -> None:
     torch.manual_seed(seed)
-    layer, strength = LAYERS[name](), 1.0
-    factors = random_factors(layer, algorithm, alpha=alpha, magnitude=magnitude)
+    layer, weight = LAYERS[name](), 1.0
+    delta = random_delta(layer, algorithm, alpha=alpha, magnitude=magnitude)
     merged = LAYERS[name]()
     merged.load_state_dict(layer.state_dict())
-    merged.weight.data = factors.merged(layer.weight, strength, parity)
-    merged.bias.data += 0 if factors.bias is None else factors.bias
-    x = picture(layer)
+    merged.weight.data = delta.apply(layer.weight, weight, lora_alpha)
+    merged.bias.data += 0 if delta.bias is None else delta.bias
+    x = image(layer)
     with torch.no_grad():
-        ours = layer(x) + strength * rider(layer, factors, parity)(x)
+        ours = layer(x) + weight * build_layer(layer, delta, lora_alpha)(x)
         torch.testing.assert_close(ours, merged(x), rtol=1e-5, atol=1e-5)
 
 
 def test_tucker_cores() -> None:
     layer = LAYERS["3x3"]()
-    factors = random_factors(layer, tucker=True, alpha=1.0)
-    t, x = factors.tensors, picture(layer)
+    delta = random_delta(layer, tucker=True, alpha=1.0)
+    t, x = delta.tensors, image(layer)
     wanted = F.conv2d(F.conv2d(F.conv2d(x, t["down"]), t["mid"], padding=1), t["up"]) * 0.5
-    torch.testing.assert_close(rider(layer, factors)(x), wanted, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(build_layer(layer, delta)(x), wanted, rtol=1e-5, atol=1e-5)
 
 
 def test_definitions() -> None:
     a, b, c, d = torch.randn(6, 2), torch.randn(2, 8), torch.randn(6, 2), torch.randn(2, 8)
-    loha = Factors("loha", {"w1_a": a, "w1_b": b, "w2_a": c, "w2_b": d}, alpha=1.0)
-    torch.testing.assert_close(loha.delta((6, 8)), (a @ b) * (c @ d) / 2)
-    torch.testing.assert_close(Factors("lora", {"up": a, "down": b}, 4.0).delta((6, 8)), 2 * a @ b)
-    torch.testing.assert_close(Factors("lora", {"up": a, "down": b}, 4.0).delta((6, 8), "original"), a @ b)
+    loha = LayerDelta("loha", {"w1_a": a, "w1_b": b, "w2_a": c, "w2_b": d}, alpha=1.0)
+    torch.testing.assert_close(loha.dense((6, 8)), (a @ b) * (c @ d) / 2)
+    torch.testing.assert_close(LayerDelta("lora", {"up": a, "down": b}, 4.0).dense((6, 8)), 2 * a @ b)
+    torch.testing.assert_close(LayerDelta("lora", {"up": a, "down": b}, 4.0).dense((6, 8), "ignore"), a @ b)
     w1, w2 = torch.randn(2, 4), torch.randn(3, 2)
-    whole = Factors("lokr", {"w1": w1, "w2": w2}, alpha=9.0)
-    torch.testing.assert_close(whole.delta((6, 8)), torch.kron(w1, w2))
+    whole = LayerDelta("lokr", {"w1": w1, "w2": w2}, alpha=9.0)
+    torch.testing.assert_close(whole.dense((6, 8)), torch.kron(w1, w2))
     assert (whole.rank, loha.rank) == (None, 2)
 
 
@@ -76,35 +76,35 @@ def test_definitions() -> None:
 @pytest.mark.parametrize("name", ["linear", "square"])
 def test_dora_sets_the_lengths(magnitude, axis, name) -> None:
     layer = LAYERS[name]()
-    factors = random_factors(layer, magnitude=magnitude)
-    lengths = factors.merged(layer.weight).norm(dim=axis)
-    torch.testing.assert_close(lengths, factors.magnitude.flatten(), rtol=1e-5, atol=1e-5)
-    for strength in (0.5, -0.7):
-        scaled = rescaled(layer.weight + strength * factors.delta(layer.weight.shape), factors.magnitude)
-        torch.testing.assert_close(factors.merged(layer.weight, strength), scaled, rtol=1e-5, atol=1e-5)
-    assert torch.equal(factors.merged(layer.weight, 0.0), layer.weight)
+    delta = random_delta(layer, magnitude=magnitude)
+    lengths = delta.apply(layer.weight).norm(dim=axis)
+    torch.testing.assert_close(lengths, delta.magnitude.flatten(), rtol=1e-5, atol=1e-5)
+    for weight in (0.5, -0.7):
+        scaled = rescaled(layer.weight + weight * delta.dense(layer.weight.shape), delta.magnitude)
+        torch.testing.assert_close(delta.apply(layer.weight, weight), scaled, rtol=1e-5, atol=1e-5)
+    assert torch.equal(delta.apply(layer.weight, 0.0), layer.weight)
     own = layer.weight.norm(dim=axis, keepdim=True)
     torch.testing.assert_close(rescaled(layer.weight * 3, own), layer.weight)
 
 
 def test_a_full_difference_changes_the_bias_too() -> None:
     for layer in (nn.Linear(8, 12), nn.Conv2d(8, 12, 3, padding=1)):
-        factors = Factors("full", {"diff": torch.randn_like(layer.weight), "bias": torch.randn(12)})
-        x, rides = picture(layer), rider(layer, factors)
+        delta = LayerDelta("full", {"diff": torch.randn_like(layer.weight), "bias": torch.randn(12)})
+        x, layer_delta = image(layer), build_layer(layer, delta)
         before = layer(x)
-        layer.weight.data += factors.tensors["diff"]
-        layer.bias.data += factors.bias
-        torch.testing.assert_close(before + rides(x), layer(x), rtol=1e-5, atol=1e-5)
+        layer.weight.data += delta.tensors["diff"]
+        layer.bias.data += delta.bias
+        torch.testing.assert_close(before + layer_delta(x), layer(x), rtol=1e-5, atol=1e-5)
 
 
 def test_plain_loras_stay_in_two_factors_and_convolutions_of_one_pixel_take_matrices() -> None:
     layer = LAYERS["1x1"]()
-    flat = Factors("lora", {"down": torch.randn(2, 8), "up": torch.randn(12, 2)})
-    assert isinstance(rider(layer, flat), LowRank)
-    assert isinstance(rider(layer, random_factors(layer, magnitude="rows")), Dense)
-    x = picture(layer)
-    wanted = F.conv2d(x, flat.delta((12, 8, 1, 1)))
-    torch.testing.assert_close(rider(layer, flat)(x), wanted, rtol=1e-5, atol=1e-5)
+    flat = LayerDelta("lora", {"down": torch.randn(2, 8), "up": torch.randn(12, 2)})
+    assert isinstance(build_layer(layer, flat), LoraLayer)
+    assert isinstance(build_layer(layer, random_delta(layer, magnitude="rows")), DenseDelta)
+    x = image(layer)
+    wanted = F.conv2d(x, flat.dense((12, 8, 1, 1)))
+    torch.testing.assert_close(build_layer(layer, flat)(x), wanted, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -121,13 +121,13 @@ def test_plain_loras_stay_in_two_factors_and_convolutions_of_one_pixel_take_matr
 )
 def test_layers_that_lack_a_tensor(algorithm, names, words) -> None:
     with pytest.raises(Damaged, match=words):
-        Factors(algorithm, {name: torch.zeros(2, 2) for name in names})
+        LayerDelta(algorithm, {name: torch.zeros(2, 2) for name in names})
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_changes_of_another_size_do_not_fit(algorithm) -> None:
-    factors = random_factors(nn.Linear(16, 12), algorithm)
+    delta = random_delta(nn.Linear(16, 12), algorithm)
     with pytest.raises(Mismatch, match="does not fit"):
-        rider(nn.Linear(8, 12), factors)
+        build_layer(nn.Linear(8, 12), delta)
     with pytest.raises(Mismatch, match="a GroupNorm cannot be adapted"):
-        rider(nn.GroupNorm(2, 8), factors)
+        build_layer(nn.GroupNorm(2, 8), delta)

@@ -41,7 +41,7 @@ def test_a_prompt_becomes_a_file_named_after_it(say, bundled, tmp_path) -> None:
 
 
 def test_flags_reach_the_clip(say, sd15_folder, motion_folder) -> None:
-    flags = "--frames 5 --width 24 --steps 3 --guidance 2 --scheduler Euler-A --fps 12 --motion-strength 0.5"
+    flags = "--frames 5 --width 24 --steps 3 --guidance 2 --scheduler Euler-A --fps 12 --motion-scale 0.5"
     said = say(
         *("animate", "a cat", "-o", "out/cat.webp", "--quality", 100, "--scale", 2, "--sheet", "cat.png"),
         *("--base", sd15_folder, "--motion", motion_folder, "--dtype", "fp32", "--negative-prompt", "dog"),
@@ -52,7 +52,7 @@ def test_flags_reach_the_clip(say, sd15_folder, motion_folder) -> None:
     assert clip.frames.shape == (5, 32, 48, 3)
     asked = clip.request
     assert (asked.frames, asked.width, asked.num_inference_steps, asked.guidance_scale) == (5, 24, 3, 2.0)
-    assert (asked.scheduler, asked.fps, asked.motion_strength) == ("euler_a", 12.0, 0.5)
+    assert (asked.scheduler, asked.fps, asked.motion_scale) == ("euler_a", 12.0, 0.5)
     assert (asked.negative_prompt, asked.dtype, asked.base) == ("dog", "float32", str(sd15_folder))
     assert Image.open("cat.png").width >= 3 * 48
 

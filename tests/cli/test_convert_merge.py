@@ -38,10 +38,10 @@ def test_loras_are_baked_in(say, sd15_folder: Path) -> None:
     lora.save("style.safetensors")
     code, out, _ = say("merge", sd15_folder, "baked", "--lora", "style.safetensors=0.5")
     assert code == 0 and out.startswith("baked: a model in a diffusers folder")
-    path, factors = next(iter(lora.parts["unet"].items()))
+    path, delta = next(iter(lora.parts["unet"].items()))
     weight = pipeline.unet.get_submodule(path).weight.detach()
     baked = load_base("baked").unet.get_submodule(path).weight
-    assert torch.allclose(baked, weight + 0.5 * factors.delta(weight.shape), atol=1e-6)
+    assert torch.allclose(baked, weight + 0.5 * delta.dense(weight.shape), atol=1e-6)
 
 
 def test_motion_loras_are_baked_into_motion(say, motion_folder: Path) -> None:

@@ -41,8 +41,8 @@ def test_sheet(say, tmp_path) -> None:
     Clip(frames, 8).save(tmp_path / "clip.gif")
     said = say("sheet", "clip.gif", "--columns", 3)
     assert (said.code, said.out) == (0, "clip-sheet.png: 6 frames of clip.gif\n")
-    picture = Image.open("clip-sheet.png")
-    assert 24 <= picture.width < 48 and 16 <= picture.height < 32
+    image = Image.open("clip-sheet.png")
+    assert 24 <= image.width < 48 and 16 <= image.height < 32
     assert say("sheet", "clip.gif", "-o", "clip-sheet.png").code == 2
     assert say("sheet", "clip.gif", "-o", "clip-sheet.png", "--force").code == 0
     assert "must end in .png" in say("sheet", "clip.gif", "-o", "x.gif").err

@@ -8,14 +8,14 @@ import numpy as np
 def moving_disc(frames: int = 12, height: int = 48, width: int = 64) -> np.ndarray:
     y, x = np.mgrid[:height, :width]
     background = np.stack([x * 3, y * 4, 255 - x - y], -1).clip(0, 255)
-    pictures = []
+    images = []
     for number in range(frames):
         centre = width * (0.2 + 0.6 * number / max(1, frames - 1))
         distance = np.hypot(x - centre, y - height / 2)
         cover = (height / 4 - distance).clip(0, 1)[..., None]
         disc = np.stack([240 - distance * 3, 60 + distance * 2, 40 + 0 * distance], -1)
-        pictures.append(background * (1 - cover) + disc * cover)
-    return np.stack(pictures).clip(0, 255).astype(np.uint8)
+        images.append(background * (1 - cover) + disc * cover)
+    return np.stack(images).clip(0, 255).astype(np.uint8)
 
 
 def psnr(ours: np.ndarray, theirs: np.ndarray) -> float:

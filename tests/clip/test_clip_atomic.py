@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from test_clip_formats import NAMES
 
-from stillmotion.clip import Clip, check_output, pictures, video
+from stillmotion.clip import Clip, check_output, images, video
 from stillmotion.errors import OutputError
 
 
@@ -27,7 +27,7 @@ class Interrupted:
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), RuntimeError("boom"), MemoryError()])
 @pytest.mark.parametrize("name", NAMES)
 def test_an_interrupted_write_leaves_nothing(clip, tmp_path, monkeypatch, name, error):
-    for room in (pictures, video):
+    for room in (images, video):
         monkeypatch.setattr(room, "enlarged", Interrupted(error))
     with pytest.raises(type(error)):
         clip.save(tmp_path / "new" / "deep" / name)
@@ -39,7 +39,7 @@ def test_an_interrupted_overwrite_leaves_the_old(clip, tmp_path, monkeypatch, na
     clip.save(tmp_path / name)
     before = Clip.load(tmp_path / name).frames
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        for room in (pictures, video):
+        for room in (images, video):
             patch.setattr(room, "enlarged", Interrupted(KeyboardInterrupt()))
         clip.save(tmp_path / name, overwrite=True)
     assert [file.name for file in tmp_path.iterdir()] == [name]
@@ -47,7 +47,7 @@ def test_an_interrupted_overwrite_leaves_the_old(clip, tmp_path, monkeypatch, na
 
 
 def test_an_interrupt_inside_pillows_encoder_leaves_nothing(clip, tmp_path, monkeypatch):
-    def half(picture, path, *args, **options):
+    def half(image, path, *args, **options):
         path.write_bytes(b"GIF89a")
         raise KeyboardInterrupt
 

@@ -92,9 +92,9 @@ def test_less_quality_is_a_smaller_file(clip, tmp_path, name):
 @pytest.mark.parametrize("name", NAMES[:-1])
 @pytest.mark.parametrize("fps", [7.3, 8, 23.976, 30])
 def test_the_file_itself_lasts_as_long_as_the_clip(clip, tmp_path, name, fps):
-    """Measured without our tag: as any player would."""
+    """MotionShapes without our tag: as any player would."""
     path = Clip(clip.frames, fps).save(tmp_path / name)
-    seconds = sum(open_frames(path).contents.stands) / 1000
+    seconds = sum(open_frames(path).info.durations_ms) / 1000
     assert seconds == pytest.approx(len(clip) / fps, abs=0.010)
 
 
@@ -162,8 +162,8 @@ def test_gif_has_one_palette_and_loops_for_ever(clip, tmp_path):
 
 @pytest.mark.parametrize("name", ["clip.webp", "clip.apng"])
 def test_other_animations_loop_for_ever_too(clip, tmp_path, name):
-    with Image.open(clip.save(tmp_path / name)) as picture:
-        assert picture.info["loop"] == 0 and picture.n_frames == len(clip)
+    with Image.open(clip.save(tmp_path / name)) as image:
+        assert image.info["loop"] == 0 and image.n_frames == len(clip)
 
 
 def test_a_folder_has_stills_that_know_where_they_are_from(clip, tmp_path):
@@ -203,14 +203,14 @@ def test_a_request_that_cannot_be_used_does_not_hide_the_pixels(clip, tmp_path):
 )
 def test_other_peoples_comments_are_no_tags(clip, tmp_path, comment):
     path = tmp_path / "theirs.gif"
-    pictures = clip.to_pil()
-    pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=120, comment=comment)
+    images = clip.to_pil()
+    images[0].save(path, save_all=True, append_images=images[1:], duration=120, comment=comment)
     assert Clip.load(path).request is None and len(Clip.load(path)) == len(clip)
 
 
 def test_a_file_whose_times_were_edited_keeps_its_request_but_not_its_rate(clip, tmp_path):
-    with Image.open(clip.save(tmp_path / "clip.gif")) as picture:
-        picture.save(tmp_path / "fast.gif", save_all=True, duration=50, comment=picture.info["comment"])
+    with Image.open(clip.save(tmp_path / "clip.gif")) as image:
+        image.save(tmp_path / "fast.gif", save_all=True, duration=50, comment=image.info["comment"])
     back = Clip.load(tmp_path / "fast.gif")
     assert back.fps == pytest.approx(20) and back.request == clip.request
 

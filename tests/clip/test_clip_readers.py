@@ -91,12 +91,12 @@ def test_videos_of_turned_phones_are_upright(tmp_path, turn, corner):
 
 @pytest.mark.parametrize("name", ["a.webp", "a.apng", "a.gif"])
 def test_transparency_shows_the_background(tmp_path, name):
-    pictures = [Image.new("RGBA", (16, 16), CLEAR) for _ in range(3)]
-    for number, picture in enumerate(pictures):
-        picture.paste(RED, (4 * number, 0, 4 * number + 4, 8))
-        picture.paste(RED, (4 * number, 8, 4 * number + 2, 16))
+    images = [Image.new("RGBA", (16, 16), CLEAR) for _ in range(3)]
+    for number, image in enumerate(images):
+        image.paste(RED, (4 * number, 0, 4 * number + 4, 8))
+        image.paste(RED, (4 * number, 8, 4 * number + 2, 16))
     options = {"lossless": True} if name == "a.webp" else {"disposal": 2 if name == "a.gif" else 1}
-    pictures[0].save(tmp_path / name, save_all=True, append_images=pictures[1:], duration=100, **options)
+    images[0].save(tmp_path / name, save_all=True, append_images=images[1:], duration=100, **options)
     for background in ((255, 255, 255), (0, 255, 0)):
         frames, fps = read_frames(tmp_path / name, background)
         assert frames.shape == (3, 16, 16, 3) and fps == pytest.approx(10)
@@ -114,38 +114,38 @@ def test_half_transparent_pixels_are_mixed(tmp_path):
 
 def test_gif_disposal_is_obeyed(tmp_path):
     """The second frame covers a part and goes again (3: previous); the third adds beside it."""
-    pictures = [
+    images = [
         Image.new("RGBA", (8, 8), BLUE),
         Image.new("RGBA", (8, 8), BLUE),
         Image.new("RGBA", (8, 8), BLUE),
     ]
-    pictures[1].paste(RED, (0, 0, 4, 4))
-    pictures[2].paste(RED, (4, 4, 8, 8))
-    pictures[0].save(
-        tmp_path / "a.gif", save_all=True, append_images=pictures[1:], duration=100, disposal=[1, 3, 1]
+    images[1].paste(RED, (0, 0, 4, 4))
+    images[2].paste(RED, (4, 4, 8, 8))
+    images[0].save(
+        tmp_path / "a.gif", save_all=True, append_images=images[1:], duration=100, disposal=[1, 3, 1]
     )
     frames, _ = read_frames(tmp_path / "a.gif")
     assert [
-        np.array_equal(frame, np.asarray(picture.convert("RGB")))
-        for frame, picture in zip(frames, pictures, strict=True)
+        np.array_equal(frame, np.asarray(image.convert("RGB")))
+        for frame, image in zip(frames, images, strict=True)
     ] == [True] * 3
 
 
 def test_gif_without_times_runs_as_in_a_browser_and_holds_are_repeats(tmp_path):
-    pictures = [Image.new("RGB", (8, 8), (80 * n, 0, 0)) for n in range(3)]
-    pictures[0].save(tmp_path / "fast.gif", save_all=True, append_images=pictures[1:], duration=0)
+    images = [Image.new("RGB", (8, 8), (80 * n, 0, 0)) for n in range(3)]
+    images[0].save(tmp_path / "fast.gif", save_all=True, append_images=images[1:], duration=0)
     assert open_frames(tmp_path / "fast.gif").fps == pytest.approx(10)
-    pictures[0].save(
-        tmp_path / "hold.gif", save_all=True, append_images=pictures[1:], duration=[100, 100, 500]
+    images[0].save(
+        tmp_path / "hold.gif", save_all=True, append_images=images[1:], duration=[100, 100, 500]
     )
     source = open_frames(tmp_path / "hold.gif")
     assert source.shown.tolist() == [0, 1, 2, 2, 2, 2, 2] and source.fps == pytest.approx(10)
 
 
 def test_the_still_for_programs_without_animation_is_no_frame(tmp_path):
-    pictures = [Image.new("RGB", (8, 8), (80 * n, 0, 0)) for n in range(4)]
-    pictures[0].save(
-        tmp_path / "a.apng", save_all=True, append_images=pictures[1:], duration=100, default_image=True
+    images = [Image.new("RGB", (8, 8), (80 * n, 0, 0)) for n in range(4)]
+    images[0].save(
+        tmp_path / "a.apng", save_all=True, append_images=images[1:], duration=100, default_image=True
     )
     assert read_frames(tmp_path / "a.apng")[0][:, 0, 0, 0].tolist() == [80, 160, 240]
 
@@ -157,11 +157,11 @@ def test_a_folder_of_stills_is_read_in_natural_order(tmp_path):
     frames, fps = read_frames(tmp_path)
     assert frames[:, 0, 0, 0].tolist() == [1, 2, 10] and fps == 8.0
     Image.new("RGB", (9, 8)).save(tmp_path / "frame3.png")
-    with pytest.raises(DataError, match=r"frame3.png is 9x8, but the first picture there is 8x8"):
+    with pytest.raises(DataError, match=r"frame3.png is 9x8, but the first image there is 8x8"):
         read_frames(tmp_path)
 
 
-def test_deep_and_grey_pictures_keep_their_light(tmp_path):
+def test_deep_and_grey_images_keep_their_light(tmp_path):
     deep = np.full((4, 4), 0x8000, np.uint16)
     Image.fromarray(deep).save(tmp_path / "deep.png")
     Image.new("L", (4, 4), 77).save(tmp_path / "grey.png")
@@ -205,10 +205,10 @@ def test_what_is_no_clip_is_said_in_a_sentence(tmp_path):
         sound.setframerate(8000)
         sound.writeframes(bytes(8000))
     for name, sentence in (
-        ("page.gif", "page.gif is neither a picture nor a video"),
+        ("page.gif", "page.gif is neither an image nor a video"),
         ("caption.txt", "caption.txt (has no video in it|is neither)"),
         ("empty.webp", "empty.webp is empty"),
-        ("folder", "folder has no pictures in it"),
+        ("folder", "folder has no images in it"),
         ("sound.wav", "sound.wav has no video in it"),
         ("missing.gif", "missing.gif does not exist"),
     ):

@@ -7,48 +7,48 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stillmotion.clip.timing import at_rate, delays, steady
+from stillmotion.clip.timing import at_rate, delays, constant_rate
 
 counts = st.integers(1, 200)
 
 
 @given(counts, st.floats(1, 50), st.sampled_from([1, 10]))
 def test_delays_are_whole_ticks_whose_sum_is_the_duration(frames, fps, tick):
-    stands = delays(frames, fps, tick)
-    assert len(stands) == frames and all(stand > 0 and stand % tick == 0 for stand in stands)
-    assert abs(sum(stands) - frames * 1000 / fps) <= tick / 2 + 1e-6
+    durations_ms = delays(frames, fps, tick)
+    assert len(durations_ms) == frames and all(duration_ms > 0 and duration_ms % tick == 0 for duration_ms in durations_ms)
+    assert abs(sum(durations_ms) - frames * 1000 / fps) <= tick / 2 + 1e-6
 
 
 @given(counts, st.floats(1, 33), st.sampled_from([1, 10]))
 def test_a_steady_rate_is_found_again_from_its_delays(frames, fps, tick):
-    found, shown = steady(delays(frames, fps, tick), tick)
+    found, shown = constant_rate(delays(frames, fps, tick), tick)
     assert shown.tolist() == list(range(frames))
     assert frames / found == pytest.approx(frames / fps, abs=tick / 2000 + 1e-9)
 
 
 @given(st.lists(st.integers(0, 3), min_size=1, max_size=60), st.floats(1, 50), st.sampled_from([1, 10]))
 def test_merged_neighbours_come_apart_again(values, fps, tick):
-    stands, merged = [], []
-    for value, stand in zip(values, delays(len(values), fps, tick), strict=True):
+    durations_ms, merged = [], []
+    for value, duration_ms in zip(values, delays(len(values), fps, tick), strict=True):
         if merged and merged[-1] == value:
-            stands[-1] += stand
+            durations_ms[-1] += duration_ms
         else:
             merged.append(value)
-            stands.append(stand)
-    shown = at_rate(stands, fps, len(values))
+            durations_ms.append(duration_ms)
+    shown = at_rate(durations_ms, fps, len(values))
     assert [merged[index] for index in shown] == values
 
 
 def test_a_long_hold_becomes_repeats_and_a_glitch_stays_one_frame():
-    fps, shown = steady([40, 40, 1, 40, 400], 1)
+    fps, shown = constant_rate([40, 40, 1, 40, 400], 1)
     assert shown.tolist() == [0, 1, 2, 3, *[4] * 10]
     assert fps == pytest.approx(14 / 0.521)
-    fps, shown = steady([20, 30, 20, 30, 500], 10)  # 40 fps in hundredths, and a hold
+    fps, shown = constant_rate([20, 30, 20, 30, 500], 10)  # 40 fps in hundredths, and a hold
     assert shown.tolist() == [0, 1, 2, 3, *[4] * 20] and fps == pytest.approx(40)
 
 
 def test_stills_have_a_rate_too():
-    fps, shown = steady([0.0], 1)
+    fps, shown = constant_rate([0.0], 1)
     assert fps == 1.0 and shown.tolist() == [0]
 
 

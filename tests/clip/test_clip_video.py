@@ -11,12 +11,12 @@ import pytest
 from PIL import Image
 
 from stillmotion.clip import Clip, open_frames, read_frames
-from stillmotion.clip.timing import steady
+from stillmotion.clip.timing import constant_rate
 from stillmotion.clip.video import exact_rate
 
-PICTURE = np.full((32, 64, 3), 40, np.uint8)
-PICTURE[:16, :32], PICTURE[16:, 32:] = (220, 30, 30), (30, 30, 220)  # red above left, blue below right
-PLAIN = np.stack([PICTURE] * 3)
+IMAGE = np.full((32, 64, 3), 40, np.uint8)
+IMAGE[:16, :32], IMAGE[16:, 32:] = (220, 30, 30), (30, 30, 220)  # red above left, blue below right
+PLAIN = np.stack([IMAGE] * 3)
 
 
 def write(path, frames, codec="libx264", format="rgb24", pix_fmt="yuv420p", times=None, tags=(), **options):
@@ -58,14 +58,14 @@ def with_matrix(path, a, b, c, d):
 
 
 ORIENTATIONS = {
-    (1, 0, 0, 1): PICTURE,
-    (-1, 0, 0, 1): PICTURE[:, ::-1],
-    (1, 0, 0, -1): PICTURE[::-1],
-    (-1, 0, 0, -1): PICTURE[::-1, ::-1],
-    (0, 1, -1, 0): np.rot90(PICTURE, -1),
-    (0, -1, 1, 0): np.rot90(PICTURE),
-    (0, 1, 1, 0): PICTURE.swapaxes(0, 1),
-    (0, -1, -1, 0): PICTURE[::-1, ::-1].swapaxes(0, 1),
+    (1, 0, 0, 1): IMAGE,
+    (-1, 0, 0, 1): IMAGE[:, ::-1],
+    (1, 0, 0, -1): IMAGE[::-1],
+    (-1, 0, 0, -1): IMAGE[::-1, ::-1],
+    (0, 1, -1, 0): np.rot90(IMAGE, -1),
+    (0, -1, 1, 0): np.rot90(IMAGE),
+    (0, 1, 1, 0): IMAGE.swapaxes(0, 1),
+    (0, -1, -1, 0): IMAGE[::-1, ::-1].swapaxes(0, 1),
 }
 
 
@@ -166,7 +166,7 @@ def test_containers_of_all_kinds_are_read(tmp_path, name):
 
 
 def test_a_cut_recording_begins_at_its_first_key_frame(tmp_path):
-    frames = [np.roll(PICTURE, 2 * number, 1) for number in range(60)]
+    frames = [np.roll(IMAGE, 2 * number, 1) for number in range(60)]
     whole = write(tmp_path / "whole.ts", frames, g="30", keyint_min="30", sc_threshold="0", bf="2")
     data = whole.read_bytes()
     (tmp_path / "cut.ts").write_bytes(data[len(data) // 4 // 188 * 188 :])
@@ -176,14 +176,14 @@ def test_a_cut_recording_begins_at_its_first_key_frame(tmp_path):
 
 
 def test_a_cover_is_no_video(tmp_path):
-    Image.fromarray(PICTURE).save(tmp_path / "cover.png")
+    Image.fromarray(IMAGE).save(tmp_path / "cover.png")
     path = write(tmp_path / "a.mp4", PLAIN)
     with av.open(str(tmp_path / "b.mp4"), "w") as out, av.open(str(path)) as video:
         cover = out.add_stream("png", rate=1)
         cover.width, cover.height, cover.pix_fmt = 64, 32, "rgb24"
         cover.disposition = av.stream.Disposition.attached_pic
         target = out.add_stream_from_template(video.streams.video[0])
-        out.mux(cover.encode(av.VideoFrame.from_ndarray(PICTURE, format="rgb24")))
+        out.mux(cover.encode(av.VideoFrame.from_ndarray(IMAGE, format="rgb24")))
         for packet in video.demux(video.streams.video[0]):
             if packet.size:
                 packet.stream = target
@@ -218,7 +218,7 @@ def test_rates_of_television_stay_exact(tmp_path, fps, exact):
 
 
 @pytest.mark.parametrize(
-    ("stands", "fps", "frames"),
+    ("durations_ms", "fps", "frames"),
     [
         ([1, 1, 2998, 3000, 3000, 33], 0.332, 3),
         ([4] * 90 + [33] * 60, 30, 71),
@@ -227,10 +227,10 @@ def test_rates_of_television_stay_exact(tmp_path, fps, exact):
         ([1000 / 60] * 20 + [5000], 60, 320),
     ],
 )
-def test_bursts_set_no_rate_but_steady_fast_cameras_and_holds_do(stands, fps, frames):
-    rate, shown = steady(stands, 1.5)
+def test_bursts_set_no_rate_but_steady_fast_cameras_and_holds_do(durations_ms, fps, frames):
+    rate, shown = constant_rate(durations_ms, 1.5)
     assert rate == pytest.approx(fps, rel=0.02) and len(shown) == frames
-    assert len(shown) / rate == pytest.approx(sum(stands) / 1000) and np.all(np.diff(shown) >= 0)
+    assert len(shown) / rate == pytest.approx(sum(durations_ms) / 1000) and np.all(np.diff(shown) >= 0)
 
 
 def test_a_frame_that_stands_for_decades_does_not_fill_the_memory(tmp_path):
@@ -239,7 +239,7 @@ def test_a_frame_that_stands_for_decades_does_not_fill_the_memory(tmp_path):
 
 
 def test_videos_that_begin_before_or_after_zero_are_whole(tmp_path):
-    frames = [np.roll(PICTURE, 8 * number, 1) for number in range(6)]
+    frames = [np.roll(IMAGE, 8 * number, 1) for number in range(6)]
     for start in (-80, 5000):
         times = [start + 40 * number for number in range(6)]
         source = open_frames(write(tmp_path / "a.mkv", frames, times=times, crf="5", bf="0"))

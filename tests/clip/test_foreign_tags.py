@@ -10,7 +10,7 @@ from PIL import Image
 
 from stillmotion.clip import Clip, open_frames
 from stillmotion.clip.metadata import read_tag
-from stillmotion.clip.timing import steady
+from stillmotion.clip.timing import constant_rate
 
 GOOD = {"stillmotion": 1, "frames": 4, "fps": 8.0, "width": 16, "height": 16}
 
@@ -64,7 +64,7 @@ def test_a_still_does_not_grow_to_gigabytes_by_its_tag(tmp_path) -> None:
     assert Clip.load(file).frames.shape == (1, 64, 64, 3)
 
 
-def test_pictures_that_stand_for_days_are_shown_once() -> None:
-    fps, shown = steady([1.0] * 3 + [65_535_000.0], 1.0)
+def test_images_that_stand_for_days_are_shown_once() -> None:
+    fps, shown = constant_rate([1.0] * 3 + [65_535_000.0], 1.0)
     assert np.array_equal(shown, [0, 1, 2, 3]) and fps == pytest.approx(4000 / 65_535_003)
-    assert len(steady([40.0, 40.0, 4000.0], 1.0)[1]) == 102
+    assert len(constant_rate([40.0, 40.0, 4000.0], 1.0)[1]) == 102

@@ -1,4 +1,4 @@
-"""Camera moves: points go where the name says, pictures follow, and no border is black."""
+"""Camera moves: points go where the name says, images follow, and no border is black."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from stillmotion.data.camera import background, film, places
-from stillmotion.data.filming import filmed, read_filmed
-from stillmotion.data.moves import AMOUNTS, Move, Shot, matrices
+from stillmotion.data.camera import background, warp, evenly_spaced
+from stillmotion.data.filming import camera_clips, read_camera_clip
+from stillmotion.data.moves import AMOUNTS, MoveName, CameraMove, matrices
 from stillmotion.data.sources import Item
 
-MOVES = get_args(Move)
+MOVES = get_args(MoveName)
 OPPOSITE = {
     "zoom-in": "zoom-out",
     "pan-left": "pan-right",
@@ -82,18 +82,18 @@ def test_the_pace_is_steady(move, frames):
 
 
 @given(st.sampled_from(MOVES), st.lists(st.floats(0, 1, exclude_max=True), min_size=2, max_size=2))
-def test_variations_stay_near_what_was_asked(move, choices):
+def test_variations_stay_near_what_was_asked(move, uniforms):
     amount = amount_of(move)
-    shot = Shot.varied(move, amount, 8, choices)
-    assert 0.75 * amount - 1e-6 <= shot.amount <= 1.25 * amount + 1e-6 and abs(shot.shift) <= 0.25
-    assert shot == Shot.varied(move, amount, 8, choices)
+    camera_move = CameraMove.varied(move, amount, 8, uniforms)
+    assert 0.75 * amount - 1e-6 <= camera_move.amount <= 1.25 * amount + 1e-6 and abs(camera_move.shift) <= 0.25
+    assert camera_move == CameraMove.varied(move, amount, 8, uniforms)
 
 
 def marked(size: int = 48) -> np.ndarray:
     """A red square left above the middle, on white."""
-    picture = np.full((size, size, 3), 255, np.uint8)
-    picture[size // 4 : size // 2, size // 4 : size // 2] = (200, 20, 20)
-    return picture
+    image = np.full((size, size, 3), 255, np.uint8)
+    image[size // 4 : size // 2, size // 4 : size // 2] = (200, 20, 20)
+    return image
 
 
 def centroids(clip: torch.Tensor) -> torch.Tensor:
@@ -106,66 +106,66 @@ def centroids(clip: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("move", MOVES)
-def test_pictures_follow_the_matrices(move):
+def test_images_follow_the_matrices(move):
     """Optically: the centroid of a mark goes where the matrix takes it."""
-    clip = film(marked()[None], Shot(move, amount_of(move), 5), 48)
-    start = [*(centroids(film(marked()[None], Shot(move, 0.0, 1), 48))[0] / 24).tolist(), 1]
+    clip = warp(marked()[None], CameraMove(move, amount_of(move), 5), 48)
+    start = [*(centroids(warp(marked()[None], CameraMove(move, 0.0, 1), 48))[0] / 24).tolist(), 1]
     wanted = 24 * (matrices(move, amount_of(move), 5) @ start)
     assert torch.allclose(centroids(clip).double(), torch.from_numpy(wanted), atol=0.15)
 
 
-def test_a_picture_that_stands_still_is_the_picture():
-    picture = marked()
-    clip = film(picture[None], Shot("pan-left", 0.0, 2), 48)
-    wanted = torch.from_numpy(picture).permute(2, 0, 1) / 127.5 - 1
+def test_a_image_that_stands_still_is_the_image():
+    image = marked()
+    clip = warp(image[None], CameraMove("pan-left", 0.0, 2), 48)
+    wanted = torch.from_numpy(image).permute(2, 0, 1) / 127.5 - 1
     assert torch.allclose(clip, wanted.expand(2, 3, 48, 48), atol=1e-5)
 
 
 @pytest.mark.parametrize("move", MOVES)
 def test_plain_ground_goes_on_and_other_borders_are_never_black(move):
-    shot = Shot(move, amount_of(move), 4, 0.25)
-    plain = film(marked()[None], shot, 48)
+    camera_move = CameraMove(move, amount_of(move), 4, 0.25)
+    plain = warp(marked()[None], camera_move, 48)
     assert (plain[:, :, [0, 0, -1, -1], [0, -1, 0, -1]] > 0.99).all()
     bright = np.random.default_rng(0).integers(120, 255, (48, 48, 3)).astype(np.uint8)
     assert background(bright) is None
-    assert film(bright[None], shot, 48).min() > -0.5  # a black border would be -1
-    assert film(np.pad(bright, ((0, 0), (30, 30), (0, 0)), "symmetric")[None], shot, 24).min() > -0.5
+    assert warp(bright[None], camera_move, 48).min() > -0.5  # a black border would be -1
+    assert warp(np.pad(bright, ((0, 0), (30, 30), (0, 0)), "symmetric")[None], camera_move, 24).min() > -0.5
 
 
-def test_a_larger_picture_is_enlarged_until_it_covers_the_frame():
+def test_a_larger_image_is_enlarged_until_it_covers_the_frame():
     """Each pixel says how far from the left it is: nothing of the border is drawn twice."""
     ramp = np.tile(np.linspace(0, 255, 96).astype(np.uint8)[None, :, None], (96, 1, 3))
-    clip = film(ramp[None], Shot("pan-left", 0.3, 5), 32)
+    clip = warp(ramp[None], CameraMove("pan-left", 0.3, 5), 32)
     rows = clip[:, 0, 16]
     assert (rows.diff(dim=1) > 0).all()
     assert rows[0, 0] > rows[-1, 0]
 
 
-def test_no_flicker_where_a_large_picture_is_made_small():
+def test_no_flicker_where_a_large_image_is_made_small():
     stripes = np.zeros((256, 256, 3), np.uint8)
     stripes[:, ::2] = 255
-    clip = film(np.pad(stripes, ((64, 64), (64, 64), (0, 0)))[None], Shot("pan-left", 0.1, 5), 32)
+    clip = warp(np.pad(stripes, ((64, 64), (64, 64), (0, 0)))[None], CameraMove("pan-left", 0.1, 5), 32)
     assert clip[:, :, 12:20, 12:20].std() < 0.1
 
 
 def test_places_are_spread_over_a_clip():
-    assert places(16, 16) == list(range(16))
-    assert places(1, 4) == [0, 0, 0, 0]
-    assert places(9, 5) == [0, 2, 4, 6, 8]
+    assert evenly_spaced(16, 16) == list(range(16))
+    assert evenly_spaced(1, 4) == [0, 0, 0, 0]
+    assert evenly_spaced(9, 5) == [0, 2, 4, 6, 8]
 
 
 def test_stills_and_clips_become_shots(tmp_path):
     Image.fromarray(marked()).save(tmp_path / "still.jpg")
-    pictures = [Image.fromarray(np.roll(marked(), k, 1)) for k in range(6)]
-    pictures[0].save(tmp_path / "clip.webp", save_all=True, append_images=pictures[1:], duration=50)
+    images = [Image.fromarray(np.roll(marked(), k, 1)) for k in range(6)]
+    images[0].save(tmp_path / "clip.webp", save_all=True, append_images=images[1:], duration=50)
     items = [Item(tmp_path / name, ("a",)) for name in ("still.jpg", "clip.webp")]
-    shots = filmed(items, "zoom-in", 0.25, 4, 3, lambda number: (number / 10, 1 - number / 10 - 0.1))
-    assert len(shots) == 6 and len({shot.variant for shot in shots}) == 6
-    assert [shot.path.name for shot in shots] == ["still.jpg"] * 3 + ["clip.webp"] * 3
-    assert [shot.part for shot in shots] == [1, 0.5, 1] * 2
-    assert all(0.75 * 0.25 * s.part <= s.shot.amount <= 1.25 * 0.25 * s.part for s in shots)
-    for shot, fps in ((shots[0], 8), (shots[3], 20 * 4 / 6)):
-        rate, portions = read_filmed(shot, 16, 3)
+    shots = camera_clips(items, "zoom-in", 0.25, 4, 3, lambda number: (number / 10, 1 - number / 10 - 0.1))
+    assert len(shots) == 6 and len({camera_move.variant for camera_move in shots}) == 6
+    assert [camera_move.path.name for camera_move in shots] == ["still.jpg"] * 3 + ["clip.webp"] * 3
+    assert [camera_move.part for camera_move in shots] == [1, 0.5, 1] * 2
+    assert all(0.75 * 0.25 * s.part <= s.camera_move.amount <= 1.25 * 0.25 * s.part for s in shots)
+    for camera_move, fps in ((shots[0], 8), (shots[3], 20 * 4 / 6)):
+        rate, portions = read_camera_clip(camera_move, 16, 3)
         parts = list(portions)
         assert rate == pytest.approx(fps) and [len(part) for part in parts] == [3, 1]
         assert torch.cat(parts).shape == (4, 3, 16, 16)

@@ -11,8 +11,8 @@ from stillmotion.data.sources import Item
 
 
 def clip(path, length=5, size=16, colour=0):
-    pictures = [Image.new("RGB", (size, size), (colour, number * 20, 0)) for number in range(length)]
-    pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=50, lossless=True)
+    images = [Image.new("RGB", (size, size), (colour, number * 20, 0)) for number in range(length)]
+    images[0].save(path, save_all=True, append_images=images[1:], duration=50, lossless=True)
     return Item(path, ("a",))
 
 

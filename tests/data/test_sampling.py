@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stillmotion.data.sampling import frame_indices, least, needed
+from stillmotion.data.sampling import frame_indices, min_length, frames_needed
 
 lengths = st.integers(2, 200)
 counts = st.integers(2, 32)
@@ -14,14 +14,14 @@ starts = st.floats(0, 1, exclude_max=True)
 
 @given(lengths, counts, strides, starts)
 def test_open_clips_are_cut_in_order_and_inside(total, frames, stride, u):
-    if total < needed(frames, stride):
+    if total < frames_needed(frames, stride):
         with pytest.raises(ValueError, match="too short"):
             frame_indices(total, frames, stride, u)
         return
     indices = frame_indices(total, frames, stride, u)
     assert len(indices) == frames
     assert indices[0] >= 0 and indices[-1] < total
-    assert indices[-1] - indices[0] == needed(frames, stride) - 1
+    assert indices[-1] - indices[0] == frames_needed(frames, stride) - 1
     assert indices == sorted(indices)
 
 
@@ -33,7 +33,7 @@ def test_loops_go_on_over_the_end(total, frames, stride, u):
 
 
 def test_the_papers_rule():
-    assert needed(16, 4) == 61
+    assert frames_needed(16, 4) == 61
     assert frame_indices(61, 16, 4, 0.999) == list(range(0, 61, 4))
     assert frame_indices(62, 16, 4, 0.999) == list(range(1, 62, 4))
 
@@ -51,7 +51,7 @@ def test_whole_clip_evenly():
 
 
 def test_too_short():
-    assert least(16, 4) == 61
-    assert least(16, 4, span="whole") == 16
+    assert min_length(16, 4) == 61
+    assert min_length(16, 4, span="whole") == 16
     with pytest.raises(ValueError, match="too short"):
         frame_indices(60, 16, 4, 0)

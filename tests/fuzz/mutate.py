@@ -1,7 +1,7 @@
 """Mutators for fuzz tests: from one good file many broken ones, the same ones for the same seed.
 
 Every mutator is a generator `(good, rng) -> bytes` (or a value, for structures) and takes its chances from a
-`random.Random`, so a seed and a number name an input for ever. Knows formats, nothing of stillmotion.
+`random.Random`, so a seed and a number name an input for ever.
 """
 
 from __future__ import annotations

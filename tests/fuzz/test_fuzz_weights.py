@@ -57,7 +57,7 @@ SEEDS = {
     ),
 }
 READERS: tuple[Callable[[Path], object], ...] = (
-    lambda path: identify(path).sentences(),
+    lambda path: identify(path).describe(),
     MotionModel.load,
     read_embedding,
 )

@@ -15,7 +15,7 @@ from torch import nn
 
 from stillmotion import attach
 from stillmotion.errors import AttachError
-from stillmotion.motion.module import MotionNet
+from stillmotion.motion.module import MotionModules
 
 FRAMES = 4
 
@@ -47,7 +47,7 @@ def hooks(unet) -> list:
 
 def test_detach_restores_bit_for_bit(unet):
     before, keys, children = run(unet), list(unet.state_dict()), [*map(id, unet.modules())]
-    attachment = attach(unet, tiny_motion(resnet_norm="clip"), FRAMES)
+    attachment = attach(unet, tiny_motion(resnet_norm="pooled"), FRAMES)
     assert attachment.attached and list(unet.state_dict()) == keys and [*map(id, unet.modules())] == children
     assert (run(unet) - before).abs().max() > 1e-2
     attachment.detach()
@@ -66,7 +66,7 @@ def test_detached_after_an_exception(unet):
 def test_detached_after_an_exception_inside_the_unet(unet):
     before = run(unet)
     failing = unet.conv_norm_out.register_forward_pre_hook(lambda *_: (_ for _ in ()).throw(Boom))
-    with pytest.raises(Boom), attach(unet, tiny_motion(resnet_norm="clip"), FRAMES):
+    with pytest.raises(Boom), attach(unet, tiny_motion(resnet_norm="pooled"), FRAMES):
         run(unet)
     failing.remove()
     assert torch.equal(run(unet), before) and not hooks(unet)
@@ -74,7 +74,7 @@ def test_detached_after_an_exception_inside_the_unet(unet):
 
 @pytest.mark.parametrize("first_off", [0, 1])
 def test_two_attachments_come_off_in_any_order(unet, first_off):
-    nets = [tiny_motion(1, resnet_norm="clip"), tiny_motion(2, resnet_norm="clip")]
+    nets = [tiny_motion(1, resnet_norm="pooled"), tiny_motion(2, resnet_norm="pooled")]
     still = run(unet)
     alone = []
     for net in nets:
@@ -90,7 +90,7 @@ def test_two_attachments_come_off_in_any_order(unet, first_off):
 
 def test_a_misfit_leaves_no_hook(unet):
     with pytest.raises(AttachError):
-        attach(unet, [tiny_motion(), lively(MotionNet.for_unet(sd15_shaped()))], FRAMES)
+        attach(unet, [tiny_motion(), lively(MotionModules.for_unet(sd15_shaped()))], FRAMES)
     assert not hooks(unet)
 
 
@@ -103,8 +103,8 @@ def test_a_copy_of_the_unet_carries_its_own_motion(unet):
 # strength, frames, several motions
 
 
-@pytest.mark.parametrize("row", [{}, {"resnet_norm": "clip", "motion_norm": "clip"}])
-@pytest.mark.parametrize("setting", [{"strength": 0.0}, {"frames": 1}])
+@pytest.mark.parametrize("row", [{}, {"resnet_norm": "pooled", "motion_norm": "pooled"}])
+@pytest.mark.parametrize("setting", [{"scale": 0.0}, {"frames": 1}])
 def test_nothing_to_do_is_bit_identical_to_no_motion(unet, row, setting):
     before, broken = run(unet), tiny_motion(**row)
     for parameter in broken.parameters():
@@ -123,8 +123,8 @@ def test_strength_scales_the_residual(unet):
     seen = []
     tap = unet.conv_norm_out.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
     attachment = attach(unet, net, FRAMES)
-    for strength in (0.0, 1.0, 0.25, -2.0):
-        attachment.strength = strength
+    for scale in (0.0, 1.0, 0.25, -2.0):
+        attachment.scale = scale
         run(unet)
     tap.remove()
     attachment.detach()
@@ -137,14 +137,14 @@ def test_motions_together_act_in_parallel(unet):
     """h + s1*d1(h) + s2*d2(h): any order, two halves are a whole, zero leaves the other."""
     one, two = tiny_motion(1), tiny_motion(2, mid=False)
     results = {}
-    for name, nets, strengths in [
+    for name, nets, scales in [
         ("one", one, 1.0),
         ("halves", [one, one], [0.5, 0.5]),
         ("one and none of two", [one, two], [1.0, 0.0]),
         ("one, two", [one, two], [0.7, 0.4]),
         ("two, one", [two, one], [0.4, 0.7]),
     ]:
-        with attach(unet, nets, FRAMES, strengths):
+        with attach(unet, nets, FRAMES, scales):
             results[name] = run(unet)
     assert torch.equal(results["one"], results["one and none of two"])
     torch.testing.assert_close(results["one"], results["halves"], rtol=1e-4, atol=1e-4)
@@ -168,8 +168,8 @@ def test_trap_1_attention_gives_tuples_and_resnets_tensors(unet):
 @pytest.mark.parametrize("in_motion", [False, True])
 @pytest.mark.parametrize("in_unet", [False, True])
 def test_trap_2_gradients_are_those_without_checkpointing(unet, in_unet, in_motion):
-    expected = gradients(unet, tiny_motion(resnet_norm="clip", motion_norm="clip"), False, False)
-    found = gradients(unet, tiny_motion(resnet_norm="clip", motion_norm="clip"), in_unet, in_motion)
+    expected = gradients(unet, tiny_motion(resnet_norm="pooled", motion_norm="pooled"), False, False)
+    found = gradients(unet, tiny_motion(resnet_norm="pooled", motion_norm="pooled"), in_unet, in_motion)
     assert all(e.abs().max() > 0 for e in expected.values())
     for name, gradient in found.items():
         torch.testing.assert_close(gradient, expected[name], rtol=1e-5, atol=1e-6)
@@ -206,7 +206,7 @@ def test_trap_3_clips_in_a_batch_do_not_see_each_other(unet):
     torch.testing.assert_close(together[FRAMES:-FRAMES], middle, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("row", [{}, {"resnet_norm": "clip"}])
+@pytest.mark.parametrize("row", [{}, {"resnet_norm": "pooled"}])
 def test_trap_3_a_batch_that_does_not_divide_is_refused(unet, row):
     sentence = "batch of 6, which is not made of clips of 4 frames: pass num_images_per_prompt=4 or 4 prompts"
     with attach(unet, tiny_motion(**row), FRAMES), pytest.raises(AttachError, match=sentence):
@@ -248,7 +248,7 @@ def test_trap_5_pooled_norms_are_per_instance_and_come_off():
     """v1's resnet norms: another UNet in the process, and the GroupNorm class, know nothing of it."""
     unet, other = tiny_unet(), tiny_unet()
     before, forward = run(unet), nn.GroupNorm.forward
-    net = tiny_motion(resnet_norm="clip")
+    net = tiny_motion(resnet_norm="pooled")
     for module in net.modules_by_name().values():
         nn.init.zeros_(module.temporal_transformer.proj_out.weight)
         nn.init.zeros_(module.temporal_transformer.proj_out.bias)
@@ -297,7 +297,7 @@ def test_lora_goes_on_and_off_while_attached():
 
 
 def test_motion_for_another_unet(unet):
-    net = lively(MotionNet.for_unet(sd15_shaped(), name="sd15-like"))
+    net = lively(MotionModules.for_unet(sd15_shaped(), name="sd15-like"))
     with pytest.raises(AttachError) as refused:
         attach(unet, net)
     assert str(refused.value) == (
@@ -312,9 +312,9 @@ def test_motion_for_another_unet(unet):
     [
         ({"frames": 0}, "frames is 0, expected a whole number of at least 1"),
         ({"frames": 2.5}, "frames is 2.5, expected"),
-        ({"frames": 33}, "tiny motion knows places for 32 frames at once, not 33: use at most 32"),
-        ({"strength": [1.0, 0.5]}, "2 strengths were given for 1 motions"),
-        ({"parity": "comfy"}, "parity is 'comfy', expected one of original, diffusers"),
+        ({"frames": 33}, "tiny motion has positions for 32 frames at once, not 33: use at most 32"),
+        ({"scale": [1.0, 0.5]}, "2 scales were given for 1 motions"),
+        ({"group_norm": "comfy"}, "group_norm is 'comfy', expected one of family, pooled"),
     ],
 )
 def test_bad_settings(unet, settings, sentence):
@@ -357,7 +357,7 @@ def test_wrapped_motion(unet):
 @pytest.mark.slow
 def test_export_carries_the_motion(unet):
     x, text = torch.randn(8, 4, 8, 8), torch.randn(8, 7, 32)
-    with torch.no_grad(), attach(unet, tiny_motion(resnet_norm="clip"), FRAMES):
+    with torch.no_grad(), attach(unet, tiny_motion(resnet_norm="pooled"), FRAMES):
         expected = unet(x, torch.tensor(321), text).sample
         exported = torch.export.export(unet, (x, torch.tensor(321), text), strict=False)
     with torch.no_grad():
@@ -368,7 +368,7 @@ def test_export_carries_the_motion(unet):
 def test_compiled_after_attaching(unet):
     """Without a graph break; a change of frames is noticed."""
     x, text = torch.randn(8, 4, 8, 8), torch.randn(8, 7, 32)
-    with torch.no_grad(), attach(unet, tiny_motion(resnet_norm="clip"), FRAMES) as attachment:
+    with torch.no_grad(), attach(unet, tiny_motion(resnet_norm="pooled"), FRAMES) as attachment:
         compiled = torch.compile(unet, backend="eager", fullgraph=True)
         for frames in (FRAMES, 2):
             attachment.frames = frames

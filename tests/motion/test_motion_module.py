@@ -16,7 +16,7 @@ from tiny import TINY_MOTION, tiny_motion, tiny_unet
 
 from stillmotion.errors import AttachError, Mismatch
 from stillmotion.motion.attach import attach
-from stillmotion.motion.module import MotionModule, MotionNet, attend
+from stillmotion.motion.module import MotionModule, MotionModules, attend
 from stillmotion.motion.positions import follows_formula, sinusoid
 from stillmotion.motion.spec import FAMILIES
 
@@ -32,13 +32,13 @@ PE = f"{BLOCK}.attention_blocks.1.pos_encoder.pe"
     width=st.integers(1, 5),
     heads=st.sampled_from([1, 2, 8]),
     attentions=st.integers(1, 2),
-    norm=st.sampled_from(["frame", "clip"]),
+    norm=st.sampled_from(["per-frame", "pooled"]),
 )
 def test_module_equals_the_reference(clips, frames, height, width, heads, attentions, norm):
     """Any resolution, any number of frames and clips, one or two attentions."""
     module = lively(MotionModule(16, heads, attentions, groups=4, norm=norm))
     clip = torch.randn(clips, 16, frames, height, width)
-    expected = Motion(dict(module.state_dict()), heads, 4, norm == "clip")(clip)
+    expected = Motion(dict(module.state_dict()), heads, 4, norm == "pooled")(clip)
     ours = module(clip.transpose(1, 2).flatten(0, 1), frames)
     torch.testing.assert_close(ours, expected.transpose(1, 2).flatten(0, 1), rtol=1e-4, atol=1e-4)
 
@@ -103,7 +103,7 @@ def test_positions_are_the_formula(frames, channels):
 def test_stored_formula_is_dropped_and_altered_tables_are_kept(dtype, length):
     table = sinusoid(length, 32)[None].to(dtype)
     assert follows_formula(table)
-    net = MotionNet(TINY_MOTION)
+    net = MotionModules(TINY_MOTION)
     names = set(net.state_dict())
     net.load_state_dict({**net.state_dict(), PE: table})
     assert set(net.state_dict()) == names
@@ -117,7 +117,7 @@ def test_stored_formula_is_dropped_and_altered_tables_are_kept(dtype, length):
 def test_an_altered_table_is_used():
     net, hidden = tiny_motion(), torch.randn(8, 32, 4, 4)
     altered = torch.randn(1, 32, 32)
-    other = MotionNet.from_state(TINY_MOTION, {**net.state_dict(), PE: altered})
+    other = MotionModules.from_state(TINY_MOTION, {**net.state_dict(), PE: altered})
     name = "down_blocks.0.motion_modules.0"
     module = other.modules_by_name()[name]
     expected = Motion(
@@ -145,7 +145,7 @@ def test_positions_kept_from_inference_mode_do_not_break_training():
 def test_state_dict_is_the_canonical_layout(family):
     spec = FAMILIES[family]
     with torch.device("meta"):
-        net = MotionNet(spec)
+        net = MotionModules(spec)
     assert {name: tuple(t.shape) for name, t in net.state_dict().items()} == spec.shapes()
 
 
@@ -169,7 +169,7 @@ def test_the_families_have_the_published_sizes(family, modules, tensors, million
 
 
 def test_one_attention_as_in_sparsectrl():
-    net = MotionNet(replace(TINY_MOTION, attentions=1, mid=False, up=()))
+    net = MotionModules(replace(TINY_MOTION, attentions=1, mid=False, up=()))
     names = net.state_dict()
     assert len(net.modules_by_name()) == 2 and not any("attention_blocks.1" in n or "up_" in n for n in names)
 
@@ -177,15 +177,15 @@ def test_one_attention_as_in_sparsectrl():
 def test_from_state_is_strict_and_shares_the_tensors():
     net = tiny_motion()
     state = net.state_dict()
-    again = MotionNet.from_state(TINY_MOTION, state)
+    again = MotionModules.from_state(TINY_MOTION, state)
     assert all(again.state_dict()[name].data_ptr() == tensor.data_ptr() for name, tensor in state.items())
     name = "up_blocks.1.motion_modules.0.temporal_transformer.proj_in.weight"
     with pytest.raises(Mismatch, match=rf"tiny motion .* {name} is missing, expected \(32, 32\)"):
-        MotionNet.from_state(TINY_MOTION, {k: v for k, v in state.items() if k != name})
+        MotionModules.from_state(TINY_MOTION, {k: v for k, v in state.items() if k != name})
     with pytest.raises(Mismatch, match=r"extra is \(1,\), expected no such tensor"):
-        MotionNet.from_state(TINY_MOTION, state | {"extra": torch.zeros(1)})
+        MotionModules.from_state(TINY_MOTION, state | {"extra": torch.zeros(1)})
     with pytest.raises(Mismatch, match=r"proj_in.weight is \(64, 64\), expected \(32, 32\)"):
-        MotionNet.from_state(TINY_MOTION, state | {name: torch.zeros(64, 64)})
+        MotionModules.from_state(TINY_MOTION, state | {name: torch.zeros(64, 64)})
 
 
 UNETS = {
@@ -228,7 +228,7 @@ UNETS = {
 @pytest.mark.parametrize("kind", UNETS)
 def test_for_unet_fits_any_unet(kind):
     unet = UNETS[kind]().eval()
-    net = lively(MotionNet.for_unet(unet))
+    net = lively(MotionModules.for_unet(unet))
     assert net.spec.mid == (kind not in ("no mid", "mid without text", "up-blocks that do not mirror"))
     assert {n: tuple(t.shape) for n, t in net.state_dict().items()} == net.spec.shapes()
     x, text = torch.randn(6, 4, 16, 16), torch.randn(6, 5, unet.config.cross_attention_dim)
@@ -243,9 +243,9 @@ def test_for_unet_fits_any_unet(kind):
 
 def test_for_unet_takes_overrides_and_family_settings():
     unet = unet_of(True, True, block_out_channels=(32, 64))
-    spec = MotionNet.for_unet(unet, mid=False, positions=12, name="mine", heads=4).spec
+    spec = MotionModules.for_unet(unet, mid=False, positions=12, name="mine", heads=4).spec
     assert (spec.name, spec.mid, spec.positions, spec.heads, spec.up) == ("mine", False, 12, (4, 4), None)
-    assert MotionNet.for_unet(asymmetric(), heads=(4, 8, 2)).spec.heads == (4, 8, 2)
+    assert MotionModules.for_unet(asymmetric(), heads=(4, 8, 2)).spec.heads == (4, 8, 2)
     with torch.device("meta"):
         sdxl = UNet2DConditionModel(
             down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
@@ -253,6 +253,6 @@ def test_for_unet_takes_overrides_and_family_settings():
             block_out_channels=(320, 640, 1280),
             cross_attention_dim=2048,
         )
-        spec = MotionNet.for_unet(sdxl, mid=False).spec
+        spec = MotionModules.for_unet(sdxl, mid=False).spec
     row = FAMILIES["sdxl-beta"]
     assert spec == replace(row, name="custom") and spec.base == "sdxl"

@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from stillmotion.motion.module import MotionNet, TemporalAttention
-from stillmotion.motion.nearness import look_near
+from stillmotion.motion.module import MotionModules, TemporalAttention
+from stillmotion.motion.nearness import init_local_attention
 from stillmotion.motion.spec import EMOJI, V3
 
 
 def weights_by_distance(attention: TemporalAttention, head: int, frames: int = 16) -> torch.Tensor:
-    """Mean attention of one head by the distance of two frames, where the pictures say nothing."""
+    """Mean attention of one head by the distance of two frames, where the images say nothing."""
     x = attention.pos_encoder(torch.zeros(frames, 1, attention.to_q.in_features), frames)
     width = attention.to_q.in_features // attention.heads
     rows = slice(head * width, (head + 1) * width)
@@ -24,11 +24,11 @@ def weights_by_distance(attention: TemporalAttention, head: int, frames: int = 1
 @torch.no_grad()
 def test_half_of_the_heads_look_near_and_the_others_as_before(spec):
     torch.manual_seed(0)
-    net = MotionNet(spec)
+    net = MotionModules(spec)
     attention = net.down_blocks[0]["motion_modules"][0].temporal_transformer.transformer_blocks[0]
     attention = attention.attention_blocks[0]
     before = [weights_by_distance(attention, head) for head in range(attention.heads)]
-    look_near(net)
+    init_local_attention(net)
     after = [weights_by_distance(attention, head) for head in range(attention.heads)]
     for head in range(attention.heads // 2):
         assert after[head][0] > after[head][3] > after[head][8]
@@ -39,8 +39,8 @@ def test_half_of_the_heads_look_near_and_the_others_as_before(spec):
 
 @torch.no_grad()
 def test_fresh_motion_still_adds_nothing():
-    net = MotionNet(EMOJI)
-    look_near(net)
+    net = MotionModules(EMOJI)
+    init_local_attention(net)
     module = net.down_blocks[0]["motion_modules"][0]
     hidden = torch.randn(8, 128, 4, 4)
     assert torch.equal(module(hidden, 8), hidden)

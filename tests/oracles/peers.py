@@ -6,7 +6,7 @@ import torch
 from diffusers import MotionAdapter, UNet2DConditionModel, UNetMotionModel
 from torch import Tensor
 
-from stillmotion.motion.module import MotionNet
+from stillmotion.motion.module import MotionModules
 
 CROSS, PLAIN = "CrossAttn{}Block2D", "{}Block2D"
 
@@ -51,7 +51,7 @@ def asymmetric() -> UNet2DConditionModel:
     )
 
 
-def lively(net: MotionNet, seed: int = 1) -> MotionNet:
+def lively(net: MotionModules, seed: int = 1) -> MotionModules:
     """Every weight random, proj_out included: fresh motion adds nothing and would hide every error."""
     torch.manual_seed(seed)
     for name, parameter in net.named_parameters():
@@ -61,7 +61,7 @@ def lively(net: MotionNet, seed: int = 1) -> MotionNet:
     return net.eval().requires_grad_(False)
 
 
-def adapter_of(net: MotionNet) -> MotionAdapter:
+def adapter_of(net: MotionModules) -> MotionAdapter:
     """diffusers' adapter with our weights, renamed here by hand (compat.md 3.7) and not by weights/."""
     spec = net.spec
     adapter = MotionAdapter(
@@ -90,7 +90,7 @@ def adapter_of(net: MotionNet) -> MotionAdapter:
     return adapter
 
 
-def motion_unet(unet: UNet2DConditionModel, net: MotionNet) -> UNetMotionModel:
+def motion_unet(unet: UNet2DConditionModel, net: MotionModules) -> UNetMotionModel:
     """diffusers' UNet with the same weights; its from_unet2d (0.42.1) forgets SDXL's size conditioning."""
     model = UNetMotionModel.from_unet2d(unet, adapter_of(net)).eval()
     if unet.config.addition_embed_type is not None:
@@ -103,9 +103,9 @@ def fold(clip: Tensor) -> Tensor:
     return clip.transpose(1, 2).flatten(0, 1)
 
 
-def unfold(pictures: Tensor, frames: int) -> Tensor:
+def unfold(images: Tensor, frames: int) -> Tensor:
     """(b*f, c, h, w) -> (b, c, f, h, w)."""
-    return pictures.unflatten(0, (-1, frames)).transpose(1, 2)
+    return images.unflatten(0, (-1, frames)).transpose(1, 2)
 
 
 def inputs(unet: UNet2DConditionModel, clips: int = 2, frames: int = 5, size: int = 8, seed: int = 3):

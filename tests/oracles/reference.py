@@ -86,7 +86,7 @@ class ReferenceUNet:
             self.motion[prefix] = Motion(weights, heads, groups, motion_pooled)
 
     def frames(self, module, x: Tensor, *args, **kwargs) -> Tensor:
-        """Run a picture module on every frame by itself."""
+        """Run an image module on every frame by itself."""
         out = [module(x[:, :, f], *args, **kwargs) for f in range(x.shape[2])]
         return torch.stack([o[0] if isinstance(o, tuple) else o for o in out], dim=2)
 

@@ -56,14 +56,14 @@ def assert_acts_as(lora: Lora, theirs: Tensor, weight: float, merges: bool = Tru
     """Attached and merged as they have it, another thing than nothing, and off again bit for bit."""
     unet = tiny_unet()
     before = unet_output(unet)
-    with lora.attach(OfUnet(unet), strength=weight):
+    with lora.attach(OfUnet(unet), weight=weight):
         ours = unet_output(unet)
     assert torch.equal(unet_output(unet), before)
     torch.testing.assert_close(ours, theirs, **TOLERANCE)
     assert not torch.allclose(ours, before, atol=1e-3)
-    with lora.attach(OfUnet(unet), strength=0.0):
+    with lora.attach(OfUnet(unet), weight=0.0):
         assert torch.equal(unet_output(unet), before)
-    with lora.attach(OfUnet(unet), strength={"0": weight, "1": 0.0}, frames=2):
+    with lora.attach(OfUnet(unet), weight={"0": weight, "1": 0.0}, frames=2):
         frames = unet_output(unet)
     torch.testing.assert_close(frames[0], ours[0], **TOLERANCE)
     torch.testing.assert_close(frames[1], before[1], **TOLERANCE)

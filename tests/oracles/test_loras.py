@@ -1,6 +1,6 @@
 """Our LoRAs against diffusers' loader, peft's layers and lycoris-lora's modules, on random weights.
 
-Each oracle computes in its own code from the same file; ours rides on the same network as hooks.
+Each oracle computes in its own code from the same file; ours acts by hooks on the same network.
 """
 
 from __future__ import annotations
@@ -89,9 +89,9 @@ def test_each_layer_has_the_alpha_of_its_own_in_kohyas_files(tmp_path) -> None:
     """By arithmetic: diffusers 0.42.1 gives the UNet's attentions the commonest alpha of the file."""
     pipeline, merged = tiny_pipeline(), tiny_pipeline()
     parts = random_parts(pipeline, alpha=lambda path: 4.0 if "to_k" in path else 1.0, spread=0.2)
-    for path, factors in parts["unet"].items():
-        down, up = factors.tensors["down"], factors.tensors["up"]
-        merged.unet.get_submodule(path).weight.data += factors.alpha / down.shape[0] * up @ down
+    for path, delta in parts["unet"].items():
+        down, up = delta.tensors["down"], delta.tensors["up"]
+        merged.unet.get_submodule(path).weight.data += delta.alpha / down.shape[0] * up @ down
     with Lora.load(Lora(parts).save(tmp_path / FILE, "kohya")).attach(pipeline):
         ours = unet_output(pipeline.unet)
     torch.testing.assert_close(ours, unet_output(merged.unet), rtol=TOLERANCE, atol=TOLERANCE)
@@ -189,9 +189,9 @@ def test_files_act_as_in_lycoris(name, prefix, tmp_path: Path) -> None:
     with lora.attach(OfUnet(plain)):
         ours = unet_output(plain)
     assert_close([ours], [unet_output(changed)], [before])
-    for path, factors in lora.parts["unet"].items():
+    for path, delta in lora.parts["unet"].items():
         layer = plain.get_submodule(path)
-        layer.weight.data = factors.merged(layer.weight)
-        if factors.bias is not None:
-            layer.bias.data += factors.bias
+        layer.weight.data = delta.apply(layer.weight)
+        if delta.bias is not None:
+            layer.bias.data += delta.bias
     torch.testing.assert_close(unet_output(plain), ours, rtol=TOLERANCE, atol=TOLERANCE)

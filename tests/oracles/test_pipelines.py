@@ -32,8 +32,8 @@ def as_video(latents: torch.Tensor) -> torch.Tensor:
     return latents.transpose(0, 1)[None].clone()
 
 
-def pictures(seed: int = 6) -> torch.Tensor:
-    """A clip of random pictures in [0, 1], (f, 3, h, w)."""
+def images(seed: int = 6) -> torch.Tensor:
+    """A clip of random images in [0, 1], (f, 3, h, w)."""
     return torch.rand(FRAMES, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(seed))
 
 
@@ -59,7 +59,7 @@ SETTINGS = {"num_inference_steps": 3, "guidance_scale": 4.0, "output_type": "pt"
 def test_text_to_video(kind, mid):
     pipeline, net = tiny_pipeline(kind), tiny_motion(mid=mid)
     size = {"height": SIZE, "width": SIZE}
-    with attach(pipeline.unet, net, FRAMES, parity="diffusers"):
+    with attach(pipeline.unet, net, FRAMES, group_norm="pooled"):
         ours = pipeline(PROMPT, num_images_per_prompt=FRAMES, latents=noise(), **size, **SETTINGS).images
     still = pipeline(PROMPT, num_images_per_prompt=FRAMES, latents=noise(), **size, **SETTINGS).images
     cls = AnimateDiffPipeline if kind == "sd15" else AnimateDiffSDXLPipeline
@@ -86,9 +86,9 @@ def test_controlnet():
         torch.nn.init.normal_(layer.weight, std=0.2)
     torch.nn.init.normal_(control.controlnet_cond_embedding.conv_out.weight, std=0.2)
     stock = built_from(StableDiffusionControlNetPipeline, pipeline, controlnet=control)
-    with attach(stock.unet, net, FRAMES, parity="diffusers"):
-        ours = stock([PROMPT] * FRAMES, image=pictures(), latents=noise(), **SETTINGS).images
-        other = stock([PROMPT] * FRAMES, image=pictures(7), latents=noise(), **SETTINGS).images
+    with attach(stock.unet, net, FRAMES, group_norm="pooled"):
+        ours = stock([PROMPT] * FRAMES, image=images(), latents=noise(), **SETTINGS).images
+        other = stock([PROMPT] * FRAMES, image=images(7), latents=noise(), **SETTINGS).images
     peer = built_from(
         AnimateDiffControlNetPipeline,
         pipeline,
@@ -96,7 +96,7 @@ def test_controlnet():
         motion_adapter=adapter_of(net),
         controlnet=control,
     )
-    hints = list(pictures())
+    hints = list(images())
     theirs = peer(
         PROMPT,
         num_frames=FRAMES,
@@ -115,10 +115,10 @@ def test_img2img_equals_video_to_video():
     stock = built_from(StableDiffusionImg2ImgPipeline, pipeline)
     with torch.no_grad():
         latents = (
-            pipeline.vae.encode(pictures() * 2 - 1).latent_dist.mode() * pipeline.vae.config.scaling_factor
+            pipeline.vae.encode(images() * 2 - 1).latent_dist.mode() * pipeline.vae.config.scaling_factor
         )
     settings = {**SETTINGS, "num_inference_steps": 5}
-    with attach(stock.unet, net, FRAMES, parity="diffusers"):
+    with attach(stock.unet, net, FRAMES, group_norm="pooled"):
         ours = stock(
             [PROMPT] * FRAMES, image=latents, strength=0.6, generator=_generator(), **settings
         ).images
@@ -170,9 +170,9 @@ def _img2img(pipeline, images):
     [(StableDiffusionImg2ImgPipeline, _img2img), (StableDiffusionInpaintPipeline, _inpaint)],
 )
 def test_frames_see_each_other_only_with_motion(cls, run):
-    """A change in the last input picture reaches the first output frame if and only if motion is on."""
+    """A change in the last input image reaches the first output frame if and only if motion is on."""
     pipeline = built_from(cls, tiny_pipeline())
-    one = pictures()
+    one = images()
     two = one.clone()
     two[-1] = 1 - two[-1]
     apart = run(pipeline, one), run(pipeline, two)

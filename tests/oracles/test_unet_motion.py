@@ -8,17 +8,17 @@ from oracles.peers import asymmetric, fold, inputs, lively, motion_unet, sd15_sh
 from oracles.reference import ReferenceUNet
 
 from stillmotion.motion.attach import attach
-from stillmotion.motion.module import MotionNet
+from stillmotion.motion.module import MotionModules
 
 SHAPES = {"sd15": sd15_shaped, "sdxl": sdxl_shaped, "asymmetric": asymmetric}
 CASES = [("sd15", True), ("sd15", False), ("sdxl", False), ("sdxl", True), ("asymmetric", True)]
 
 
-def attached(unet, net, clip, text, added, parity, timestep=321):
+def attached(unet, net, clip, text, added, group_norm, timestep=321):
     """The stock UNet on the folded clip, text and conditions repeated per frame."""
     frames = clip.shape[2]
     added = added and {name: value.repeat_interleave(frames, 0) for name, value in added.items()}
-    with torch.no_grad(), attach(unet, net, frames, parity=parity):
+    with torch.no_grad(), attach(unet, net, frames, group_norm=group_norm):
         text = text.repeat_interleave(frames, 0)
         return unfold(unet(fold(clip), timestep, text, added_cond_kwargs=added).sample, frames)
 
@@ -26,9 +26,9 @@ def attached(unet, net, clip, text, added, parity, timestep=321):
 @pytest.mark.parametrize(("shape", "mid"), CASES)
 def test_equals_diffusers(shape, mid):
     unet = SHAPES[shape]()
-    net = lively(MotionNet.for_unet(unet, mid=mid))
+    net = lively(MotionModules.for_unet(unet, mid=mid))
     clip, text, added = inputs(unet)
-    ours = attached(unet, net, clip, text, added, "diffusers")
+    ours = attached(unet, net, clip, text, added, "pooled")
     with torch.no_grad():
         theirs = motion_unet(unet, net)(
             clip, 321, text.repeat_interleave(clip.shape[2], 0), added_cond_kwargs=added
@@ -47,23 +47,23 @@ def _each(added):
 @pytest.mark.parametrize(
     ("shape", "mid", "resnet_norm", "motion_norm"),
     [
-        pytest.param("sd15", False, "clip", "frame", id="v1"),
-        pytest.param("sd15", True, "frame", "frame", id="v2"),
-        pytest.param("sd15", False, "frame", "frame", id="v3"),
-        pytest.param("sdxl", False, "frame", "clip", id="sdxl-beta"),
-        pytest.param("asymmetric", True, "clip", "clip", id="all-pooled"),
+        pytest.param("sd15", False, "pooled", "per-frame", id="v1"),
+        pytest.param("sd15", True, "per-frame", "per-frame", id="v2"),
+        pytest.param("sd15", False, "per-frame", "per-frame", id="v3"),
+        pytest.param("sdxl", False, "per-frame", "pooled", id="sdxl-beta"),
+        pytest.param("asymmetric", True, "pooled", "pooled", id="all-pooled"),
     ],
 )
 def test_original_parity_equals_the_reference(shape, mid, resnet_norm, motion_norm):
     unet = SHAPES[shape]()
-    net = lively(MotionNet.for_unet(unet, mid=mid, heads=4, resnet_norm=resnet_norm, motion_norm=motion_norm))
+    net = lively(MotionModules.for_unet(unet, mid=mid, heads=4, resnet_norm=resnet_norm, motion_norm=motion_norm))
     clip, text, added = inputs(unet)
     reference = ReferenceUNet(
-        unet, net.state_dict(), 4, net.spec.norm_groups, resnet_norm == "clip", motion_norm == "clip"
+        unet, net.state_dict(), 4, net.spec.norm_groups, resnet_norm == "pooled", motion_norm == "pooled"
     )
     with torch.no_grad():
         expected = reference(clip, 321, text, added)
-    ours = attached(unet, net, clip, text, added, "original")
+    ours = attached(unet, net, clip, text, added, "family")
     assert (ours - expected).abs().max() < 2e-5
 
 
@@ -73,27 +73,27 @@ def test_the_norm_columns_change_the_numbers(column):
     unet = sd15_shaped()
     clip, text, added = inputs(unet)
     results = []
-    for norm in ("frame", "clip"):
-        net = lively(MotionNet.for_unet(unet, **{column: norm}))
-        results.append(attached(unet, net, clip, text, added, "original"))
+    for norm in ("per-frame", "pooled"):
+        net = lively(MotionModules.for_unet(unet, **{column: norm}))
+        results.append(attached(unet, net, clip, text, added, "family"))
     assert (results[0] - results[1]).abs().max() > 1e-3
 
 
 def test_parity_diffusers_overrides_both_columns():
     unet = sd15_shaped()
     clip, text, added = inputs(unet)
-    rows = [{"resnet_norm": "clip", "motion_norm": "frame"}, {"resnet_norm": "frame", "motion_norm": "clip"}]
+    rows = [{"resnet_norm": "pooled", "motion_norm": "per-frame"}, {"resnet_norm": "per-frame", "motion_norm": "pooled"}]
     results = [
-        attached(unet, lively(MotionNet.for_unet(unet, **row)), clip, text, added, "diffusers")
+        attached(unet, lively(MotionModules.for_unet(unet, **row)), clip, text, added, "pooled")
         for row in rows
     ]
     assert torch.equal(*results)
 
 
-def test_channels_last_pictures_give_the_same():
+def test_channels_last_images_give_the_same():
     unet = sd15_shaped()
-    net = lively(MotionNet.for_unet(unet))
+    net = lively(MotionModules.for_unet(unet))
     clip, text, added = inputs(unet)
-    expected = attached(unet, net, clip, text, added, "original")
+    expected = attached(unet, net, clip, text, added, "family")
     unet.to(memory_format=torch.channels_last)
-    assert (attached(unet, net, clip, text, added, "original") - expected).abs().max() < 1e-5
+    assert (attached(unet, net, clip, text, added, "family") - expected).abs().max() < 1e-5

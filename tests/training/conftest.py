@@ -11,7 +11,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from scene import write_clips, write_pictures
+from scene import write_clips, write_images
 
 from stillmotion.training import MotionTrainConfig
 from stillmotion.training.config import MotionLoraConfig
@@ -54,14 +54,14 @@ def configure(settings: dict[str, Any], tmp_path: Path) -> Callable[..., MotionT
 
 
 @pytest.fixture(scope="session")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four pictures of 32x32 and 16x64 pixels (read only)."""
-    return write_pictures(tmp_path_factory.mktemp("pictures"))
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four images of 32x32 and 16x64 pixels (read only)."""
+    return write_images(tmp_path_factory.mktemp("images"))
 
 
 @pytest.fixture(scope="session")
 def brief(sd15_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """Fields of a run on pictures that takes a second."""
+    """Fields of a run on images that takes a second."""
     return {
         "base": str(sd15_folder),
         "cache": tmp_path_factory.mktemp("latents"),

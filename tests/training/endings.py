@@ -23,17 +23,17 @@ def state_of(output: Path) -> dict[str, torch.Tensor]:
     return load_file(checkpoints(output)[-1] / "state.safetensors")
 
 
-def same_end(one: Path, other: Path, *products: str) -> None:
+def same_end(one: Path, other: Path, *artifacts: str) -> None:
     """Equal checkpoints, losses and products, bit for bit."""
     assert checkpoints(one)[-1].name == checkpoints(other)[-1].name
     files = [(state_of(one), state_of(other))]
-    files += [(load_file(one / product), load_file(other / product)) for product in products]
+    files += [(load_file(one / artifact), load_file(other / artifact)) for artifact in artifacts]
     for a, b in files:
         assert a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
     assert read_losses(one / "loss.csv") == read_losses(other / "loss.csv")
 
 
-def ends_the_same(make: Callable[[str], TrainConfig], step: int, *products: str) -> None:
+def ends_the_same(make: Callable[[str], TrainConfig], step: int, *artifacts: str) -> None:
     """A run interrupted after `step` steps and started again ends as one that was not."""
     whole, broken = make("whole"), make("broken")
     train(whole)
@@ -47,4 +47,4 @@ def ends_the_same(make: Callable[[str], TrainConfig], step: int, *products: str)
     steps: list[Step] = []
     assert train(broken, steps.append).finished
     assert 1 <= steps[0].step <= step + 1
-    same_end(whole.output, broken.output, *products)
+    same_end(whole.output, broken.output, *artifacts)

@@ -23,15 +23,15 @@ def write_clips(folder: Path, length: int = 12, size: int = 16) -> Path:
     """A folder of four lossless WebP animations at 20 fps with captions in sidecar files."""
     folder.mkdir(parents=True, exist_ok=True)
     for colour in COLOURS:
-        pictures = [Image.fromarray(frame) for frame in sliding_square(colour, length, size)]
+        images = [Image.fromarray(frame) for frame in sliding_square(colour, length, size)]
         path = folder / f"{colour}-square.webp"
-        pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=50, loop=0, lossless=True)
+        images[0].save(path, save_all=True, append_images=images[1:], duration=50, loop=0, lossless=True)
         path.with_suffix(".txt").write_text(f"a {colour} rocket\n", "utf-8")
     return folder
 
 
-def write_pictures(folder: Path, size: int = 16) -> Path:
-    """Four pictures of two shapes, squares on white, with captions in sidecar files."""
+def write_images(folder: Path, size: int = 16) -> Path:
+    """Four images of two shapes, squares on white, with captions in sidecar files."""
     folder.mkdir(parents=True, exist_ok=True)
     shapes = [(2 * size, 2 * size), (size, 4 * size), (2 * size, 2 * size), (size, 4 * size)]
     for (colour, rgb), (height, width) in zip(COLOURS.items(), shapes, strict=True):

@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 
 from stillmotion.errors import OutputError, StillmotionError, TrainingError
 from stillmotion.training import checkpoint, train_motion
-from stillmotion.training.journal import Journal, Steadfast, read_losses
+from stillmotion.training.journal import Logger, Steadfast, read_losses
 from stillmotion.training.run_folder import claim
 from stillmotion.training.stop import Stop
 from stillmotion.training.validation import sample_sheet
@@ -220,12 +220,12 @@ def test_the_second_signal_ends_at_once_and_the_first_leaves_samples_out(capfd):
             os.kill(os.getpid(), signal.SIGTERM)
             time.sleep(5)
             raise AssertionError("samples went on")
-        assert stop.wanted and stop.signal == signal.SIGTERM
+        assert stop.requested and stop.signal == signal.SIGTERM
         assert "Stopping after this step" in capfd.readouterr().err
         with pytest.raises(KeyboardInterrupt), stop.interruptible():
             os.kill(os.getpid(), signal.SIGTERM)
             time.sleep(5)
-    assert signal.getsignal(signal.SIGTERM) is not stop._wish
+    assert signal.getsignal(signal.SIGTERM) is not stop._on_signal
 
 
 def test_samples_left_out_by_a_signal_are_drawn_when_the_run_goes_on(configure, monkeypatch):
@@ -253,13 +253,13 @@ def test_lines_come_by_time_and_sampling_is_no_time_of_steps(tmp_path, monkeypat
 
     now = [100.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
-    with Journal(tmp_path, Accelerator(cpu=True), 100, None, False) as journal:
-        journal.begin(0, {})
+    with Logger(tmp_path, Accelerator(cpu=True), 100, None, False) as logger:
+        logger.begin(0, {})
         for step in range(1, 101):
             now[0] += 1
-            journal.step(Step(step, 1.0, 0.1, 1.0))
+            logger.step(Step(step, 1.0, 0.1, 1.0))
             if step % 50 == 0:
-                with journal.aside():
+                with logger.aside():
                     now[0] += 1000
     lines = capsys.readouterr().err.splitlines()
     assert 18 <= len(lines) <= 24 and all("1.00 s/step" in line for line in lines)

@@ -19,7 +19,7 @@ from stillmotion.lora_model import Lora
 from stillmotion.motion_model import MotionModel
 from stillmotion.training import train
 from stillmotion.training.config import DomainAdapterConfig, MotionTrainConfig
-from stillmotion.training.draws import draws
+from stillmotion.training.draws import sample_rngs
 from stillmotion.training.targets.domain_adapter import DomainAdapterTarget
 from stillmotion.training.targets.motion import MotionTarget
 from stillmotion.weights.base import load_base
@@ -73,32 +73,32 @@ def test_plain_diffusers_computes_the_same_with_it(adapter, sd15_folder):
     theirs.load_lora_weights(adapter.parent, weight_name="adapter-peft.safetensors")
     latents, text = torch.randn(2, 4, 8, 8), torch.randn(2, 7, 32)
     with torch.no_grad():
-        bare = ours.unet(latents, 5, text).sample
+        without = ours.unet(latents, 5, text).sample
         wanted = theirs.unet(latents, 5, text).sample
         with Lora.load(adapter).attach(ours):
             assert torch.allclose(ours.unet(latents, 5, text).sample, wanted, atol=1e-5)
-        assert torch.equal(ours.unet(latents, 5, text).sample, bare)
-        with Lora.load(adapter).attach(ours, strength=0.5) as half:
+        assert torch.equal(ours.unet(latents, 5, text).sample, without)
+        with Lora.load(adapter).attach(ours, weight=0.5) as half:
             assert not torch.allclose(ours.unet(latents, 5, text).sample, wanted, atol=1e-4)
-            half.strength = 1.0
+            half.weight = 1.0
             assert torch.allclose(ours.unet(latents, 5, text).sample, wanted, atol=1e-5)
-    assert (wanted - bare).abs().max() > 1e-3
+    assert (wanted - without).abs().max() > 1e-3
 
 
 def test_it_takes_single_frames_of_all_clips_and_stills(configure_adapter, clips, tmp_path):
     target = target_of(configure_adapter())
-    samples = [target.sample(draw) for draw in draws(0, 0, 0, 100, 1)]
+    samples = [target.sample(rng) for rng in sample_rngs(0, 0, 0, 100, 1)]
     assert {tuple(sample.latents.shape) for sample in samples} == {(1, 4, 8, 8)}
     assert len({sample.latents.numpy().tobytes() for sample in samples}) > 20
-    with Image.open(next(clips.glob("*.webp"))) as picture:
-        picture.convert("RGB").save(tmp_path / "still.jpg")
+    with Image.open(next(clips.glob("*.webp"))) as image:
+        image.convert("RGB").save(tmp_path / "still.jpg")
     assert [clip.length for clip in target_of(configure_adapter("s", videos=tmp_path)).clips] == [1]
 
 
 def test_it_learns_and_the_base_stays(configure_adapter, sd15_folder):
     config = configure_adapter(max_train_steps=60, learning_rate=1e-2, text_dropout=0, rank=8)
     target = target_of(config)
-    fixed = draws(99, 0, 0, 32, 1)
+    fixed = sample_rngs(99, 0, 0, 32, 1)
     with torch.no_grad():
         before = target.loss(fixed).value.item()
     target.loss(fixed[:2]).value.backward()
@@ -130,7 +130,7 @@ def test_gradient_checkpointing_changes_memory_only(configure_adapter):
 
 
 def test_motion_trains_on_top_of_it_and_does_not_hold_it(configure, adapter):
-    batch = draws(0, 0, 0, 2, 1)
+    batch = sample_rngs(0, 0, 0, 2, 1)
     plain = target_of(configure("plain"), MotionTarget)
     with_it = target_of(configure("with", domain_adapter=adapter), MotionTarget)
     off = target_of(configure("off", domain_adapter=adapter, domain_adapter_scale=0.0), MotionTarget)
@@ -141,8 +141,8 @@ def test_motion_trains_on_top_of_it_and_does_not_hold_it(configure, adapter):
         with Lora.load(adapter).attach(plain.pipeline):
             assert torch.allclose(with_it.loss(batch).value, plain.loss(batch).value, rtol=1e-5)
     with_it.loss(batch).value.backward()
-    riders = with_it.adapter.adaptations["unet"].riders.values()
-    assert all(p.grad is None and not p.requires_grad for rider in riders for p in rider.parameters())
+    lora_layers = with_it.adapter.attachments["unet"].lora_layers.values()
+    assert all(p.grad is None and not p.requires_grad for lora_layer in lora_layers for p in lora_layer.parameters())
     outcome = train(configure("run", domain_adapter=adapter, max_train_steps=2))
     model = MotionModel.load(outcome.output / "motion")
     assert model.state_dict().keys() == plain.motion.state_dict().keys()
@@ -162,15 +162,15 @@ def test_fine_tuning_keeps_the_family_and_says_where_it_starts(configure, motion
     model = MotionModel.load(motion_folder)
     folder = motion_folder.parent / "of-a-family"
     model.spec = replace(
-        model.spec, name="mine", motion_norm="clip", beta_schedule="scaled_linear", beta_end=0.02
+        model.spec, name="mine", motion_norm="pooled", beta_schedule="scaled_linear", beta_end=0.02
     )
     model.save(folder)
     outcome = train(configure("run", motion=str(folder), max_train_steps=1, learning_rate=1e-3))
     spec = MotionModel.load(outcome.output / "motion").spec
-    assert (spec.name, spec.motion_norm, spec.positions) == ("mine", "clip", 32)
+    assert (spec.name, spec.motion_norm, spec.positions) == ("mine", "pooled", 32)
     assert (spec.beta_schedule, spec.beta_start, spec.beta_end) == ("scaled_linear", 0.00085, 0.02)
     said = " ".join(capsys.readouterr().err.split())
-    assert "of-a-family: mine motion, 32 positions, clip norms, scaled_linear betas 0.00085 to 0.02" in said
+    assert "of-a-family: mine motion, 32 positions, pooled norms, scaled_linear betas 0.00085 to 0.02" in said
     assert "1e-05 to 0.0001 is usual" in said
     told = train(configure("told", motion=str(folder), max_train_steps=1, beta_schedule="linear"))
     assert MotionModel.load(told.output / "motion").spec.beta_schedule == "linear"

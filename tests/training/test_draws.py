@@ -4,11 +4,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stillmotion.training.draws import OFFSET, Draw, draws, seed_model
+from stillmotion.training.draws import OFFSET, SampleRng, sample_rngs, seed_model
 
 
 def numbers(step, parts, size):
-    return [draw.number for part in range(parts) for draw in draws(7, step, part, size, parts)]
+    return [rng.number for part in range(parts) for rng in sample_rngs(7, step, part, size, parts)]
 
 
 @given(st.integers(0, 1000), st.sampled_from([(1, 12), (2, 6), (4, 3), (12, 1)]))
@@ -19,34 +19,34 @@ def test_a_global_batch_is_the_same_however_it_is_divided(step, division):
 
 @given(st.integers(0, 50), st.integers(1, 40), st.integers(0, 20))
 def test_an_epoch_takes_every_item_once(seed, items, epoch):
-    taken = [Draw(seed, epoch * items + place).item(items) for place in range(items)]
+    taken = [SampleRng(seed, epoch * items + place).item(items) for place in range(items)]
     assert sorted(taken) == list(range(items))
 
 
 def test_epochs_seeds_and_samples_differ():
     def order(seed, epoch):
-        return [Draw(seed, epoch * 50 + place).item(50) for place in range(50)]
+        return [SampleRng(seed, epoch * 50 + place).item(50) for place in range(50)]
 
     assert len({tuple(order(seed, epoch)) for seed in (0, 1) for epoch in (0, 1, 2)}) == 6
-    first, second = Draw(0, 1), Draw(0, 2)
-    assert first.choices(3) != second.choices(3)
+    first, second = SampleRng(0, 1), SampleRng(0, 2)
+    assert first.uniforms(3) != second.uniforms(3)
     assert not torch.equal(first.noise(4, 5), second.noise(4, 5))
     assert not torch.equal(first.noise(4), first.noise(4, purpose=OFFSET))
 
 
 def test_a_draw_depends_on_nothing_else():
-    before = Draw(3, 17).noise(2, 3), Draw(3, 17).choices(4)
+    before = SampleRng(3, 17).noise(2, 3), SampleRng(3, 17).uniforms(4)
     torch.manual_seed(99)
     torch.randn(10)
-    assert torch.equal(Draw(3, 17).noise(2, 3), before[0]) and Draw(3, 17).choices(4) == before[1]
+    assert torch.equal(SampleRng(3, 17).noise(2, 3), before[0]) and SampleRng(3, 17).uniforms(4) == before[1]
 
 
 def test_choices_and_noise_have_the_right_distribution():
-    choices = torch.tensor([Draw(0, number).choices(4) for number in range(4000)])
+    choices = torch.tensor([SampleRng(0, number).uniforms(4) for number in range(4000)])
     assert torch.allclose(choices.mean(0), torch.full((4,), 0.5, dtype=choices.dtype), atol=0.03)
     assert choices.min() >= 0 and choices.max() < 1
     assert torch.corrcoef(choices.T).fill_diagonal_(0).abs().max() < 0.06
-    noise = torch.stack([Draw(0, number).noise(16) for number in range(1000)])
+    noise = torch.stack([SampleRng(0, number).noise(16) for number in range(1000)])
     assert abs(noise.mean()) < 0.03 and abs(noise.std() - 1) < 0.03
 
 

@@ -1,4 +1,4 @@
-"""DreamBooth: the prior term, pictures of the class, and its products in plain diffusers."""
+"""DreamBooth: the prior term, images of the class, and its products in plain diffusers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from stillmotion.errors import RequestError
 from stillmotion.lora_model import attach_lora
 from stillmotion.training import prior, train
 from stillmotion.training.config.images import FULL_RATE, DreamBoothConfig
-from stillmotion.training.draws import draws
+from stillmotion.training.draws import sample_rngs
 from stillmotion.training.prior import missing
 from stillmotion.training.targets import dreambooth
 from stillmotion.training.targets.dreambooth import DreamBoothTarget
@@ -23,8 +23,8 @@ from stillmotion.weights.base import load_base
 
 
 @pytest.fixture
-def configure(brief, pictures, tmp_path):
-    own = {"instance_images": pictures, "instance_prompt": "a red dog", "num_class_images": 3, "rank": 4}
+def configure(brief, images, tmp_path):
+    own = {"instance_images": images, "instance_prompt": "a red dog", "num_class_images": 3, "rank": 4}
 
     def make(name, **fields):
         return DreamBoothConfig.parse(**(brief | own | {"output": tmp_path / name} | fields))
@@ -34,7 +34,7 @@ def configure(brief, pictures, tmp_path):
 
 @pytest.fixture(scope="module")
 def kind(tmp_path_factory):
-    """Three pictures of the class (read only)."""
+    """Three images of the class (read only)."""
     folder = tmp_path_factory.mktemp("kind")
     noise = np.random.default_rng(0)
     for number in range(3):
@@ -42,8 +42,8 @@ def kind(tmp_path_factory):
     return folder
 
 
-def make_target(config, say=lambda sentence: None):
-    return DreamBoothTarget(config, Accelerator(cpu=True), say)
+def make_target(config, log=lambda sentence: None):
+    return DreamBoothTarget(config, Accelerator(cpu=True), log)
 
 
 def drawn(pipeline):
@@ -59,20 +59,20 @@ def plain(folder):
 
 
 def test_the_prior_is_a_second_mean_with_its_weight(configure, kind):
-    """Oracle: both terms computed one picture at a time from the pipeline's own parts."""
+    """Oracle: both terms computed one image at a time from the pipeline's own parts."""
     config = configure(
         "run", class_prompt="a dog", class_images=kind, prior_weight=0.25, batch_size=2, instance_prompt="red"
     )
     target = make_target(config)
-    batch = draws(0, 0, 0, 2, 1)
+    batch = sample_rngs(0, 0, 0, 2, 1)
     pipeline = target.denoiser.pipeline
 
-    def term(album, prompt, series):
+    def term(dataset, prompt, series):
         losses = []
-        for draw in series:
-            sample = album.sample(draw)
+        for rng in series:
+            sample = dataset.sample(rng)
             assert sample.caption == prompt
-            time = torch.tensor([sample.time])
+            time = torch.tensor([sample.timestep])
             noisy = pipeline.scheduler.add_noise(sample.latents, sample.noise, time)
             text = pipeline.encode_prompt(prompt, "cpu", 1, False)[0]
             losses.append(mse_loss(pipeline.unet(noisy, time, text).sample, sample.noise))
@@ -80,15 +80,15 @@ def test_the_prior_is_a_second_mean_with_its_weight(configure, kind):
 
     with torch.no_grad():
         subject = term(target.subject, "red", batch)
-        others = term(target.prior, "a dog", [draw.other("class") for draw in batch])
+        others = term(target.prior, "a dog", [rng.stream("class") for rng in batch])
         assert torch.allclose(target.loss(batch).value, subject + 0.25 * others, rtol=1e-4)
-    assert not torch.equal(batch[0].noise(4), batch[0].other("class").noise(4))
+    assert not torch.equal(batch[0].noise(4), batch[0].stream("class").noise(4))
     alone = make_target(configure("alone", batch_size=2, instance_prompt="red"))
     with torch.no_grad():
         assert torch.allclose(alone.loss(batch).value, subject, rtol=1e-4)
 
 
-def test_class_pictures_are_drawn_once_and_go_on(configure, monkeypatch):
+def test_class_images_are_drawn_once_and_go_on(configure, monkeypatch):
     config = configure("run", class_prompt="a dog")
     folder = config.output / "class-images"
     plainly = prior.sample_clip
@@ -106,7 +106,7 @@ def test_class_pictures_are_drawn_once_and_go_on(configure, monkeypatch):
     monkeypatch.setattr(prior, "sample_clip", plainly)
     said = []
     assert len(make_target(config, said.append).prior) == 3
-    assert "has 2 pictures: the base draws 1 more" in " ".join(said)
+    assert "has 2 images: the base draws 1 more" in " ".join(said)
     assert all((folder / name).stat().st_mtime_ns == time for name, time in kept.items())
     other = configure("other", class_prompt="a dog")
     make_target(other)
@@ -116,7 +116,7 @@ def test_class_pictures_are_drawn_once_and_go_on(configure, monkeypatch):
         assert np.array_equal(ours, again)
 
 
-def test_pictures_of_ones_own_count(kind, tmp_path):
+def test_images_of_ones_own_count(kind, tmp_path):
     assert missing(kind, 3) == [] and [path.name for path in missing(kind, 5)] == [
         "class-00000.png",
         "class-00001.png",
@@ -172,7 +172,7 @@ def test_sdxl_in_full(configure, sdxl_folder):
 def test_training_in_full_lowers_the_loss(configure):
     config = configure("run", method="full", learning_rate=1e-3, max_train_steps=30, batch_size=2)
     target = make_target(config)
-    fixed = draws(99, 0, 0, 16, 1)
+    fixed = sample_rngs(99, 0, 0, 16, 1)
     with torch.no_grad():
         before = target.loss(fixed).value.item()
     outcome = train(config)
@@ -200,8 +200,8 @@ def test_in_bf16_the_weights_of_the_base_are_not_rounded(configure, sd15_folder)
 @pytest.mark.parametrize("method, step", [("lora", 5), ("full", 2)])
 def test_interrupted_anywhere_it_ends_the_same(configure, kind, method, step):
     fields = {"max_train_steps": 7, "checkpoint_steps": 3, "class_prompt": "a dog", "class_images": kind}
-    product = "lora.safetensors" if method == "lora" else "model.safetensors"
-    ends_the_same(lambda name: configure(name, method=method, flip=True, **fields), step, product)
+    artifact = "lora.safetensors" if method == "lora" else "model.safetensors"
+    ends_the_same(lambda name: configure(name, method=method, flip=True, **fields), step, artifact)
 
 
 def test_rates_and_classes_are_checked(configure, capsys):
@@ -210,7 +210,7 @@ def test_rates_and_classes_are_checked(configure, capsys):
         configure("a", method="full").learning_rate == FULL_RATE == configure("a", method="full").usual_rate
     )
     assert configure("a", method="full", learning_rate=1e-5).learning_rate == 1e-5
-    with pytest.raises(RequestError, match="class_prompt is missing: say what these pictures show"):
+    with pytest.raises(RequestError, match="class_prompt is missing: say what these images show"):
         configure("a", class_images="kind")
     train(configure("run", method="full", max_train_steps=1, learning_rate=1e-3))
     said = " ".join(capsys.readouterr().err.split())
@@ -219,8 +219,8 @@ def test_rates_and_classes_are_checked(configure, capsys):
 
 def test_the_base_draws_before_anything_is_on_it(configure, monkeypatch):
     order = []
-    for name in ("class_pictures", "make_trainee"):
+    for name in ("class_images", "make_trainable"):
         plainly = getattr(dreambooth, name)
         monkeypatch.setattr(dreambooth, name, lambda *a, n=name, f=plainly: (order.append(n), f(*a))[1])
     make_target(configure("run", class_prompt="a dog", num_class_images=1))
-    assert order == ["class_pictures", "make_trainee"]
+    assert order == ["class_images", "make_trainable"]

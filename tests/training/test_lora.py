@@ -1,4 +1,4 @@
-"""The style LoRA from pictures on disk to files that stillmotion and diffusers load."""
+"""The style LoRA from images on disk to files that stillmotion and diffusers load."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from safetensors.torch import load_file
 from stillmotion.errors import DataError, TrainingError
 from stillmotion.lora_model import attach_lora
 from stillmotion.training import checkpoint, train
-from stillmotion.training.album import picture_loss
+from stillmotion.training.album import image_loss
 from stillmotion.training.config.images import LoraTrainConfig
-from stillmotion.training.draws import draws
+from stillmotion.training.draws import sample_rngs
 from stillmotion.training.journal import read_losses
 from stillmotion.training.targets.lora import LoraTarget
 
@@ -33,17 +33,17 @@ RUN = [sys.executable, "-c", "from stillmotion.cli.train import train; train()",
 
 
 @pytest.fixture
-def configure(brief, pictures, tmp_path):
+def configure(brief, images, tmp_path):
     def make(name, **fields):
         return LoraTrainConfig.parse(
-            **(brief | {"images": pictures, "rank": 4, "output": tmp_path / name} | fields)
+            **(brief | {"images": images, "rank": 4, "output": tmp_path / name} | fields)
         )
 
     return make
 
 
-def make_target(config, say=lambda sentence: None):
-    return LoraTarget(config, Accelerator(cpu=True), say)
+def make_target(config, log=lambda sentence: None):
+    return LoraTarget(config, Accelerator(cpu=True), log)
 
 
 def drawn(pipeline, prompt="a red apple"):
@@ -65,8 +65,8 @@ def test_products_draw_in_diffusers_what_they_draw_here(configure, sd15_folder, 
     with attach_lora(plain, outcome.output / PRODUCTS[0]):
         ours = drawn(plain)
     assert (ours - before).abs().max() > 1e-3 and torch.equal(drawn(plain), before)
-    for product in PRODUCTS:
-        plain.load_lora_weights(outcome.output / product)
+    for artifact in PRODUCTS:
+        plain.load_lora_weights(outcome.output / artifact)
         assert torch.allclose(drawn(plain), ours, atol=1e-4)
         plain.unload_lora_weights()
 
@@ -77,7 +77,7 @@ def test_sdxl_with_both_text_encoders(configure, sdxl_folder):
     pipeline = StableDiffusionXLPipeline.from_pretrained(sdxl_folder)
     pipeline.set_progress_bar_config(disable=True)
     with attach_lora(pipeline, outcome.output / PRODUCTS[0]) as attached:
-        assert attached.adaptations.keys() == {"unet", "text_encoder", "text_encoder_2"}
+        assert attached.attachments.keys() == {"unet", "text_encoder", "text_encoder_2"}
         ours = drawn(pipeline)
     pipeline.load_lora_weights(outcome.output / PRODUCTS[1])
     assert torch.allclose(drawn(pipeline), ours, atol=1e-4)
@@ -88,7 +88,7 @@ def test_training_lowers_the_loss_and_leaves_the_base(configure):
     target = make_target(config)
     before = {name: part.state_dict() for name, part in target.denoiser.parts.items()}
     before = {(p, n): t.clone() for p, state in before.items() for n, t in state.items()}
-    fixed = draws(99, 0, 0, 16, 1)
+    fixed = sample_rngs(99, 0, 0, 16, 1)
     with torch.no_grad():
         first = target.loss(fixed).value.item()
     outcome = train(config)
@@ -105,7 +105,7 @@ def test_text_encoders_learn_only_when_asked(configure):
     for parameter in parameters.values():
         parameter.requires_grad_(True)
         torch.nn.init.normal_(parameter, std=0.1)
-    batch = draws(0, 0, 0, 2, 1)
+    batch = sample_rngs(0, 0, 0, 2, 1)
     before = target.loss(batch).value
     before.backward()
     told = [p for name, p in parameters.items() if name.startswith("text_encoder/")]
@@ -118,13 +118,13 @@ def test_text_encoders_learn_only_when_asked(configure):
     assert not any(name.startswith("text") for name in frozen.parameters())
 
 
-def test_pictures_of_several_sizes_are_the_mean_of_each_alone(configure):
+def test_images_of_several_sizes_are_the_mean_of_each_alone(configure):
     target = make_target(configure("run", batch_size=4, snr_gamma=5.0))
-    samples = [target.album.sample(draw) for draw in draws(0, 0, 0, 4, 1)]
+    samples = [target.dataset.sample(rng) for rng in sample_rngs(0, 0, 0, 4, 1)]
     assert len({sample.latents.shape for sample in samples}) == 2
     with torch.no_grad():
-        together = picture_loss(target.denoiser, samples).value
-        alone = [picture_loss(target.denoiser, [sample]).value for sample in samples]
+        together = image_loss(target.denoiser, samples).value
+        alone = [image_loss(target.denoiser, [sample]).value for sample in samples]
     assert torch.allclose(together, torch.stack(alone).mean(), rtol=1e-5)
 
 
@@ -134,16 +134,16 @@ def test_batches_are_of_one_size_and_repeats_count(configure, tmp_path):
         folder.mkdir(parents=True, exist_ok=True)
         size = (16, 64) if number % 2 else (64, 16)
         Image.new("RGB", size, (number * 40, 0, 0)).save(folder / f"{number}.png")
-    album = make_target(configure("run", images=tmp_path / "set", batch_size=3)).album
-    assert (len(album), len(album.clips)) == (6, 9)
-    taken = [album.clip(draw) for step in range(3) for draw in draws(0, step, 0, 3, 1)]
+    dataset = make_target(configure("run", images=tmp_path / "set", batch_size=3)).dataset
+    assert (len(dataset), len(dataset.clips)) == (6, 9)
+    taken = [dataset.clip(rng) for step in range(3) for rng in sample_rngs(0, step, 0, 3, 1)]
     times = Counter(clip.item.path.stem for clip in taken)
     assert times == {str(number): 2 if number % 2 else 1 for number in range(6)}
     batches = [taken[start : start + 3] for start in range(0, 9, 3)]
     assert all(len({clip.item.captions for clip in batch}) == 1 for batch in batches)
 
 
-def test_small_pictures_and_equal_captions_are_noticed(configure, tmp_path):
+def test_small_images_and_equal_captions_are_noticed(configure, tmp_path):
     folder = tmp_path / "my_cats"
     folder.mkdir()
     for name in "ab":
@@ -151,22 +151,22 @@ def test_small_pictures_and_equal_captions_are_noticed(configure, tmp_path):
     said = []
     make_target(configure("run", images=folder), said.append)
     told = " ".join(said)
-    assert "2 of 2 pictures are smaller than the resolution 32 (the smallest 20x24)" in told
+    assert "2 of 2 images are smaller than the resolution 32 (the smallest 20x24)" in told
     assert "all captions are 'my cats'" in told
 
 
-def test_a_picture_may_be_named_twice_with_other_captions(configure, pictures, tmp_path):
+def test_a_image_may_be_named_twice_with_other_captions(configure, images, tmp_path):
     rows = [{"file": "red.png", "caption": caption} for caption in ("red", "round")]
     (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, rows)), "utf-8")
-    (tmp_path / "red.png").write_bytes((pictures / "red.png").read_bytes())
-    album = make_target(configure("run", images=tmp_path / "t.jsonl", text_dropout=0.0)).album
-    assert {album.sample(draw).caption for draw in draws(0, 0, 0, 2, 1)} == {"red", "round"}
+    (tmp_path / "red.png").write_bytes((images / "red.png").read_bytes())
+    dataset = make_target(configure("run", images=tmp_path / "t.jsonl", text_dropout=0.0)).dataset
+    assert {dataset.sample(rng).caption for rng in sample_rngs(0, 0, 0, 2, 1)} == {"red", "round"}
 
 
 def test_what_cannot_be_used_is_said(configure, tmp_path):
     (tmp_path / "only").mkdir()
     (tmp_path / "only" / "page.png").write_text("<html>404</html>")
-    with pytest.raises(DataError, match="None of the 1 pictures can be used. 1 file skipped"):
+    with pytest.raises(DataError, match="None of the 1 images can be used. 1 file skipped"):
         make_target(configure("run", images=tmp_path / "only"))
     with pytest.raises(TrainingError, match="resolution is 33, .* multiples of 2 pixels"):
         make_target(configure("run", resolution=33))
@@ -176,10 +176,10 @@ def test_dropout_is_for_training_only(configure):
     target = make_target(configure("run", dropout=0.5))
     for parameter in target.parameters().values():
         torch.nn.init.normal_(parameter, std=0.1)
-    batch = draws(0, 0, 0, 1, 1)
+    batch = sample_rngs(0, 0, 0, 1, 1)
     with torch.no_grad():
         assert target.loss(batch).value != target.loss(batch).value
-        with target.trainee.resting():
+        with target.trainable.eval_mode():
             assert target.loss(batch).value == target.loss(batch).value
         assert target.loss(batch).value != target.loss(batch).value
 

@@ -9,7 +9,7 @@ from lora_targets import make_target, shaken
 from stillmotion.errors import Mismatch, RequestError
 from stillmotion.lora_model import Lora
 from stillmotion.training.config.images import DreamBoothConfig
-from stillmotion.training.low_rank import LowRanks, attention_layers, every_layer
+from stillmotion.training.low_rank import LoraParameters, attention_layers, every_layer
 from stillmotion.weights.base import load_base
 
 
@@ -17,7 +17,7 @@ from stillmotion.weights.base import load_base
 def before(configure_lora, tmp_path):
     """A target with weights of its own, and the motion LoRA of them."""
     target = shaken(make_target(configure_lora("before", alpha=3.0)))
-    return target, target.ranks.lora(target.parameters()).save(tmp_path / "before.safetensors", "peft")
+    return target, target.lora_params.lora(target.parameters()).save(tmp_path / "before.safetensors", "peft")
 
 
 def test_training_goes_on_from_a_lora(configure_lora, before):
@@ -31,11 +31,11 @@ def test_training_goes_on_from_a_lora(configure_lora, before):
 def test_another_alpha_makes_the_same_change(configure_lora, before):
     target, file = before
     again = make_target(configure_lora(alpha=None, initial_lora=str(file)))
-    theirs = target.ranks.lora(target.parameters()).parts["motion"]
-    for path, factors in again.ranks.lora(again.parameters()).parts["motion"].items():
+    theirs = target.lora_params.lora(target.parameters()).parts["motion"]
+    for path, delta in again.lora_params.lora(again.parameters()).parts["motion"].items():
         ends = theirs[path].tensors
         shape = ends["up"].shape[0], ends["down"].shape[1]
-        assert torch.allclose(factors.delta(shape), theirs[path].delta(shape), atol=1e-6)
+        assert torch.allclose(delta.dense(shape), theirs[path].dense(shape), atol=1e-6)
 
 
 def test_layers_that_are_new_stay_fresh(configure_lora, before):
@@ -55,7 +55,7 @@ def test_another_rank_is_refused(configure_lora, before, rank):
 
 def test_nothing_of_the_lora_is_lost(configure_lora, tmp_path):
     more = shaken(make_target(configure_lora("more", feed_forward=True)))
-    file = more.ranks.lora(more.parameters()).save(tmp_path / "more.safetensors")
+    file = more.lora_params.lora(more.parameters()).save(tmp_path / "more.safetensors")
     with pytest.raises(Mismatch, match=r"14 layers that are not trained here.*feed_forward"):
         make_target(configure_lora(initial_lora=str(file)))
 
@@ -64,17 +64,17 @@ def test_text_encoders_and_convolutions_too(configure_lora, sd15_folder, tmp_pat
     """Through kohya's layout, with the names that text encoders have in files."""
     pipeline = load_base(sd15_folder, torch.float32)
     networks = {"unet": pipeline.unet, "text_encoder": pipeline.text_encoder}
-    first = LowRanks(networks, every_layer, configure_lora(seed=1))
+    first = LoraParameters(networks, every_layer, configure_lora(seed=1))
     for weight in first.parameters().values():
         torch.nn.init.normal_(weight)
     file = first.lora(first.parameters()).save(tmp_path / "style.safetensors", "kohya")
     first.detach()
-    second = LowRanks(networks, every_layer, configure_lora(seed=2, initial_lora=str(file)))
+    second = LoraParameters(networks, every_layer, configure_lora(seed=2, initial_lora=str(file)))
     for name, weight in second.parameters().items():
         assert torch.equal(weight, first.parameters()[name])
     second.detach()
     with pytest.raises(Mismatch, match=r"not trained here"):
-        LowRanks(networks, attention_layers, configure_lora(initial_lora=str(file)))
+        LoraParameters(networks, attention_layers, configure_lora(initial_lora=str(file)))
     assert Lora.load(file).parts.keys() == set(networks)
 
 

@@ -12,13 +12,13 @@ from stillmotion.lora_model import Lora
 from stillmotion.motion_model import MotionModel
 from stillmotion.training import KINDS, load_config, train
 from stillmotion.training.config import as_yaml
-from stillmotion.training.watch import Watch
+from stillmotion.training.watch import Diagnostics
 from stillmotion.weights.hub import locate
 
 
 @pytest.fixture
-def lora(brief, pictures, tmp_path):
-    fields = {"images": pictures, "output": tmp_path / "style", "rank": 2, "max_train_steps": 2}
+def lora(brief, images, tmp_path):
+    fields = {"images": images, "output": tmp_path / "style", "rank": 2, "max_train_steps": 2}
     return KINDS["lora"].config.parse(**(brief | fields))
 
 
@@ -38,8 +38,8 @@ def test_a_lora_says_base_steps_resolution_and_captions(lora, sd15_folder):
         assert "modelspec.trigger_phrase" not in told, "four captions are no trigger"
 
 
-def test_dreambooth_and_motion_loras_say_their_words(brief, pictures, configure_lora, clips, tmp_path):
-    fields = {"instance_images": pictures, "instance_prompt": "a sks dog", "output": tmp_path / "dog"}
+def test_dreambooth_and_motion_loras_say_their_words(brief, images, configure_lora, clips, tmp_path):
+    fields = {"instance_images": images, "instance_prompt": "a sks dog", "output": tmp_path / "dog"}
     train(KINDS["dreambooth"].config.parse(**(brief | fields | {"rank": 2, "max_train_steps": 1})))
     assert header(tmp_path / "dog" / "lora.safetensors")["modelspec.trigger_phrase"] == "a sks dog"
     single = {"reference": clips / "red-square.webp", "prompt": "a red rocket", "videos": None}
@@ -66,9 +66,9 @@ def test_every_kind_reads_what_it_writes(configure_lora, tmp_path):
 
 
 def test_the_rates_of_the_docs_are_not_called_too_high():
-    watch = Watch(2e-4)
-    assert not [line for _ in range(30) for line in watch.look(0.1, 0.9, 0.2, 2e-3)]
-    assert watch.look(0.1, 0.9, 0.2, 2e-2), "a hundred times the usual one is"
+    diagnostics = Diagnostics(2e-4)
+    assert not [line for _ in range(30) for line in diagnostics.update(0.1, 0.9, 0.2, 2e-3)]
+    assert diagnostics.update(0.1, 0.9, 0.2, 2e-2), "a hundred times the usual one is"
 
 
 def test_hints_of_short_clips_name_the_flags(configure):

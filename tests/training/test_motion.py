@@ -18,7 +18,7 @@ from stillmotion.training import train_motion
 from stillmotion.training.checkpoint import checkpoints
 from stillmotion.training.config.clips import LINEAR
 from stillmotion.training.denoise import training_scheduler
-from stillmotion.training.draws import draws
+from stillmotion.training.draws import sample_rngs
 from stillmotion.training.journal import read_losses
 from stillmotion.training.targets.motion import MotionTarget
 
@@ -63,7 +63,7 @@ def test_from_clips_to_weights(configure):
 def test_training_lowers_the_loss(configure):
     config = configure("run", max_train_steps=60, batch_size=2, learning_rate=3e-3, text_dropout=0)
     target = make_target(config)
-    fixed = draws(99, 0, 0, 16, 1)
+    fixed = sample_rngs(99, 0, 0, 16, 1)
     with torch.no_grad():
         before = target.loss(fixed).value.item()
     outcome = train_motion(config)
@@ -74,7 +74,7 @@ def test_training_lowers_the_loss(configure):
 
 def test_the_first_loss_is_that_of_the_base_alone(configure):
     target = make_target(configure("run"))
-    batch = draws(0, 0, 0, 2, 1)
+    batch = sample_rngs(0, 0, 0, 2, 1)
     with torch.no_grad():
         attached = target.loss(batch).value
         target.attachment.detach()
@@ -85,12 +85,12 @@ def test_the_first_loss_is_that_of_the_base_alone(configure):
 def test_the_loss_is_that_of_the_schedulers_own_words(configure, prediction):
     """Oracle: diffusers' DDPMScheduler noises the same latents and gives the same target."""
     target = make_target(configure("run", prediction_type=prediction))
-    batch = draws(0, 3, 0, 2, 1)
+    batch = sample_rngs(0, 3, 0, 2, 1)
     oracle = DDPMScheduler(beta_schedule="linear", beta_start=0.00085, beta_end=0.012)
-    rows = [target.sample(draw) for draw in batch]
-    captions, times = [row.caption for row in rows], torch.tensor([row.time for row in rows])
+    rows = [target.sample(rng) for rng in batch]
+    captions, times = [row.caption for row in rows], torch.tensor([row.timestep for row in rows])
     sample, wanted = [], []
-    for clean, eps, time in ((row.latents, row.noise, torch.tensor(row.time)) for row in rows):
+    for clean, eps, time in ((row.latents, row.noise, torch.tensor(row.timestep)) for row in rows):
         each = time.repeat(len(clean))
         sample.append(oracle.add_noise(clean, eps, each))
         wanted.append(eps if prediction == "epsilon" else oracle.get_velocity(clean, eps, each))
@@ -106,30 +106,30 @@ def test_the_loss_is_that_of_the_schedulers_own_words(configure, prediction):
 
 def test_noise_that_goes_on_is_trained_and_kept_and_goes_on_with_the_motion(configure, tmp_path):
     target = make_target(configure("run", noise_alpha=1.5))
-    (draw,) = draws(0, 0, 0, 1, 1)
-    sample = target.sample(draw)
-    assert torch.equal(sample.noise, progressive_noise(draw.noise(*sample.latents.shape), 1.5))
+    (rng,) = sample_rngs(0, 0, 0, 1, 1)
+    sample = target.sample(rng)
+    assert torch.equal(sample.noise, progressive_noise(rng.noise(*sample.latents.shape), 1.5))
     target.save(tmp_path / "made", {})
     again = make_target(configure("again", motion=str(tmp_path / "made" / "motion")))
     assert again.denoiser.noise_alpha == again.motion.spec.noise_alpha == 1.5
     other = make_target(configure("other", motion=str(tmp_path / "made" / "motion"), noise_alpha=0))
-    assert torch.equal(other.sample(draw).noise, draw.noise(*sample.latents.shape))
+    assert torch.equal(other.sample(rng).noise, rng.noise(*sample.latents.shape))
 
 
 def test_one_timestep_per_clip_and_text_dropout(configure):
     target = make_target(configure("run", text_dropout=0.5))
-    rows = [target.sample(draw) for draw in draws(0, 0, 0, 200, 1)]
+    rows = [target.sample(rng) for rng in sample_rngs(0, 0, 0, 200, 1)]
     dropped = sum(row.caption == "" for row in rows)
     assert 70 < dropped < 130
     assert {row.caption for row in rows} == {""} | {
         f"a {c} rocket" for c in ("red", "blue", "green", "black")
     }
-    assert min(row.time for row in rows) < 50 and max(row.time for row in rows) > 950
+    assert min(row.timestep for row in rows) < 50 and max(row.timestep for row in rows) > 950
 
 
 def test_only_the_timesteps_that_are_asked_for(configure):
     target = make_target(configure("run", min_timestep=400, max_timestep=700))
-    times = [target.sample(draw).time for draw in draws(0, 0, 0, 200, 1)]
+    times = [target.sample(rng).timestep for rng in sample_rngs(0, 0, 0, 200, 1)]
     assert 400 <= min(times) < 420 and 680 < max(times) < 700
     with pytest.raises(RequestError, match="min_timestep is 700, but must be below max_timestep"):
         configure("wrong", min_timestep=700, max_timestep=700)
@@ -139,10 +139,10 @@ def test_the_base_stays_as_it_is(configure):
     config = configure("run")
     before = {name: tensor.clone() for name, tensor in make_target(config).pipeline.unet.state_dict().items()}
     target = make_target(config)
-    loss = target.loss(draws(0, 0, 0, 2, 1))
+    loss = target.loss(sample_rngs(0, 0, 0, 2, 1))
     for parameter in target.parameters().values():
         parameter.requires_grad_(True)
-    loss = target.loss(draws(0, 0, 0, 2, 1))
+    loss = target.loss(sample_rngs(0, 0, 0, 2, 1))
     loss.value.backward()
     assert all(parameter.grad is None for parameter in target.pipeline.unet.parameters())
     after = target.pipeline.unet.state_dict()

@@ -27,7 +27,7 @@ from stillmotion.motion.attach import attach
 from stillmotion.motion_model import MotionModel
 from stillmotion.training import checkpoint, train
 from stillmotion.training.config import MotionLoraConfig
-from stillmotion.training.draws import draws
+from stillmotion.training.draws import sample_rngs
 from stillmotion.training.journal import read_losses
 from stillmotion.weights.base import load_base
 from stillmotion.weights.identify import identify
@@ -102,10 +102,10 @@ def test_diffusers_computes_the_same_with_it(configure_lora, emoji_folder):
     theirs = peer("a rocket", num_frames=4, latents=video, **size).frames[0]
 
     def ours(*files: str) -> torch.Tensor:
-        with attach(pipeline.unet, net, 4, parity="diffusers"):
-            worn = [Lora.load(outcome.output / file).attach(pipeline, net) for file in files]
+        with attach(pipeline.unet, net, 4, group_norm="pooled"):
+            attached = [Lora.load(outcome.output / file).attach(pipeline, net) for file in files]
             made = pipeline("a rocket", num_images_per_prompt=4, latents=latents.clone(), **size).images
-            for lora in worn:
+            for lora in attached:
                 lora.detach()
         return made
 
@@ -116,7 +116,7 @@ def test_diffusers_computes_the_same_with_it(configure_lora, emoji_folder):
 
 def test_base_and_motion_stay_bit_for_bit(configure_lora, one_video, emoji_folder):
     target = make_target(configure_lora(**one_video))
-    target.loss(draws(0, 0, 0, 2, 1)).value.backward()
+    target.loss(sample_rngs(0, 0, 0, 2, 1)).value.backward()
     assert all(parameter.grad is not None for parameter in target.parameters().values())
     networks = (
         (target.motion, MotionModel.load(emoji_folder)),
@@ -131,22 +131,22 @@ def test_base_and_motion_stay_bit_for_bit(configure_lora, one_video, emoji_folde
 
 def test_a_fresh_lora_changes_nothing(configure_lora):
     target = make_target(configure_lora())
-    batch = draws(0, 0, 0, 2, 1)
+    batch = sample_rngs(0, 0, 0, 2, 1)
     with torch.no_grad():
         before = target.loss(batch).value
-        target.ranks.detach()
+        target.lora_params.detach()
         assert torch.equal(target.loss(batch).value, before)
 
 
 def test_the_debiased_loss_is_the_formula(configure_lora):
     """MotionDirector's, written out: MSE(sqrt(2) said - said_j, sqrt(2) wanted - wanted_j)."""
-    batch = draws(0, 3, 0, 3, 1)
+    batch = sample_rngs(0, 3, 0, 3, 1)
     target = shaken(make_target(configure_lora(debias_weight=0.7)))
     with torch.no_grad():
-        guess = target.denoiser.guess([target.sample(draw) for draw in batch])
+        prediction = target.denoiser.predict([target.sample(rng) for rng in batch])
         plain, apart = [], []
-        for said, wanted, draw in zip(guess.said, guess.wanted, batch, strict=True):
-            j = int(draw.choices(5)[4] * 4)
+        for said, wanted, rng in zip(prediction.output, prediction.target, batch, strict=True):
+            j = int(rng.uniforms(5)[4] * 4)
             plain.append((said - wanted).square().mean())
             ours, theirs = 2**0.5 * said - said[j], 2**0.5 * wanted - wanted[j]
             apart.append((ours - theirs).square().mean())
@@ -159,18 +159,18 @@ def test_the_debiased_loss_is_the_formula(configure_lora):
 
 
 def test_anchors_are_all_frames_in_turn():
-    taken = {int(draw.choices(5)[4] * 4) for draw in draws(0, 0, 0, 100, 1)}
+    taken = {int(rng.uniforms(5)[4] * 4) for rng in sample_rngs(0, 0, 0, 100, 1)}
     assert taken == {0, 1, 2, 3}
 
 
 def test_of_one_video_each_lora_learns_its_own_part(configure_lora, one_video):
     """The spatial LoRA has the gradient of single frames only, the temporal one that of clips only."""
     target = shaken(make_target(configure_lora(**one_video)))
-    batch = draws(0, 1, 0, 2, 1)
-    samples = [target.sample(draw) for draw in batch]
+    batch = sample_rngs(0, 1, 0, 2, 1)
+    samples = [target.sample(rng) for rng in batch]
     both = gradients(target, target.loss(batch).value)
-    clips = gradients(target, target.moving(target.denoiser.guess(samples), batch))
-    frames = gradients(target, target.still(samples, batch))
+    clips = gradients(target, target.motion_loss(target.denoiser.predict(samples), batch))
+    frames = gradients(target, target.appearance_loss(samples, batch))
     assert both.keys() == target.parameters().keys()
     assert all(name.startswith("unet/") for name in frames)
     for name, gradient in both.items():
@@ -181,14 +181,14 @@ def test_of_one_video_each_lora_learns_its_own_part(configure_lora, one_video):
 
 def test_single_frames_see_no_motion(configure_lora, one_video):
     target = shaken(make_target(configure_lora(**one_video)))
-    batch = draws(0, 1, 0, 2, 1)
-    samples = [target.sample(draw) for draw in batch]
+    batch = sample_rngs(0, 1, 0, 2, 1)
+    samples = [target.sample(rng) for rng in batch]
     with torch.no_grad():
-        before = target.still(samples, batch)
+        before = target.appearance_loss(samples, batch)
         assert target.attachment.frames == 4
         target.attachment.detach()
-        target.ranks.adaptations["motion"].detach()
-        assert torch.equal(target.still(samples, batch), before)
+        target.lora_params.attachments["motion"].detach()
+        assert torch.equal(target.appearance_loss(samples, batch), before)
 
 
 @pytest.mark.parametrize("source", ["videos", "reference", "camera"])
@@ -198,7 +198,7 @@ def test_it_learns(configure_lora, one_video, source):
         max_train_steps=40, batch_size=2, learning_rate=1e-2, text_dropout=0, rank=8, **others[source]
     )
     target = make_target(config)
-    fixed = draws(99, 0, 0, 16, 1)
+    fixed = sample_rngs(99, 0, 0, 16, 1)
     with torch.no_grad():
         before = target.loss(fixed).value.item()
     outcome = train(config)
@@ -223,9 +223,9 @@ def test_samples_show_the_motion_without_the_looks(configure_lora, one_video, tm
     target = shaken(make_target(config))
     first = target.samples(tmp_path / "one", 1).read_bytes()
     assert target.samples(tmp_path / "again", 1).read_bytes() == first  # no dropout in samples
-    target.ranks.adaptations["unet"].detach()
+    target.lora_params.attachments["unet"].detach()
     assert target.samples(tmp_path / "two", 1).read_bytes() == first
-    target.ranks.adaptations["motion"].detach()
+    target.lora_params.attachments["motion"].detach()
     assert target.samples(tmp_path / "three", 1).read_bytes() != first
 
 
@@ -266,7 +266,7 @@ def test_the_noise_is_that_of_the_motion(configure_lora, emoji_folder, tmp_path)
         ({"videos": "v", "prompt": "p"}, "prompt is for reference"),
         ({"reference": "r", "prompt": "p", "camera": "zoom-in"}, "camera makes its clips from videos"),
         ({"videos": "v", "camera_amount": 0.1}, "camera_amount needs camera"),
-        ({"videos": "v", "camera_unseen": 0.5}, "camera_unseen needs camera"),
+        ({"videos": "v", "static_input_fraction": 0.5}, "static_input_fraction needs camera"),
         ({"videos": "v", "camera": "zoom-in", "loop": True}, "leave out span and loop"),
         ({"videos": "v", "camera": "zoom"}, "camera is 'zoom', but"),
     ],

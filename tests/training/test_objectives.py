@@ -19,12 +19,12 @@ def test_diffusers_computes_the_same(schedule, zero_snr):
     oracle = DDPMScheduler(
         beta_schedule=schedule, beta_start=0.00085, beta_end=0.012, rescale_betas_zero_snr=zero_snr
     )
-    abar = objectives.alphas_cumprod(schedule, 0.00085, 0.012, 1000, zero_snr)
-    assert torch.allclose(abar, oracle.alphas_cumprod, atol=2e-5, rtol=2e-3)
+    alpha_bar = objectives.alphas_cumprod(schedule, 0.00085, 0.012, 1000, zero_snr)
+    assert torch.allclose(alpha_bar, oracle.alphas_cumprod, atol=2e-5, rtol=2e-3)
     clean, noise, times = torch.randn(3, 2, 4), torch.randn(3, 2, 4), torch.tensor([0, 500, 999])
     here = oracle.alphas_cumprod[times].view(-1, 1, 1)
     assert torch.allclose(
-        objectives.noisy(clean, noise, here), oracle.add_noise(clean, noise, times), atol=1e-6
+        objectives.add_noise(clean, noise, here), oracle.add_noise(clean, noise, times), atol=1e-6
     )
     velocity = objectives.target(clean, noise, here, "v_prediction")
     assert torch.allclose(velocity, oracle.get_velocity(clean, noise, times), atol=1e-6)
@@ -32,9 +32,9 @@ def test_diffusers_computes_the_same(schedule, zero_snr):
 
 
 def test_noise_between_is_the_noise_that_was_added():
-    abar = torch.tensor([0.9, 0.4, 0.0]).view(-1, 1)
+    alpha_bar = torch.tensor([0.9, 0.4, 0.0]).view(-1, 1)
     clean, noise = torch.randn(3, 5), torch.randn(3, 5)
-    found = objectives.noise_between(objectives.noisy(clean, noise, abar), clean, abar)
+    found = objectives.noise_from(objectives.add_noise(clean, noise, alpha_bar), clean, alpha_bar)
     assert torch.allclose(found, noise, atol=1e-5)
 
 
@@ -43,13 +43,13 @@ def test_zero_terminal_snr_ends_in_pure_noise():
     assert objectives.alphas_cumprod("linear", 0.00085, 0.012)[-1] > 1e-3
 
 
-@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
-def test_min_snr_weight_is_its_definition_and_finite_at_the_ends(prediction):
-    abar = torch.tensor([0.999, 0.9, 0.5, 0.1])
-    snr = abar / (1 - abar)
-    wanted = snr.clamp(max=5) / (snr if prediction == "epsilon" else snr + 1)
-    assert torch.allclose(objectives.min_snr_weight(abar, 5.0, prediction), wanted, atol=1e-5)
-    assert objectives.min_snr_weight(torch.tensor([0.0, 1.0]), 5.0, prediction).isfinite().all()
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
+def test_min_snr_weight_is_its_definition_and_finite_at_the_ends(prediction_type):
+    alpha_bar = torch.tensor([0.999, 0.9, 0.5, 0.1])
+    snr = alpha_bar / (1 - alpha_bar)
+    wanted = snr.clamp(max=5) / (snr if prediction_type == "epsilon" else snr + 1)
+    assert torch.allclose(objectives.min_snr_weight(alpha_bar, 5.0, prediction_type), wanted, atol=1e-5)
+    assert objectives.min_snr_weight(torch.tensor([0.0, 1.0]), 5.0, prediction_type).isfinite().all()
 
 
 def test_learning_rate():

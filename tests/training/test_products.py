@@ -22,7 +22,7 @@ KEPT = {"checkpoints", "latents", "class-images", ".lock", "loss.png"}
 
 
 @pytest.fixture
-def configure(settings, brief, clips, pictures, emoji_folder, tmp_path):
+def configure(settings, brief, clips, images, emoji_folder, tmp_path):
     """`configure(kind, name, field=value)` for every kind that can be trained."""
     short = {"max_train_steps": 2, "validation_steps": 2, "validation_inference_steps": 2}
     prompt = {"instance_prompt": "a red dog"}
@@ -36,15 +36,15 @@ def configure(settings, brief, clips, pictures, emoji_folder, tmp_path):
     kinds = {
         "motion": ("motion", settings),
         "motion without ema": ("motion", settings | {"ema_decay": 0}),
-        "lora": ("lora", brief | {"images": pictures, "rank": 2, "ema_decay": 0.9}),
-        "dreambooth": ("dreambooth", brief | prompt | {"instance_images": pictures, "rank": 2}),
+        "lora": ("lora", brief | {"images": images, "rank": 2, "ema_decay": 0.9}),
+        "dreambooth": ("dreambooth", brief | prompt | {"instance_images": images, "rank": 2}),
         "dreambooth full": (
             "dreambooth",
-            brief | prompt | {"instance_images": pictures, "method": "full"},
+            brief | prompt | {"instance_images": images, "method": "full"},
         ),
         "textual-inversion": (
             "textual-inversion",
-            brief | {"images": pictures, "token": "<dog>", "initializer_word": "dog"},
+            brief | {"images": images, "token": "<dog>", "initializer_word": "dog"},
         ),
         "domain-adapter": ("domain-adapter", adapter | {"rank": 2}),
         "motion-lora": ("motion-lora", on_motion),
@@ -58,7 +58,7 @@ def configure(settings, brief, clips, pictures, emoji_folder, tmp_path):
     return make
 
 
-def products(output: Path) -> dict[str, object]:
+def artifacts(output: Path) -> dict[str, object]:
     """The content of everything that is not needed for going on; of safetensors, tensors and keys."""
     files = [path for path in output.rglob("*") if path.is_file()]
     inside = {path.relative_to(output): path for path in files}
@@ -117,16 +117,16 @@ def swap(path: Path) -> None:
 def test_products_that_are_missing_old_or_damaged_are_made_again(configure, kind):
     config = configure(kind)
     train(config)
-    whole = products(config.output)
+    whole = artifacts(config.output)
     assert any(name.endswith(".safetensors") for name in whole) and any(".png" in name for name in whole)
     for damage in (remove, cut, zeros, swap):
         for name in whole:
             damage(config.output / name)
-        left = products(config.output)
+        left = artifacts(config.output)
         assert left != whole
         outcome = train(config)
         assert outcome.finished and outcome.step == 2
-        again = {n: data for n, data in products(config.output).items() if not n.startswith("model.damaged")}
+        again = {n: data for n, data in artifacts(config.output).items() if not n.startswith("model.damaged")}
         whole = {name: data for name, data in whole.items() if "step-00000000" not in name}
         assert again.keys() == whole.keys()
         assert different(whole, again) == []
@@ -135,7 +135,7 @@ def test_products_that_are_missing_old_or_damaged_are_made_again(configure, kind
 def test_the_cache_of_latents_may_be_damaged_or_gone(configure, tmp_path):
     config = configure("lora", cache=tmp_path / "cache")
     train(config)
-    whole = products(config.output)
+    whole = artifacts(config.output)
     files = list((tmp_path / "cache").rglob("*.safetensors"))
     for file, damage in zip(files, (remove, cut, zeros, swap), strict=True):
         damage(file)
@@ -195,23 +195,23 @@ def test_killed_after_the_checkpoint_the_products_are_those_of_a_whole_run(
     assert done.returncode == -signal.SIGKILL, done.stderr
     train(config)
     train(whole)
-    killed, unharmed = products(config.output), products(whole.output)
+    killed, unharmed = artifacts(config.output), artifacts(whole.output)
     assert killed.keys() == unharmed.keys()
     assert different(killed, unharmed) == ["config.yaml"], "which names the output"
 
 
 def test_weights_that_are_nan_never_become_a_checkpoint(configure, monkeypatch):
-    from stillmotion.training.flat import FlatWeights
+    from stillmotion.training.flat import FlatParameters
 
     config = configure("lora", max_train_steps=4, checkpoint_steps=2, validation_steps=0)
-    publish = FlatWeights.publish
+    publish = FlatParameters.copy_to_model
 
     def spoil(self, weights=None):
         publish(self, weights)
         if self.grad is not None and checkpoints.checkpoints(config.output):
             self.weights[0] = float("nan")
 
-    monkeypatch.setattr(FlatWeights, "publish", spoil)
+    monkeypatch.setattr(FlatParameters, "copy_to_model", spoil)
     with pytest.raises(TrainingError, match=r"At step \d .*nan.*step-00000002; start the same command"):
         train(config)
     assert [path.name for path in checkpoints.checkpoints(config.output)] == ["step-00000002"]

@@ -1,4 +1,4 @@
-"""Textual inversion from pictures on disk to a file that stillmotion and diffusers load."""
+"""Textual inversion from images on disk to a file that stillmotion and diffusers load."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from safetensors.torch import load_file
 from stillmotion.errors import RequestError, TrainingError
 from stillmotion.training import train
 from stillmotion.training.config.images import TextualInversionConfig
-from stillmotion.training.draws import draws
+from stillmotion.training.draws import sample_rngs
 from stillmotion.training.targets.textual_inversion import TEMPLATES, TextualInversionTarget
 from stillmotion.weights.base import load_base
 from stillmotion.weights.embeddings import read_embedding
-from stillmotion.words import add_words
+from stillmotion.words import load_textual_inversions
 
 PRODUCT = "embedding.safetensors"
 
 
 @pytest.fixture
-def configure(brief, pictures, tmp_path):
-    own = {"images": pictures, "token": "<My-Dog>", "initializer_word": "dog"}
+def configure(brief, images, tmp_path):
+    own = {"images": images, "token": "<My-Dog>", "initializer_word": "dog"}
 
     def make(name, **fields):
         return TextualInversionConfig.parse(**(brief | own | {"output": tmp_path / name} | fields))
@@ -31,8 +31,8 @@ def configure(brief, pictures, tmp_path):
     return make
 
 
-def make_target(config, say=lambda sentence: None):
-    return TextualInversionTarget(config, Accelerator(cpu=True), say)
+def make_target(config, log=lambda sentence: None):
+    return TextualInversionTarget(config, Accelerator(cpu=True), log)
 
 
 def drawn(pipeline, prompt="a <my-dog>"):
@@ -55,7 +55,7 @@ def test_the_word_draws_in_diffusers_what_it_draws_here(configure, sd15_folder, 
     before = drawn(plain, "a dog")
     plain.load_textual_inversion(outcome.output / PRODUCT)
     ours = load_base(sd15_folder)
-    assert add_words(ours, [read_embedding(outcome.output / PRODUCT)]) == ("<my-dog>",)
+    assert load_textual_inversions(ours, [read_embedding(outcome.output / PRODUCT)]) == ("<my-dog>",)
     assert torch.equal(drawn(plain), drawn(ours))
     assert torch.equal(drawn(plain, "a dog"), before) and not torch.allclose(drawn(plain), before, atol=1e-3)
 
@@ -84,14 +84,14 @@ def test_sdxl_learns_it_in_both_text_encoders(configure, sdxl_folder):
     for name, end in (("clip_l", ""), ("clip_g", "_2")):
         parts = {kind: getattr(plain, kind + end) for kind in ("tokenizer", "text_encoder")}
         plain.load_textual_inversion(state[name], token="<my-dog>", **parts)
-    assert add_words(ours, [read_embedding(outcome.output / PRODUCT)]) == ("<my-dog>",)
+    assert load_textual_inversions(ours, [read_embedding(outcome.output / PRODUCT)]) == ("<my-dog>",)
     assert torch.equal(drawn(plain), drawn(ours))
 
 
 def test_only_the_vectors_learn(configure):
     config = configure("run", max_train_steps=60, batch_size=2, learning_rate=0.1)
     target = make_target(config)
-    fixed = draws(99, 0, 0, 16, 1)
+    fixed = sample_rngs(99, 0, 0, 16, 1)
     loss = target.loss(fixed).value
     loss.backward()
     assert target.word.vectors["text_encoder"].grad.abs().max() > 0
@@ -113,17 +113,17 @@ def test_it_starts_as_the_known_word(configure):
     assert torch.equal(new, old)
 
 
-def test_sentences_have_the_word(configure, pictures, tmp_path):
-    for path in pictures.glob("*.png"):
+def test_sentences_have_the_word(configure, images, tmp_path):
+    for path in images.glob("*.png"):
         (tmp_path / "set").mkdir(exist_ok=True)
         (tmp_path / "set" / path.name).write_bytes(path.read_bytes())
     (tmp_path / "set" / "red.txt").write_text("a red <MY-dog>\na red thing\n", "utf-8")
     target = make_target(configure("run", images=tmp_path / "set"))
-    said = {clip.item.path.stem: target.captions(clip.item) for clip in target.album.clips}
+    said = {clip.item.path.stem: target.captions(clip.item) for clip in target.dataset.clips}
     assert said["red"] == ("a red <my-dog>",)
     assert said["blue"] == tuple(line.replace("{}", "<my-dog>") for line in TEMPLATES["object"])
     own = make_target(configure("own", templates=["{}, flat style"]))
-    assert own.captions(own.album.clips[0].item) == ("<my-dog>, flat style",)
+    assert own.captions(own.dataset.clips[0].item) == ("<my-dog>, flat style",)
 
 
 @pytest.mark.parametrize("step, vectors", [(2, 1), (5, 2)])

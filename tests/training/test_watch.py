@@ -5,12 +5,12 @@ import math
 import pytest
 
 from stillmotion.errors import TrainingError
-from stillmotion.training.watch import Watch, rate_notice, refuse_nonfinite
+from stillmotion.training.watch import Diagnostics, rate_notice, refuse_nonfinite
 
 
 def words(rows):
-    watch = Watch()
-    return [sentence for row in rows for sentence in watch.look(*row)]
+    diagnostics = Diagnostics()
+    return [sentence for row in rows for sentence in diagnostics.update(*row)]
 
 
 def test_a_healthy_run_is_left_alone():
@@ -18,8 +18,8 @@ def test_a_healthy_run_is_left_alone():
 
 
 def test_collapse_is_said_once():
-    said = words([(0.3, 0.9, 1e-3, 1e-4)] * 60 + [(0.9, 0.01, 1e-3, 1e-4)] * 40)
-    assert sum("collapsed" in sentence for sentence in said) == 1
+    reported = words([(0.3, 0.9, 1e-3, 1e-4)] * 60 + [(0.9, 0.01, 1e-3, 1e-4)] * 40)
+    assert sum("collapsed" in sentence for sentence in reported) == 1
 
 
 def test_short_dips_are_no_collapse():

@@ -99,9 +99,9 @@ def test_what_trainers_tell_in_the_header_is_shown(tmp_path: Path) -> None:
     }
     file = tmp_path / "k.safetensors"
     save_file({"lora_unet_mid_attn2_to_k.lora_down.weight": torch.zeros(8, 768)}, file, metadata=metadata)
-    facts = json.loads(CliRunner().invoke(inspect, ["--json", str(file)]).output)["facts"]
-    assert (facts["trigger"], facts["steps"], facts["alpha"]) == ("sks, a cat", "1200", "4.0")
-    assert (facts["licence"], facts["resolution"]) == ("MIT", "512x512")
-    assert facts["title inside"] == "My \\x1b[2J style"
+    details = json.loads(CliRunner().invoke(inspect, ["--json", str(file)]).output)["details"]
+    assert (details["trigger"], details["steps"], details["alpha"]) == ("sks, a cat", "1200", "4.0")
+    assert (details["licence"], details["resolution"]) == ("MIT", "512x512")
+    assert details["title inside"] == "My \\x1b[2J style"
     save_file({"lora_unet_mid_attn2_to_k.lora_down.weight": torch.zeros(8, 768)}, file)
-    assert "trigger" not in json.loads(CliRunner().invoke(inspect, ["--json", str(file)]).output)["facts"]
+    assert "trigger" not in json.loads(CliRunner().invoke(inspect, ["--json", str(file)]).output)["details"]

@@ -10,18 +10,18 @@ import torch
 from diffusers import UNet2DConditionModel
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from loras import assert_same, motion_parts, random_factors, random_parts
+from loras import assert_same, motion_parts, random_delta, random_parts
 from tiny import tiny_motion, tiny_pipeline, tiny_unet
 from torch import nn
 
-from stillmotion.adapt.factors import Factors
+from stillmotion.adapt.factors import LayerDelta
 from stillmotion.errors import Damaged, UnknownFile, WrongKind
-from stillmotion.motion.module import MotionNet
+from stillmotion.motion.module import MotionModules
 from stillmotion.motion.spec import FAMILIES
 from stillmotion.weights.ldm.names import UNET, unet_names
-from stillmotion.weights.loras.flat import WORDS, flatten, from_ldm, unflatten
+from stillmotion.weights.loras.flat import WORDS, path_to_kohya, from_ldm, kohya_to_path
 from stillmotion.weights.loras.names import parse, write
-from stillmotion.weights.loras.places import place_of
+from stillmotion.weights.loras.places import resolve_layer
 
 ATTENTION = "down_blocks.0.attentions.0.transformer_blocks.0.attn1"
 TEMPORAL = "down_blocks.0.motion_modules.1.temporal_transformer.transformer_blocks.0"
@@ -69,9 +69,9 @@ def test_kohya_holds_every_algorithm(algorithm, magnitude) -> None:
 
 def test_tucker_cores_and_doras_of_convolutions_come_back() -> None:
     layer = nn.Conv2d(4, 6, 3)
-    tucker = {"unet": {"conv_in": random_factors(layer, tucker=True, alpha=1.0)}}
+    tucker = {"unet": {"conv_in": random_delta(layer, tucker=True, alpha=1.0)}}
     assert_same(parse(*write(tucker, "kohya")), tucker)
-    dora = {"unet": {"conv_in": random_factors(layer, magnitude="rows", alpha=1.0)}}
+    dora = {"unet": {"conv_in": random_delta(layer, magnitude="rows", alpha=1.0)}}
     state, metadata = write(dora, "peft")
     assert state["unet.conv_in.lora_magnitude_vector"].shape == (1, 6, 1, 1)
     assert_same(parse(state, metadata), dora)
@@ -83,18 +83,18 @@ def test_tucker_cores_and_doras_of_convolutions_come_back() -> None:
         "w2_b": torch.randn(2, 4),
         "t2": torch.randn(2, 2, 3, 3),
     }
-    cores = {"unet": {"conv_in": Factors("loha", loha, 1.0)}}
+    cores = {"unet": {"conv_in": LayerDelta("loha", loha, 1.0)}}
     assert_same(parse(*write(cores, "kohya")), cores)
 
 
-@pytest.mark.parametrize("layout", ["kohya", "peft", "diffusers", "original"])
+@pytest.mark.parametrize("layout", ["kohya", "peft", "diffusers", "animatediff"])
 def test_motion_loras_come_back_in_every_layout(layout) -> None:
     parts = motion_parts(tiny_motion())
     state, metadata = write(parts, layout)
     assert_same(parse(state, metadata), parts)
     place = "down_blocks.0.motion_modules.0.temporal_transformer.transformer_blocks.0.attention_blocks.0"
     expected = {
-        "original": f"{place}.processor.to_q_lora.down.weight",
+        "animatediff": f"{place}.processor.to_q_lora.down.weight",
         "peft": "unet.down_blocks.0.motion_modules.0.transformer_blocks.0.attn1.to_q.lora_A.weight",
         "diffusers": "unet.down_blocks.0.motion_modules.0.transformer_blocks.0.attn1.to_q.lora.down.weight",
         "kohya": f"lora_unet_{place.replace('.', '_')}_to_q.lora_down.weight",
@@ -104,35 +104,35 @@ def test_motion_loras_come_back_in_every_layout(layout) -> None:
 
 def test_a_motion_lora_of_v2_has_the_336_tensors_of_the_original() -> None:
     with torch.device("meta"):
-        parts = motion_parts(MotionNet(FAMILIES["sd15-v2"]), rank=64)
-    state, _ = write(parts, "original")
+        parts = motion_parts(MotionModules(FAMILIES["sd15-v2"]), rank=64)
+    state, _ = write(parts, "animatediff")
     assert len(state) == 336 and sum(tensor.numel() for tensor in state.values()) == 19_333_120
     assert {part: set(layers) for part, layers in parse(state).items()} == {"motion": set(parts["motion"])}
 
 
 def test_the_domain_adapter_comes_back_in_the_original_layout() -> None:
     parts = random_parts(pipeline("sd15"), ("unet",))
-    state, metadata = write(parts, "original")
+    state, metadata = write(parts, "animatediff")
     assert f"{ATTENTION}.processor.to_out_lora.up.weight" in state
     assert_same(parse(state, metadata), parts)
 
 
 def test_the_original_layout_has_no_alpha_so_it_goes_into_up() -> None:
     parts = random_parts(pipeline("sd15"), ("unet",), alpha=lambda p: 1.0)
-    for path, found in parse(*write(parts, "original"))["unet"].items():
+    for path, found in parse(*write(parts, "animatediff"))["unet"].items():
         wanted = parts["unet"][path]
         shape = (wanted.tensors["up"].shape[0], wanted.tensors["down"].shape[1])
         assert found.alpha is None
-        torch.testing.assert_close(found.delta(shape), wanted.delta(shape))
+        torch.testing.assert_close(found.dense(shape), wanted.dense(shape))
 
 
 @pytest.mark.parametrize(
     ("layout", "options", "words"),
     [
         ("peft", {"algorithm": "loha"}, r"peft layout cannot hold a loha change \(.*attn1\.to_q\).*kohya"),
-        ("original", {"algorithm": "lokr"}, "original layout cannot hold a lokr"),
+        ("animatediff", {"algorithm": "lokr"}, "animatediff layout cannot hold a lokr"),
         ("diffusers", {"magnitude": "rows"}, "diffusers layout cannot hold a DoRA"),
-        ("original", {"magnitude": "rows"}, "original layout cannot hold a DoRA"),
+        ("animatediff", {"magnitude": "rows"}, "animatediff layout cannot hold a DoRA"),
         ("peft", {"magnitude": "columns"}, "a DoRA with a length for each input"),
         ("nonsense", {}, "no layout 'nonsense': choose one of kohya, peft"),
     ],
@@ -140,36 +140,36 @@ def test_the_original_layout_has_no_alpha_so_it_goes_into_up() -> None:
 def test_what_a_layout_cannot_express_is_said(layout, options, words) -> None:
     layer = nn.Linear(8, 6)
     with pytest.raises(WrongKind, match=words):
-        write({"unet": {f"{ATTENTION}.to_q": random_factors(layer, **options)}}, layout)
+        write({"unet": {f"{ATTENTION}.to_q": random_delta(layer, **options)}}, layout)
 
 
-@pytest.mark.parametrize("layout", ["peft", "diffusers", "original", "kohya"])
+@pytest.mark.parametrize("layout", ["peft", "diffusers", "animatediff", "kohya"])
 @pytest.mark.parametrize("name", ["bias", "up_bias", "whole_bias"])
 def test_no_layout_drops_a_change_of_the_bias(layout, name) -> None:
     layer = nn.Linear(8, 6)
-    plain = random_factors(layer)
-    parts = {"unet": {f"{ATTENTION}.to_q": Factors("lora", {**plain.tensors, name: torch.randn(6)})}}
+    plain = random_delta(layer)
+    parts = {"unet": {f"{ATTENTION}.to_q": LayerDelta("lora", {**plain.tensors, name: torch.randn(6)})}}
     if layout == "kohya" and name != "whole_bias":
         assert_same(parse(*write(parts, layout)), parts)
         return
     with pytest.raises(WrongKind, match=f"{layout} layout cannot hold a .*bias"):
         write(parts, layout)
     with pytest.raises(WrongKind, match="alpha of 0"):
-        write({"unet": {"conv_in": Factors("lora", plain.tensors, 0.0)}}, "kohya")
+        write({"unet": {"conv_in": LayerDelta("lora", plain.tensors, 0.0)}}, "kohya")
 
 
 def test_names_that_would_not_come_back_are_refused() -> None:
-    factors = random_factors(nn.Linear(4, 4))
-    with pytest.raises(WrongKind, match="original layout cannot hold a layer of the text_encoder"):
-        write({"text_encoder": {"text_model.encoder.layers.0.mlp.fc1": factors}}, "original")
+    delta = random_delta(nn.Linear(4, 4))
+    with pytest.raises(WrongKind, match="animatediff layout cannot hold a layer of the text_encoder"):
+        write({"text_encoder": {"text_model.encoder.layers.0.mlp.fc1": delta}}, "animatediff")
     with pytest.raises(WrongKind, match="kohya layout cannot hold a layer of the unet of this name"):
-        write({"unet": {"my_own.layer_0": factors}}, "kohya")
+        write({"unet": {"my_own.layer_0": delta}}, "kohya")
 
 
 @given(st.lists(st.sampled_from([*sorted(WORDS), "0", "12", "attn1", "net", "proj", "ff"]), min_size=1))
 def test_flat_names_are_lossless(pieces) -> None:
-    flat = flatten(".".join(pieces))
-    assert flatten(unflatten(flat)) == flat
+    flat = path_to_kohya(".".join(pieces))
+    assert path_to_kohya(kohya_to_path(flat)) == flat
 
 
 @pytest.mark.parametrize("kind", ["sd15", "sdxl"])
@@ -181,7 +181,7 @@ def test_every_layer_of_the_models_has_its_flat_name(kind) -> None:
     ]
     paths = [path for n in networks for path, m in n.named_modules() if isinstance(m, (nn.Linear, nn.Conv2d))]
     assert len(paths) > 100
-    assert [unflatten(flatten(path)) for path in paths if "quant" not in path] == [
+    assert [kohya_to_path(path_to_kohya(path)) for path in paths if "quant" not in path] == [
         p for p in paths if "quant" not in p
     ]
 
@@ -194,7 +194,7 @@ def test_names_of_their_authors_lead_back_to_every_layer(name) -> None:
     names = unet_names(f"{path}.weight" for path in paths)
     for path in paths:
         theirs = names[f"{path}.weight"].removeprefix(UNET).removesuffix(".weight")
-        assert place_of(f"lora_unet_{flatten(theirs)}") == place_of(f"unet.{theirs}") == ("unet", path)
+        assert resolve_layer(f"lora_unet_{path_to_kohya(theirs)}") == resolve_layer(f"unet.{theirs}") == ("unet", path)
 
 
 @settings(deadline=None)
@@ -261,7 +261,7 @@ def test_names_of_sdxls_authors_count_through_all_blocks(block, layer, up) -> No
     ],
 )
 def test_where_a_layer_belongs(layer, place) -> None:
-    assert place_of(layer) == place
+    assert resolve_layer(layer) == place
 
 
 @pytest.mark.parametrize(
@@ -346,7 +346,7 @@ def test_alpha_in_the_header_is_pefts() -> None:
     keys = tensors(*(f"unet.{name}.lora_{x}.weight" for name in ("conv_in", "conv_out") for x in "AB"))
     settings_ = {"unet.r": 2, "unet.lora_alpha": 8, "unet.alpha_pattern": {"conv_out": 3}}
     parts = parse(keys, {"lora_adapter_metadata": json.dumps(settings_)})
-    assert {path: factors.alpha for path, factors in parts["unet"].items()} == {
+    assert {path: delta.alpha for path, delta in parts["unet"].items()} == {
         "conv_in": 8.0,
         "conv_out": 3.0,
     }

@@ -17,7 +17,7 @@ import pytest
 import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline, StableDiffusionXLPipeline
 from safetensors.torch import load_file, save_file
-from test_weights_base import ldm_state, same
+from test_base_model import ldm_state, same
 from tiny import tiny_pipeline
 from torch import nn
 

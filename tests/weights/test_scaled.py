@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from test_weights_base import ldm_state
+from test_base_model import ldm_state
 from tiny import tiny_pipeline
 from torch import Tensor
 

@@ -90,7 +90,7 @@ def same(left: dict[str, Tensor], right: dict[str, Tensor]) -> bool:
     return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
 
 
-def bare(module: nn.Module) -> dict[str, Tensor]:
+def plain_state(module: nn.Module) -> dict[str, Tensor]:
     return {name.removeprefix("text_model."): tensor for name, tensor in module.state_dict().items()}
 
 
@@ -117,11 +117,11 @@ def test_diffusers_own_converters_read_it_back(shape: str, tmp_path: Path) -> No
         found = diffusers_tables.convert_open_clip_checkpoint(first, state, "cond_stage_model.model.")
     else:
         found = diffusers_tables.convert_ldm_clip_checkpoint(state)
-    assert same({name.removeprefix("text_model."): tensor for name, tensor in found.items()}, bare(first))
+    assert same({name.removeprefix("text_model."): tensor for name, tensor in found.items()}, plain_state(first))
     if second is not None:
         found = diffusers_tables.convert_open_clip_checkpoint(second, state, "conditioner.embedders.1.model.")
         assert same(
-            {name.removeprefix("text_model."): tensor for name, tensor in found.items()}, bare(second)
+            {name.removeprefix("text_model."): tensor for name, tensor in found.items()}, plain_state(second)
         )
 
 
@@ -185,7 +185,7 @@ def test_a_config_of_the_user_wins_over_the_header(sd15_folder: Path, tmp_path: 
     file = save_single_file(sd2_scheduler(), tmp_path / "it.safetensors")
     assert load_base(file).scheduler.config.prediction_type == "v_prediction"
     assert load_base(file, config=sd15_folder).scheduler.config.prediction_type == "epsilon"
-    assert load_base(file, prediction="epsilon").scheduler.config.prediction_type == "epsilon"
+    assert load_base(file, prediction_type="epsilon").scheduler.config.prediction_type == "epsilon"
 
 
 def sd2_scheduler() -> StableDiffusionPipeline:

@@ -21,7 +21,7 @@ from stillmotion.weights import hub, single_file
 from stillmotion.weights.base import load_base
 from stillmotion.weights.files import Header
 from stillmotion.weights.modules import make_module
-from stillmotion.weights.prediction import prediction_of
+from stillmotion.weights.prediction import detect_prediction
 from stillmotion.weights.single_file import CONFIGS
 
 PARTS = ("unet", "vae", "text_encoder")
@@ -61,7 +61,7 @@ def ckpt(pipeline: StableDiffusionPipeline, tmp_path: Path) -> Path:
     return tmp_path / "dream.ckpt"
 
 
-def picture(pipeline) -> Tensor:
+def image(pipeline) -> Tensor:
     generator = torch.Generator().manual_seed(0)
     size = {"height": 16, "width": 16, "num_inference_steps": 2, "output_type": "pt"}
     return pipeline("a red rocket", generator=generator, **size).images
@@ -72,7 +72,7 @@ def test_a_ckpt_gives_the_pipeline_it_was_made_of(pipeline, ckpt: Path, sd15_fol
     assert type(loaded) is StableDiffusionPipeline and loaded.safety_checker is None
     assert all(same(getattr(loaded, part), getattr(pipeline, part)) for part in PARTS)
     loaded.set_progress_bar_config(disable=True)
-    assert torch.equal(picture(loaded), picture(pipeline))
+    assert torch.equal(image(loaded), image(pipeline))
     assert same(load_base(ckpt.parent, config=sd15_folder).unet, pipeline.unet)
 
 
@@ -175,8 +175,8 @@ def test_a_tensor_of_the_wrong_shape_is_named(pipeline, sd15_folder: Path, tmp_p
 def test_another_vae_beside_the_checkpoint(pipeline, ckpt: Path, sd15_folder: Path, tmp_path: Path) -> None:
     other = tiny_vae(seed=7)
     ldm = vae_to_ldm(other.state_dict(), 2)
-    bare = {key.removeprefix("first_stage_model."): value.contiguous() for key, value in ldm.items()}
-    save_file(bare, tmp_path / "v.safetensors")
+    vae_only = {key.removeprefix("first_stage_model."): value.contiguous() for key, value in ldm.items()}
+    save_file(vae_only, tmp_path / "v.safetensors")
     other.save_pretrained(tmp_path / "vae")
     without = {key: v for key, v in ldm_state(pipeline).items() if not key.startswith("first_stage")}
     torch.save(without, tmp_path / "no_vae.ckpt")
@@ -200,7 +200,7 @@ def test_other_files_given_as_base_are_refused(tmp_path: Path, sd15_folder: Path
         load_base(sd15_folder / "unet")
     nine = {"model.diffusion_model.input_blocks.0.0.weight": torch.zeros(320, 9, 3, 3)}
     save_file(nine, tmp_path / "inpaint.safetensors")
-    with pytest.raises(WrongKind, match="inpainting: it takes a picture besides the noise"):
+    with pytest.raises(WrongKind, match="inpainting: it takes an image besides the noise"):
         load_base(tmp_path / "inpaint.safetensors")
 
 
@@ -299,13 +299,13 @@ def test_shipped_configs_name_every_part(family: str) -> None:
 def test_what_tells_the_prediction_type(header, name, sheet, base, told, tmp_path: Path) -> None:
     if sheet:
         (tmp_path / name).with_suffix(".yaml").write_text(sheet)
-    assert prediction_of(header, tmp_path / name, base).prediction == told
+    assert detect_prediction(header, tmp_path / name, base).prediction_type == told
 
 
 def test_marks_of_velocity_and_zero_snr_reach_the_scheduler(pipeline, sd15_folder, tmp_path) -> None:
     marks = {"v_pred": torch.zeros(()), "ztsnr": torch.zeros(())}
     torch.save(ldm_state(pipeline) | marks, tmp_path / "x.ckpt")
-    config = load_base(tmp_path / "x.ckpt", config=sd15_folder, prediction="v_prediction").scheduler.config
+    config = load_base(tmp_path / "x.ckpt", config=sd15_folder, prediction_type="v_prediction").scheduler.config
     assert (config.prediction_type, config.rescale_betas_zero_snr) == ("v_prediction", True)
     assert config.timestep_spacing == "trailing"
 

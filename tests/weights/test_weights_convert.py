@@ -12,15 +12,15 @@ from torch import Tensor
 
 from stillmotion.errors import Damaged, Mismatch, UnknownFile
 from stillmotion.motion.positions import sinusoid
-from stillmotion.motion.spec import FAMILIES, MotionSpec
+from stillmotion.motion.spec import FAMILIES, MotionConfig
 from stillmotion.weights.convert import from_canonical, rename, to_canonical
 from stillmotion.weights.families import adapter_config, family_of, measure, spec_from_adapter_config
 from stillmotion.weights.names import FROM_DIFFUSERS, POSITIONS, TO_DIFFUSERS, layout_of
 
-LAYOUTS = ("original", "diffusers", "hotshot")
+LAYOUTS = ("animatediff", "diffusers", "hotshot")
 
 
-def small(family: str) -> MotionSpec:
+def small(family: str) -> MotionConfig:
     """A family with a fortieth of its channels."""
     spec = FAMILIES[family]
     return replace(
@@ -28,7 +28,7 @@ def small(family: str) -> MotionSpec:
     )
 
 
-def weights(spec: MotionSpec, seed: int = 0, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
+def weights(spec: MotionConfig, seed: int = 0, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(seed)
     state = {key: torch.randn(shape, generator=generator).to(dtype) for key, shape in spec.shapes().items()}
     if spec.conv_in:
@@ -42,9 +42,9 @@ def equal(left: dict[str, Tensor], right: dict[str, Tensor]) -> bool:
 
 
 @st.composite
-def specs(draw: st.DrawFn) -> MotionSpec:
+def specs(draw: st.DrawFn) -> MotionConfig:
     blocks = draw(st.integers(1, 3))
-    return MotionSpec(
+    return MotionConfig(
         "any",
         channels=tuple(draw(st.sampled_from((2, 4, 8))) for _ in range(blocks)),
         layers=tuple(draw(st.integers(1, 2)) for _ in range(blocks)),
@@ -57,7 +57,7 @@ def specs(draw: st.DrawFn) -> MotionSpec:
 
 @settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow])
 @given(specs(), st.sampled_from(LAYOUTS), st.sampled_from((torch.float32, torch.float16, torch.bfloat16)))
-def test_there_and_back_for_any_shape(spec: MotionSpec, layout, dtype: torch.dtype) -> None:
+def test_there_and_back_for_any_shape(spec: MotionConfig, layout, dtype: torch.dtype) -> None:
     state = weights(spec, dtype=dtype)
     file = from_canonical(state, spec, layout)
     assert layout_of(file) == layout
@@ -76,10 +76,10 @@ def test_there_and_back_for_every_family(family: str, layout) -> None:
 
 
 def test_the_canonical_shapes_are_those_of_the_modules() -> None:
-    from stillmotion.motion.module import MotionNet
+    from stillmotion.motion.module import MotionModules
 
     spec = small("sd15-v2")
-    state = MotionNet(spec).state_dict()
+    state = MotionModules(spec).state_dict()
     assert {key: tuple(value.shape) for key, value in state.items()} == spec.shapes()
     assert len(TO_DIFFUSERS) == 26 == len(FROM_DIFFUSERS)
 
@@ -88,7 +88,7 @@ def test_animatelcm_files_have_no_tables_and_the_others_do() -> None:
     for family, length in (("animatelcm", None), ("sd15-v1", 24), ("sd15-v2", 32), ("hotshot-xl", 24)):
         spec = small(family)
         tables = {
-            v.shape[1] for k, v in from_canonical(weights(spec), spec, "original").items() if ".pe" in k
+            v.shape[1] for k, v in from_canonical(weights(spec), spec, "animatediff").items() if ".pe" in k
         }
         assert tables == ({length} if length else set())
     lcm = small("animatelcm")
@@ -100,9 +100,9 @@ def test_animatelcm_files_have_no_tables_and_the_others_do() -> None:
     )
 
 
-def _with_tables(spec: MotionSpec, first: float, second: float) -> dict[str, Tensor]:
+def _with_tables(spec: MotionConfig, first: float, second: float) -> dict[str, Tensor]:
     """A file in the original layout whose tables are the formula plus something."""
-    file = from_canonical(weights(spec), spec, "original")
+    file = from_canonical(weights(spec), spec, "animatediff")
     for key in file:
         if key.endswith(POSITIONS):
             file[key] = file[key] + (first if key.endswith(POSITIONS[0]) else second)
@@ -130,7 +130,7 @@ def test_two_different_tables_fit_no_diffusers_folder() -> None:
     canonical = to_canonical(_with_tables(spec, 0.5, 0.0))
     with pytest.raises(Mismatch, match="different positional tables"):
         from_canonical(canonical, spec, "diffusers")
-    assert equal(to_canonical(from_canonical(canonical, spec, "original")), canonical)
+    assert equal(to_canonical(from_canonical(canonical, spec, "animatediff")), canonical)
 
 
 def test_a_whole_unet_gives_its_motion() -> None:
@@ -142,7 +142,7 @@ def test_a_whole_unet_gives_its_motion() -> None:
         "down_blocks.0.resnets.0.norm1.weight": torch.zeros(8),
         "mid_block.attentions.0.norm.weight": torch.zeros(8),
     }
-    assert equal(to_canonical({**from_canonical(state, spec, "original"), **image}), state)
+    assert equal(to_canonical({**from_canonical(state, spec, "animatediff"), **image}), state)
     assert equal(to_canonical({**from_canonical(state, spec, "diffusers"), **image}), state)
 
 
@@ -160,7 +160,7 @@ def test_a_whole_unet_gives_its_motion() -> None:
 def test_a_tensor_that_nobody_knows_is_named(extra: str, words: str) -> None:
     spec = small("sd15-v3")
     with pytest.raises(UnknownFile, match=words):
-        to_canonical({**from_canonical(weights(spec), spec, "original"), extra: torch.zeros(1)})
+        to_canonical({**from_canonical(weights(spec), spec, "animatediff"), extra: torch.zeros(1)})
 
 
 def test_incomplete_and_misshapen_weights_are_refused() -> None:
@@ -184,7 +184,7 @@ def test_diffusers_makes_the_same_of_an_original_file(family: str) -> None:
     from diffusers.loaders.single_file_utils import convert_animatediff_checkpoint_to_diffusers
 
     spec = small(family)
-    original, ours = (from_canonical(weights(spec), spec, layout) for layout in ("original", "diffusers"))
+    original, ours = (from_canonical(weights(spec), spec, layout) for layout in ("animatediff", "diffusers"))
     theirs = convert_animatediff_checkpoint_to_diffusers(original)
     assert equal({key: value for key, value in ours.items() if "pos_embed" not in key}, theirs)
 
@@ -244,9 +244,9 @@ def test_specs_that_no_adapter_can_hold() -> None:
 
 def test_an_up_path_of_its_own_is_measured() -> None:
     spec = replace(small("sd15-v3"), channels=(8, 16), layers=(1, 1), heads=(8, 8), up=((16, 16), (8, 8, 8)))
-    found, _ = family_of(measure(spec.shapes(), "original"), {}, {})
+    found, _ = family_of(measure(spec.shapes(), "animatediff"), {}, {})
     assert found.up == spec.up and found.shapes() == spec.shapes()
-    assert equal(to_canonical(from_canonical(weights(spec), spec, "original")), weights(spec))
+    assert equal(to_canonical(from_canonical(weights(spec), spec, "animatediff")), weights(spec))
 
 
 def test_names_can_be_converted_without_tensors() -> None:
@@ -259,7 +259,7 @@ def test_names_can_be_converted_without_tensors() -> None:
 
 def test_the_table_is_the_formula_of_the_paper() -> None:
     spec = small("sd15-v1")
-    file = from_canonical(weights(spec), spec, "original")
+    file = from_canonical(weights(spec), spec, "animatediff")
     table = file[f"down_blocks.0.motion_modules.0.temporal_transformer.{POSITIONS[1]}"]
     assert table.shape == (1, 24, 8) and torch.equal(table[0], sinusoid(24, 8))
     assert table[0, 5, 2].item() == pytest.approx(

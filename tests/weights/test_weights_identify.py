@@ -16,7 +16,7 @@ from stillmotion.errors import Damaged, Mismatch, UnknownFile, WrongKind
 from stillmotion.motion.spec import FAMILIES
 from stillmotion.weights.families import METADATA_KEY, spec_to_json
 from stillmotion.weights.files import Header
-from stillmotion.weights.fit import check_fits, expect
+from stillmotion.weights.fit import check_compatible, require_kind
 from stillmotion.weights.identify import call_name, identify
 from stillmotion.weights.kinds import KINDS as TITLES
 
@@ -106,7 +106,7 @@ def test_missing_modules_are_named() -> None:
 
 def test_what_is_unknown_says_what_was_looked_for() -> None:
     found = identify(Header({"layers.0.weight": (3, 3), "head.bias": (2,)}, name="bert.bin"))
-    text = "\n".join(found.sentences())
+    text = "\n".join(found.describe())
     assert (
         not found.known and "not a file we know" in text and "motion modules" in text and "head.bias" in text
     )
@@ -116,7 +116,7 @@ def test_what_is_unknown_says_what_was_looked_for() -> None:
 @pytest.mark.parametrize("name", KINDS)
 def test_a_person_reads_what_it_is_and_how_to_use_it(name: str) -> None:
     header = KINDS[name][0]
-    lines = identify(header).sentences()
+    lines = identify(header).describe()
     assert lines[0].startswith(f"{header.name}: a") or lines[0].startswith(f"{header.name}: ")
     assert 2 <= len(lines) <= 8 and any(line.startswith("  use") for line in lines)
 
@@ -124,7 +124,7 @@ def test_a_person_reads_what_it_is_and_how_to_use_it(name: str) -> None:
 def test_a_pipeline_folder(sd15_folder: Path, tmp_path: Path) -> None:
     found = identify(sd15_folder)
     assert found.kind == "pipeline" and found.family == "StableDiffusionPipeline"
-    assert found.sentences()[-1].endswith("--motion MOTION")
+    assert found.describe()[-1].endswith("--motion MOTION")
 
 
 def test_a_pipeline_folder_with_a_card_and_motion_inside(sd15_folder: Path, tmp_path: Path) -> None:
@@ -132,7 +132,7 @@ def test_a_pipeline_folder_with_a_card_and_motion_inside(sd15_folder: Path, tmp_
     (folder / "motion").mkdir()
     card = {"family": "emoji", "defaults": {"frames": 16, "scheduler": "ddim"}}
     (folder / "stillmotion.json").write_text(json.dumps(card))
-    assert identify(folder).sentences() == [
+    assert identify(folder).describe() == [
         "emoji: a model in a diffusers folder (StableDiffusionPipeline)",
         "  family     the bundled emoji model",
         "  motion     inside, in motion/",
@@ -143,7 +143,7 @@ def test_a_pipeline_folder_with_a_card_and_motion_inside(sd15_folder: Path, tmp_
 
 def test_a_file_on_disk(tmp_path: Path) -> None:
     save_file({"emb_params": torch.zeros(2, 768)}, tmp_path / "e.safetensors")
-    assert identify(tmp_path / "e.safetensors").sentences()[1] == "  fits       Stable Diffusion 1.x"
+    assert identify(tmp_path / "e.safetensors").describe()[1] == "  fits       Stable Diffusion 1.x"
 
 
 @pytest.mark.parametrize(
@@ -166,34 +166,34 @@ def test_a_file_in_the_wrong_place_gets_one_sentence_and_its_use(
 ) -> None:
     found = identify(KINDS[example][0])
     with pytest.raises(WrongKind, match=words) as caught:
-        expect(found, wanted)
+        require_kind(found, wanted)
     assert "Its use: " in str(caught.value)
-    expect(found, found.kind)
+    require_kind(found, found.kind)
 
 
 def test_an_unknown_file_is_refused_with_what_was_looked_for() -> None:
     with pytest.raises(UnknownFile, match="bert.bin is not a file we know .*looked for motion modules"):
-        expect(identify(Header({"x": (3,)}, name="bert.bin")), "motion")
+        require_kind(identify(Header({"x": (3,)}, name="bert.bin")), "motion")
 
 
 def test_modules_for_another_base_are_refused_with_a_way_out() -> None:
     with pytest.raises(Mismatch) as caught:
-        check_fits(FAMILIES["sdxl-beta"], SD15_UNET, "mm_sdxl_v10_beta.ckpt", "toonyou_beta6.safetensors")
+        check_compatible(FAMILIES["sdxl-beta"], SD15_UNET, "mm_sdxl_v10_beta.ckpt", "toonyou_beta6.safetensors")
     assert str(caught.value) == (
         "mm_sdxl_v10_beta.ckpt is a motion module for Stable Diffusion XL (320, 640, 1280) but "
         "toonyou_beta6.safetensors is Stable Diffusion 1.x (320, 640, 1280, 1280). "
         "Use an SD 1.5 module such as v3_sd15_mm.ckpt, or an SDXL checkpoint."
     )
     with pytest.raises(Mismatch, match="Use an SDXL module such as mm_sdxl_v10_beta.ckpt"):
-        check_fits(FAMILIES["sd15-v3"], SDXL_UNET)
+        check_compatible(FAMILIES["sd15-v3"], SDXL_UNET)
     with pytest.raises(Mismatch, match=r"with \(1, 1, 1\) layers, not \(2, 2, 2\)"):
-        check_fits(FAMILIES["sdxl-beta"], SDXL_UNET | {"layers_per_block": 1})
+        check_compatible(FAMILIES["sdxl-beta"], SDXL_UNET | {"layers_per_block": 1})
 
 
 def test_modules_that_fit_pass() -> None:
-    check_fits(FAMILIES["sd15-v1"], SD15_UNET)
-    check_fits(FAMILIES["sd15-v2"], SD15_UNET | {"cross_attention_dim": 1024})
-    check_fits(FAMILIES["hotshot-xl"], SDXL_UNET)
+    check_compatible(FAMILIES["sd15-v1"], SD15_UNET)
+    check_compatible(FAMILIES["sd15-v2"], SD15_UNET | {"cross_attention_dim": 1024})
+    check_compatible(FAMILIES["hotshot-xl"], SDXL_UNET)
 
 
 def test_parts_that_a_checkpoint_lacks_are_noted() -> None:

@@ -1,1 +1,1 @@
-"""Adapters (LoRA and its kin): changes of single layers, as hooks that come off again. Knows no files."""
+"""Adapters (LoRA and its kin): changes of single layers, as hooks that come off again."""

@@ -1,6 +1,6 @@
-"""Adapters on a network as hooks that come off again: nothing of it is replaced, wrapped or renamed.
+"""Adapters on a network as hooks that can be removed: nothing of it is replaced, wrapped or renamed.
 
-    output of a layer  ->  output + weight[layer, frame] * rider(input)
+    output of a layer  ->  output + weight[layer, frame] * lora_layer(input)
 
 So the state_dict is the same while they are on, weight 0 computes exactly what there was before, several act
 in parallel, and after `detach` it is the same network bit for bit.
@@ -15,104 +15,104 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from stillmotion.adapt.factors import Factors, Parity
-from stillmotion.adapt.layers import Bent, LowRank, rider
+from stillmotion.adapt.factors import LayerDelta, LoraAlpha
+from stillmotion.adapt.layers import Bent, LoraLayer, build_layer
 from stillmotion.errors import AttachError, Mismatch
-from stillmotion.hooks import Riding
-from stillmotion.strength import Strength
+from stillmotion.hooks import Attachment
+from stillmotion.strength import LayerWeights
 
-Weight = Strength | float | str | Mapping[str | int, float]
+WeightLike = LayerWeights | float | str | Mapping[str | int, float]
 
 
-class Adaptation(Riding):
-    """Riders on layers of a network until `.detach()`; `.strength` and `.frames` may change between calls.
+class LoraLayersAttachment(Attachment):
+    """LoRA layers on a network until `.detach()`; `.weight` and `.frames` may change between calls.
 
-    `part` is what the network is called in a Strength (unet, text_encoder, motion). A strength with a curve
-    takes the batch as clips of `frames` pictures; with fewer pictures in a batch, its mean.
+    `part` is what the network is called in LayerWeights (unet, text_encoder, motion). A weight by frame
+    takes the batch as clips of `frames` images; with fewer images in a batch, its mean.
     """
 
     def __init__(
         self,
         network: nn.Module,
-        riders: Mapping[str, nn.Module],
-        strength: Weight = 1.0,
+        lora_layers: Mapping[str, nn.Module],
+        weight: WeightLike = 1.0,
         frames: int = 1,
         part: str = "unet",
     ) -> None:
         super().__init__()
-        self.riders, self.part, self.frames, self.strength = dict(riders), part, frames, strength
-        layers = {path: network.get_submodule(path) for path in riders}
+        self.lora_layers, self.part, self.frames, self.weight = dict(lora_layers), part, frames, weight
+        layers = {path: network.get_submodule(path) for path in lora_layers}
         self._handles = [
             layer.register_forward_hook(partial(self._after, path)) for path, layer in layers.items()
         ]
 
     @property
-    def strength(self) -> Strength:
+    def weight(self) -> LayerWeights:
         """How strongly it acts; numbers, text and mappings are understood."""
-        return self._strength
+        return self._layer_weights
 
-    @strength.setter
-    def strength(self, strength: Weight) -> None:
-        self._strength = Strength.of(strength)
-        self._scale = {path: self._strength.at(self.part, path) for path in self.riders}
+    @weight.setter
+    def weight(self, weight: WeightLike) -> None:
+        self._layer_weights = LayerWeights.of(weight)
+        self._scale = {path: self._layer_weights.for_layer(self.part, path) for path in self.lora_layers}
 
     def _after(self, path: str, layer: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
-        pooled, shown = output.ndim == 5, _pictures(output)
+        pooled, shown = output.ndim == 5, _images(output)
         weight = self._weight(path, shown)
         if weight is None:
             return None
-        riding, x = self.riders[path], args[0]
-        _follow(riding, x)
-        if isinstance(riding, Bent):
-            changed = shown + riding(x, weight).to(output.dtype)
+        lora_layer, x = self.lora_layers[path], args[0]
+        _follow(lora_layer, x)
+        if isinstance(lora_layer, Bent):
+            changed = shown + lora_layer(x, weight).to(output.dtype)
         else:
-            changed = shown + weight * _pictures(riding(x)).to(output.dtype)
+            changed = shown + weight * _images(lora_layer(x)).to(output.dtype)
         return changed.unflatten(0, (len(output), -1)).transpose(1, 2) if pooled else changed
 
     def _weight(self, path: str, output: Tensor) -> float | Tensor | None:
-        """A number, one per picture of the batch, or None where nothing would be added."""
-        scale, curve = self._scale[path], self._strength.along(self.frames)
-        if curve is None or not scale:
+        """A number, one per image of the batch, or None where nothing would be added."""
+        scale, by_frame = self._scale[path], self._layer_weights.for_frames(self.frames)
+        if by_frame is None or not scale:
             return scale or None
-        if not any(curve):
+        if not any(by_frame):
             return None
         if self.part.startswith("text") or output.shape[0] % self.frames:
-            return scale * sum(curve) / len(curve)
-        each = torch.tensor(curve, dtype=output.dtype, device=output.device) * scale
+            return scale * sum(by_frame) / len(by_frame)
+        each = torch.tensor(by_frame, dtype=output.dtype, device=output.device) * scale
         return each.repeat(output.shape[0] // self.frames).view(-1, *[1] * (output.ndim - 1))
 
 
-def adapt(
+def attach_deltas(
     network: nn.Module,
-    factors: Mapping[str, Factors],
-    strength: Weight = 1.0,
+    deltas: Mapping[str, LayerDelta],
+    weight: WeightLike = 1.0,
     frames: int = 1,
     part: str = "unet",
-    parity: Parity = "kohya",
-) -> Adaptation:
-    """Put factors, by path of the layer, on a network: `with adapt(...):`, or `.detach()` on what it returns.
+    lora_alpha: LoraAlpha = "use",
+) -> LoraLayersAttachment:
+    """Attach deltas, by path of the layer, to a network: `with attach_deltas(...):`, or detach later.
 
     Mismatch when the network has no such layer or one of another size.
     """
-    return Adaptation(network, riders_for(network, factors, parity), strength, frames, part)
+    return LoraLayersAttachment(network, build_layers(network, deltas, lora_alpha), weight, frames, part)
 
 
-def riders_for(
-    network: nn.Module, factors: Mapping[str, Factors], parity: Parity = "kohya"
+def build_layers(
+    network: nn.Module, deltas: Mapping[str, LayerDelta], lora_alpha: LoraAlpha = "use"
 ) -> dict[str, nn.Module]:
-    """A rider per layer; Mismatch naming the first layer that is not there or does not fit."""
-    layers, riders = dict(network.named_modules()), {}
-    for path, change in factors.items():
+    """A LoRA layer per layer; Mismatch naming the first layer that is not there or does not fit."""
+    layers, lora_layers = dict(network.named_modules()), {}
+    for path, change in deltas.items():
         if path not in layers:
             raise Mismatch(f"there is no layer {path} in {type(network).__name__}")
         try:
-            riders[path] = rider(layers[path], change, parity)
+            lora_layers[path] = build_layer(layers[path], change, lora_alpha)
         except Mismatch as error:
             raise Mismatch(f"{path}: {error}") from None
-    return riders
+    return lora_layers
 
 
-def fresh(
+def new_lora_layers(
     network: nn.Module,
     wanted: Callable[[str, nn.Module], bool],
     rank: int,
@@ -121,7 +121,7 @@ def fresh(
 ) -> nn.ModuleDict:
     """Untrained LoRAs for the layers that `wanted(path, layer)` picks, by path with "/" for "."."""
     found = {
-        path.replace(".", "/"): LowRank(layer, rank, alpha, dropout)
+        path.replace(".", "/"): LoraLayer(layer, rank, alpha, dropout)
         for path, layer in network.named_modules()
         if isinstance(layer, (nn.Linear, nn.Conv2d)) and wanted(path, layer)
     }
@@ -130,14 +130,14 @@ def fresh(
     return nn.ModuleDict(found)
 
 
-def _pictures(output: Tensor) -> Tensor:
+def _images(output: Tensor) -> Tensor:
     """(b, c, f, h, w) of a norm that motion pools over the clip -> (b*f, c, h, w); others as they are."""
     return output.transpose(1, 2).flatten(0, 1) if output.ndim == 5 else output
 
 
-def _follow(riding: nn.Module, x: Tensor) -> None:
+def _follow(lora_layer: nn.Module, x: Tensor) -> None:
     """Move to where the layer works: the network's own `.to()` does not reach it. Training casts nothing."""
-    tensors = (*riding.parameters(), *riding.buffers())
+    tensors = (*lora_layer.parameters(), *lora_layer.buffers())
     own = next((t for t in tensors if (t.device, t.dtype) != (x.device, x.dtype)), None)
     if own is None:
         return
@@ -146,4 +146,4 @@ def _follow(riding: nn.Module, x: Tensor) -> None:
             return
         raise AttachError(f"The adapter in training is {own.dtype}, its layer {x.dtype}: give both the same.")
     with torch.inference_mode(False), torch.no_grad():
-        riding.to(device=x.device, dtype=x.dtype)
+        lora_layer.to(device=x.device, dtype=x.dtype)

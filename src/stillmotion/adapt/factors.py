@@ -1,4 +1,4 @@
-"""The change of one layer as the factors that files hold, and the matrix they stand for. Pure functions.
+"""The change of one layer: its tensors as files hold them, and the matrix they stand for.
 
     lora    change = up @ down                         Hu et al. 2021; convolutions: LoCon; `mid`: Tucker core
     loha    change = (w1_a @ w1_b) * (w2_a @ w2_b)     FedPara (Hyeon-Woo et al. 2021), LyCORIS
@@ -28,8 +28,8 @@ from torch import Tensor
 from stillmotion.errors import Damaged, Mismatch
 
 Algorithm = Literal["lora", "loha", "lokr", "glora", "ia3", "oft", "boft", "full", "norm", "whole"]
-Parity = Literal["kohya", "original"]
-"""Whether alpha counts: by kohya's definition, or not, as in the original AnimateDiff code."""
+LoraAlpha = Literal["use", "ignore"]
+"""Whether alpha counts, by kohya's definition, or not, as in the original AnimateDiff code."""
 
 REQUIRED: dict[Algorithm, tuple[tuple[str, ...], ...]] = {
     "lora": (("down", "up"),),
@@ -55,7 +55,7 @@ RANKED: dict[Algorithm, tuple[str, ...]] = {
 
 
 @dataclass(frozen=True)
-class Factors:
+class LayerDelta:
     """What a file holds for one layer: tensors by the names above, `alpha`, and `magnitude` for DoRA."""
 
     algorithm: Algorithm
@@ -90,43 +90,43 @@ class Factors:
         """Whether half the strength is half the change; not so for DoRA, BOFT and rescaled OFT."""
         return self.magnitude is None and self.algorithm != "boft" and "rescale" not in self.tensors
 
-    def scale(self, parity: Parity = "kohya") -> float:
-        """alpha / rank, or 1 where there is no alpha, no rank, or the original's arithmetic is wanted."""
-        if self.alpha is None or self.rank is None or parity == "original":
+    def scale(self, lora_alpha: LoraAlpha = "use") -> float:
+        """alpha / rank, or 1 where there is no alpha, no rank, or alpha is to be ignored."""
+        if self.alpha is None or self.rank is None or lora_alpha == "ignore":
             return 1.0
         return self.alpha / self.rank
 
-    def delta(self, shape: torch.Size | tuple[int, ...], parity: Parity = "kohya") -> Tensor:
+    def dense(self, shape: torch.Size | tuple[int, ...], lora_alpha: LoraAlpha = "use") -> Tensor:
         """The change of a weight of this shape, fp32, scaled by alpha, before any magnitude.
 
         For algorithms whose change does not depend on the weight; Mismatch if the sizes do not agree.
         """
-        return replace(self, magnitude=None).change(torch.zeros(shape), 1.0, parity)
+        return replace(self, magnitude=None).change(torch.zeros(shape), 1.0, lora_alpha)
 
-    def change(self, weight: Tensor, strength: float = 1.0, parity: Parity = "kohya") -> Tensor:
+    def change(self, weight: Tensor, lora_weight: float = 1.0, lora_alpha: LoraAlpha = "use") -> Tensor:
         """What to add to `weight` at this strength, fp32; exactly 0 at strength 0.
 
         DoRA: the length of W + strength * change is set, as in peft. OFT and BOFT: each rotation is moved
         towards 1, as in LyCORIS. Mismatch if the sizes do not agree.
         """
         weight = weight.detach().float()
-        if not strength:
+        if not lora_weight:
             return torch.zeros_like(weight)
         t = {name: tensor.to(weight.device, torch.float32) for name, tensor in self.tensors.items()}
         t |= {name: self.tensors[name] for name in self.tensors if name == "on_input"}  # also on meta
         if self.algorithm in ("oft", "boft"):
             rotate = _oft if self.algorithm == "oft" else _boft
-            return rotate(t, weight, strength, (self.alpha or 0.0) * weight.shape[0])
+            return rotate(t, weight, lora_weight, (self.alpha or 0.0) * weight.shape[0])
         change = CHANGES[self.algorithm](t, weight)
         if change.numel() != weight.numel() or change.shape[0] != weight.shape[0]:
             raise Mismatch(_no_fit(f"of {tuple(change.shape)}", weight))
-        change = change.reshape(weight.shape) * (self.scale(parity) * strength)
+        change = change.reshape(weight.shape) * (self.scale(lora_alpha) * lora_weight)
         if self.magnitude is None:
             return change
         return rescaled(weight + change, self.magnitude.to(weight.device, torch.float32)) - weight
 
     def bias_change(
-        self, bias: Tensor | None, strength: float = 1.0, parity: Parity = "kohya"
+        self, bias: Tensor | None, lora_weight: float = 1.0, lora_alpha: LoraAlpha = "use"
     ) -> Tensor | None:
         """What to add to the layer's bias (None: it has none) at this strength, fp32; None for nothing."""
         t = {name: tensor.detach().float() for name, tensor in self.tensors.items()}
@@ -134,12 +134,12 @@ class Factors:
         if "bias" in t:
             terms.append(t["bias"])
         if "up_bias" in t:
-            terms.append(t["up_bias"] * self.scale(parity))
+            terms.append(t["up_bias"] * self.scale(lora_alpha))
         if "whole_bias" in t:
             terms.append(t["whole_bias"] if bias is None else t["whole_bias"] - bias.detach().float().cpu())
         if "gain" in t and bias is not None and not t["on_input"].any():
             terms.append(bias.detach().float().cpu() * (t["gain"].flatten() - 1))
-        return sum(terms[1:], terms[0]).flatten() * strength if terms else None
+        return sum(terms[1:], terms[0]).flatten() * lora_weight if terms else None
 
     def check(self, shape: torch.Size | tuple[int, ...]) -> None:
         """Mismatch if this is no change of a weight of this shape; only sizes are computed."""
@@ -150,9 +150,9 @@ class Factors:
             sizes = ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in self.tensors.items())
             raise Mismatch(_no_fit(f"with {sizes}", weight)) from error
 
-    def merged(self, weight: Tensor, strength: float = 1.0, parity: Parity = "kohya") -> Tensor:
+    def apply(self, weight: Tensor, lora_weight: float = 1.0, lora_alpha: LoraAlpha = "use") -> Tensor:
         """`weight` with this change at this strength in it, fp32."""
-        return weight.detach().float() + self.change(weight, strength, parity)
+        return weight.detach().float() + self.change(weight, lora_weight, lora_alpha)
 
 
 def _no_fit(what: str, weight: Tensor) -> str:
@@ -242,17 +242,17 @@ def _rotations(blocks: Tensor, constraint: float) -> Tensor:
     return (one + skew) @ torch.linalg.inv(one - skew)
 
 
-def _oft(t: Mapping[str, Tensor], weight: Tensor, strength: float, constraint: float) -> Tensor:
+def _oft(t: Mapping[str, Tensor], weight: Tensor, lora_weight: float, constraint: float) -> Tensor:
     """blocks (k, n, n) turn the outputs of `weight`, n at a time."""
     turn = (
         _rotations(t["blocks"], constraint) - torch.eye(t["blocks"].shape[-1], device=weight.device)
-    ) * strength
+    ) * lora_weight
     split = weight.unflatten(0, t["blocks"].shape[:2])
     turned = weight + torch.einsum("knm,kn...->km...", turn, split).flatten(0, 1)
     return _stretched(t, turned) - weight
 
 
-def _boft(t: Mapping[str, Tensor], weight: Tensor, strength: float, constraint: float) -> Tensor:
+def _boft(t: Mapping[str, Tensor], weight: Tensor, lora_weight: float, constraint: float) -> Tensor:
     """blocks (m, k, n, n): stage i turns outputs that lie 2**i * n / 2 apart."""
     size = t["blocks"].shape[-1]
     one = torch.eye(size, device=weight.device)
@@ -260,7 +260,7 @@ def _boft(t: Mapping[str, Tensor], weight: Tensor, strength: float, constraint: 
     for stage, rotation in enumerate(_rotations(t["blocks"], constraint)):
         apart = 2**stage * size // 2
         paired = turned.unflatten(0, (-1, 2, apart)).transpose(1, 2).flatten(0, 2).unflatten(0, (-1, size))
-        paired = torch.einsum("kij,kj...->ki...", one + strength * (rotation - one), paired)
+        paired = torch.einsum("kij,kj...->ki...", one + lora_weight * (rotation - one), paired)
         turned = paired.flatten(0, 1).unflatten(0, (-1, apart, 2)).transpose(1, 2).flatten(0, 2)
     return _stretched(t, turned) - weight
 

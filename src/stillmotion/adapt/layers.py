@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from stillmotion.adapt.factors import Factors, Parity
+from stillmotion.adapt.factors import LayerDelta, LoraAlpha
 from stillmotion.errors import Mismatch
 
 
-class LowRank(nn.Module):
+class LoraLayer(nn.Module):
     """up(down(x)) * scale, the plain LoRA of a layer; fresh ones add nothing, as `up` is zero.
 
     A convolution's down has its kernel, stride, padding and dilation; its up is 1x1 (LoCon).
@@ -35,14 +35,14 @@ class LowRank(nn.Module):
         return F.linear(F.linear(x, self.down), self.up) * self.scale
 
 
-class Dense(nn.Module):
+class DenseDelta(nn.Module):
     """The change as a whole matrix: LoHa, LoKr, Tucker cores, differences, changes of a bias or a norm."""
 
-    def __init__(self, layer: nn.Module, factors: Factors, parity: Parity) -> None:
+    def __init__(self, layer: nn.Module, delta: LayerDelta, lora_alpha: LoraAlpha) -> None:
         super().__init__()
         self.layer = (layer,)
-        self.register_buffer("change", factors.change(layer.weight, 1.0, parity))
-        self.register_buffer("bias", factors.bias_change(layer.bias, 1.0, parity))
+        self.register_buffer("change", delta.change(layer.weight, 1.0, lora_alpha))
+        self.register_buffer("bias", delta.bias_change(layer.bias, 1.0, lora_alpha))
 
     def forward(self, x: Tensor) -> Tensor:
         return _applied(self.layer[0], x, self.change, self.bias)
@@ -61,17 +61,17 @@ class Shift(nn.Module):
         return self.bias.view(-1, *[1] * ones)
 
 
-class Bent(Dense):
+class Bent(DenseDelta):
     """A change that is not proportional to its strength (DoRA, BOFT): a matrix for each strength."""
 
-    def __init__(self, layer: nn.Module, factors: Factors, parity: Parity) -> None:
-        super().__init__(layer, factors, parity)
-        self.factors, self.parity, self.at = factors, parity, 1.0
+    def __init__(self, layer: nn.Module, delta: LayerDelta, lora_alpha: LoraAlpha) -> None:
+        super().__init__(layer, delta, lora_alpha)
+        self.delta, self.lora_alpha, self.at = delta, lora_alpha, 1.0
 
-    def forward(self, x: Tensor, strength: float | Tensor = 1.0) -> Tensor:
-        """What is added at one strength, or at one of each picture of the batch."""
-        if isinstance(strength, Tensor):
-            each = strength.flatten()
+    def forward(self, x: Tensor, lora_weight: float | Tensor = 1.0) -> Tensor:
+        """What is added at one strength, or at one of each image of the batch."""
+        if isinstance(lora_weight, Tensor):
+            each = lora_weight.flatten()
             rows = {value: each == value for value in each.unique().tolist()}
             parts = {value: self(x[mask], value) for value, mask in rows.items()}
             first = next(iter(parts.values()))
@@ -79,41 +79,41 @@ class Bent(Dense):
             for value, mask in rows.items():
                 added[mask] = parts[value]
             return added
-        if strength != self.at:
-            layer, self.at = self.layer[0], strength
-            bias = self.factors.bias_change(layer.bias, strength, self.parity)
-            self.change = self.factors.change(layer.weight, strength, self.parity).to(x)
+        if lora_weight != self.at:
+            layer, self.at = self.layer[0], lora_weight
+            bias = self.delta.bias_change(layer.bias, lora_weight, self.lora_alpha)
+            self.change = self.delta.change(layer.weight, lora_weight, self.lora_alpha).to(x)
             self.bias = None if bias is None else bias.to(x)
         return super().forward(x)
 
 
-def rider(layer: nn.Module, factors: Factors, parity: Parity = "kohya") -> nn.Module:
-    """The module that adds these factors to this layer; Mismatch if their sizes do not agree."""
-    shape = _shape(layer, factors)
-    factors.check(shape)
-    bias = factors.bias_change(layer.bias)
+def build_layer(layer: nn.Module, delta: LayerDelta, lora_alpha: LoraAlpha = "use") -> nn.Module:
+    """The module that adds this delta to this layer; Mismatch if their sizes do not agree."""
+    shape = _shape(layer, delta)
+    delta.check(shape)
+    bias = delta.bias_change(layer.bias)
     if bias is not None and bias.numel() != shape[0]:
         raise Mismatch(f"a change of the bias of {bias.numel()} does not fit {layer}")
-    if not factors.linear:
-        return Bent(layer, factors, parity)
-    if bias is not None and not {"diff", "weight"} & factors.tensors.keys() and factors.algorithm in PLAIN:
-        bias = factors.bias_change(layer.bias, 1.0, parity)
+    if not delta.linear:
+        return Bent(layer, delta, lora_alpha)
+    if bias is not None and not {"diff", "weight"} & delta.tensors.keys() and delta.algorithm in PLAIN:
+        bias = delta.bias_change(layer.bias, 1.0, lora_alpha)
         return Shift(bias, isinstance(layer, (nn.Conv2d, nn.GroupNorm)))
-    if factors.algorithm != "lora" or factors.tensors.keys() != {"down", "up"}:
-        return Dense(layer, factors, parity)
+    if delta.algorithm != "lora" or delta.tensors.keys() != {"down", "up"}:
+        return DenseDelta(layer, delta, lora_alpha)
     with torch.device("meta"):
-        low = LowRank(layer, factors.tensors["down"].shape[0], factors.alpha)
-    low.scale = factors.scale(parity)
+        low = LoraLayer(layer, delta.tensors["down"].shape[0], delta.alpha)
+    low.scale = delta.scale(lora_alpha)
     for name in ("down", "up"):
-        tensor = factors.tensors[name].reshape(getattr(low, name).shape)
+        tensor = delta.tensors[name].reshape(getattr(low, name).shape)
         setattr(low, name, nn.Parameter(tensor, requires_grad=False))
     return low
 
 
-def _shape(layer: nn.Module, factors: Factors) -> tuple[int, ...]:
+def _shape(layer: nn.Module, delta: LayerDelta) -> tuple[int, ...]:
     """The shape of the weight that is changed; Mismatch for layers that have none or are of another kind."""
-    if isinstance(layer, NORMS) and factors.algorithm in PLAIN:
-        if layer.weight is None or any(t.squeeze().ndim > 1 for t in factors.tensors.values()):
+    if isinstance(layer, NORMS) and delta.algorithm in PLAIN:
+        if layer.weight is None or any(t.squeeze().ndim > 1 for t in delta.tensors.values()):
             raise Mismatch(f"a {type(layer).__name__} cannot be adapted by a change of a matrix")
         return tuple(layer.weight.shape)
     inputs, outputs, kernel = _sizes(layer)

@@ -1,4 +1,4 @@
-"""The command line: which commands there are, and what the user reads when one fails. Knows no model.
+"""The command line: which commands there are, and what the user reads when one fails.
 
 Nothing heavy is imported before a command needs it: a command is a row with its help, its module comes
 when it is called. Errors meant for the user are one sentence and exit with 2, bad flags too; anything
@@ -30,7 +30,7 @@ COMMANDS = {
     "info": ("info", "Show how a clip was made: the request in its file."),
     "decode": ("decode", "Finish a clip whose sampling was done when something stopped it."),
     "concepts": ("concepts", "List or search what a small model knows."),
-    "sheet": ("sheet", "All frames of a clip on one picture."),
+    "sheet": ("sheet", "All frames of a clip on one image."),
     "inspect": ("inspect", "What a file of weights is, what it fits and how to use it."),
     "convert": ("convert", "Write a file of weights in another layout."),
     "merge": ("merge", "Bake LoRAs into a model, or mix models."),

@@ -38,10 +38,10 @@ def decode(
     target.check_files()
     latents = Latents.load(file)
     # motion and adapters have done their part
-    bare = latents.request.replace(motion="none", loras={}, motion_loras={}, embeddings={})
-    check_trust(file, bare, trust)
+    request = latents.request.replace(motion="none", loras={}, motion_loras={}, embeddings={})
+    check_trust(file, request, trust)
     with waiting() as bars:
-        animator = load(bars, bare, device)
+        animator = load(bars, request, device)
         clip = animator.decode(latents, bars.step)
         target.write(clip)
     echo(f"{target.path}: {len(clip)} frames, decoded in {monotonic() - settings.start:.1f} s")

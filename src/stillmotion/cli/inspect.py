@@ -35,7 +35,7 @@ def inspect(ctx: click.Context, files: tuple[str, ...], as_json: bool, families:
         raise click.UsageError("Name at least one file, or ask for --families.")
     found = [replace(identify(locate(file)), source=file) for file in files]
     for kind in found:
-        echo(json.dumps(asdict(kind)) if as_json else "\n".join(kind.sentences()))
+        echo(json.dumps(asdict(kind)) if as_json else "\n".join(kind.describe()))
     if not all(kind.known for kind in found):
         ctx.exit(UNKNOWN)
 

@@ -11,7 +11,7 @@ from stillmotion.cli.options import PathType, dtype_option, force_option, given
 from stillmotion.cli.output import echo
 from stillmotion.cli.progress import quiet_libraries, waiting
 from stillmotion.errors import RequestError
-from stillmotion.request import LoraParity, Request
+from stillmotion.request import LoraAlpha, Request
 from stillmotion.weights.identify import identify
 
 
@@ -40,10 +40,10 @@ from stillmotion.weights.identify import identify
     help="Model of the same kind to mix in, with its share of 1; may be given several times.",
 )
 @click.option(
-    "--lora-parity",
-    type=click.Choice(LoraParity.__args__),
-    default="kohya",
-    help="Whether LoRAs are scaled by their alpha [default: kohya, which does].",
+    "--lora-alpha",
+    type=click.Choice(LoraAlpha.__args__),
+    default="use",
+    help="Whether LoRAs are scaled by their alpha [default: use].",
 )
 @dtype_option
 @force_option
@@ -53,7 +53,7 @@ def merge(
     loras: tuple[str, ...],
     motion_loras: tuple[str, ...],
     others: tuple[str, ...],
-    lora_parity: str,
+    lora_alpha: str,
     dtype: str | None,
     force: bool,
 ) -> None:
@@ -66,14 +66,14 @@ def merge(
         raise click.UsageError("Nothing to merge: give --lora, --motion-lora or --with.")
     weights = Request.parse(prompt="", **given({"loras": loras, "motion_loras": motion_loras}))
     shares = dict(map(_share, others))
-    worn = {**weights.loras, **weights.motion_loras}
+    all_loras = {**weights.loras, **weights.motion_loras}
     with waiting() as bars, bars.stage("merging"):
         from stillmotion import merging
         from stillmotion.loading import as_dtype
 
         quiet_libraries()
         stored = as_dtype(dtype) if dtype else None
-        place = merging.merge(base, target, worn, shares, stored, lora_parity, force)
+        place = merging.merge(base, target, all_loras, shares, stored, lora_alpha, force)
     echo(f"{place}: {identify(place).title}")
 
 

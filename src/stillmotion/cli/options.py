@@ -12,7 +12,7 @@ from stillmotion.cli.hints import dropped
 from stillmotion.clip.palette import Dither
 from stillmotion.errors import RequestError
 from stillmotion.request import LORAS, REPEATED, Flag, Request
-from stillmotion.strength import Strength
+from stillmotion.strength import LayerWeights
 
 METAVARS = {int: "NUMBER", float: "NUMBER", str: "TEXT"}
 
@@ -82,7 +82,7 @@ def _with_equals(lora: str) -> str:
 
 def _is_weight(text: str) -> bool:
     try:
-        Strength.of(text)
+        LayerWeights.of(text)
     except RequestError:
         return False
     return True
@@ -126,7 +126,7 @@ _OUTPUT = (
         help="For WebP (100 is lossless) and video [default: 90].",
     ),
     click.option(
-        "--sheet", type=PathType(path_type=Path), help="Also write all frames on one picture (.png)."
+        "--sheet", type=PathType(path_type=Path), help="Also write all frames on one image (.png)."
     ),
 )
 

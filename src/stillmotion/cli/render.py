@@ -167,7 +167,7 @@ def kept_until_written(latents: Latents, target: Target, bars: Waiting, since: f
 
 
 def save_sheet(clip: Clip, path: Path, force: bool, **options: Any) -> None:
-    """All frames on one picture, as PNG, whole or not at all."""
+    """All frames on one image, as PNG, whole or not at all."""
     with replacing(path, force) as unfinished:
         clip.sheet(**options).save(unfinished, format="PNG")
 

@@ -29,7 +29,7 @@ def sheet(
     numbers: bool,
     caption: str,
 ) -> None:
-    """All frames of a clip on one picture; FILE is any GIF, WebP, APNG, video or folder of PNGs."""
+    """All frames of a clip on one image; FILE is any GIF, WebP, APNG, video or folder of PNGs."""
     path = output or free_name(Path(f"{file.stem}-sheet.png"))
     check_sheet(path, force)
     clip = Clip.load(file)

@@ -17,13 +17,13 @@ from stillmotion.training import Kind, load_config
 
 @click.group()
 def train() -> None:
-    """Train on clips or pictures of your own; every run resumes where it stopped."""
+    """Train on clips or images of your own; every run resumes where it stopped."""
 
 
 def option(name: str, field: FieldInfo) -> click.Option:
     """The flag of one config field; unset flags leave the value of the config file or the default."""
     flag = "--" + name.replace("_", "-")
-    kind, many = _bare(field.annotation), False
+    kind, many = _unwrap_optional(field.annotation), False
     if get_origin(kind) is list:
         kind, many = get_args(kind)[0], True
     text = field.description or ""
@@ -37,7 +37,7 @@ def option(name: str, field: FieldInfo) -> click.Option:
     return click.Option([flag, name], type=type_, multiple=many, default=None, help=text)
 
 
-def _bare(annotation: Any) -> Any:
+def _unwrap_optional(annotation: Any) -> Any:
     """`X | None` -> X."""
     if get_origin(annotation) in (Union, types.UnionType):
         return next(part for part in get_args(annotation) if part is not type(None))

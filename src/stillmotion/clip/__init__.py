@@ -1,4 +1,4 @@
-"""Pixels in files: the Clip, its writers and readers, the request it carries, sheets. Knows no models."""
+"""Pixels in files: the Clip, its writers and readers, the request it carries, sheets."""
 
 from stillmotion.clip.clip import Clip, grid
 from stillmotion.clip.readers import FrameSource, open_frames, read_frames

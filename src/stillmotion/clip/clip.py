@@ -1,4 +1,4 @@
-"""Clip: pixels, a rate and the request they came from. Knows no models and no file formats."""
+"""Clip: pixels, a rate and the request they came from."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ class Clip:
             raise ValueError(f"fps is {self.fps}, but must be above 0.")
 
     @classmethod
-    def from_pil(cls, pictures: Sequence[Image.Image], fps: float, request: Request | None = None) -> Clip:
-        """A clip of pictures of one size, such as a diffusers pipeline returns."""
-        return cls(np.stack([np.asarray(picture.convert("RGB")) for picture in pictures]), fps, request)
+    def from_pil(cls, images: Sequence[Image.Image], fps: float, request: Request | None = None) -> Clip:
+        """A clip of images of one size, such as a diffusers pipeline returns."""
+        return cls(np.stack([np.asarray(image.convert("RGB")) for image in images]), fps, request)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], background: Colour = WHITE) -> Clip:
@@ -133,7 +133,7 @@ class Clip:
         gap: int = 4,
         background: Colour = WHITE,
     ) -> Image.Image:
-        """All frames on one picture, nearly square without `columns`; enlarged crisply, reduced smoothly."""
+        """All frames on one image, nearly square without `columns`; enlarged crisply, reduced smoothly."""
         return contact_sheet(self.frames, columns, scale, numbers, caption, gap, background)
 
 

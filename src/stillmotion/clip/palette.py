@@ -3,7 +3,7 @@
 Three cheap quantisers (median cut, maximum coverage, octree) each propose a palette; a few rounds of k-means
 on the clip's own colours improve every proposal, and the one with the smallest squared error wins. Colours
 are matched exactly (nearest in RGB), and a clip with at most 256 colours is kept as it is. One palette for
-all frames: still areas stay still, and the file stores it once. Knows nothing of GIF.
+all frames: still areas stay still, and the file stores it once.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def to_palette(frames: np.ndarray, dither: Dither = "none") -> tuple[np.ndarray,
     """Indices (F, H, W) uint8 and the palette (n <= 256, 3) uint8 of frames (F, H, W, 3) uint8.
 
     "ordered" dither is a fixed pattern that stands still on still areas; "floyd-steinberg" is finer in one
-    picture but crawls between frames and makes larger files.
+    image but crawls between frames and makes larger files.
     """
     palette = _few_colours(frames)
     if palette is not None:
@@ -78,10 +78,10 @@ def _best_palette(frames: np.ndarray) -> np.ndarray:
     """Up to 256 colours (n, 3) uint8 with the least squared error on a regular sample of the pixels."""
     pixels = frames.reshape(-1, 3)
     colours, _, counts = _distinct(pixels[:: len(pixels) // SAMPLE | 1])  # an odd step visits all columns
-    picture = Image.fromarray(pixels[None, :: len(pixels) // PROPOSED_FROM | 1])
+    image = Image.fromarray(pixels[None, :: len(pixels) // PROPOSED_FROM | 1])
     palettes = []
     for method in (Image.Quantize.MEDIANCUT, Image.Quantize.MAXCOVERAGE, Image.Quantize.FASTOCTREE):
-        proposal = picture.quantize(COLOURS, method=method, dither=Image.Dither.NONE).getpalette()
+        proposal = image.quantize(COLOURS, method=method, dither=Image.Dither.NONE).getpalette()
         palettes.append(_k_means(colours, counts, np.array(proposal, np.float32).reshape(-1, 3)[:COLOURS]))
     return min(palettes, key=lambda palette: _squared_error(colours, counts, palette))
 
@@ -140,5 +140,5 @@ def _mixtures(colours: np.ndarray, palette: np.ndarray) -> np.ndarray:
 def _diffused(frame: np.ndarray, palette: np.ndarray) -> np.ndarray:
     holder = Image.new("P", (1, 1))
     holder.putpalette(np.concatenate([palette, np.repeat(palette[-1:], COLOURS - len(palette), 0)]).tobytes())
-    picture = Image.fromarray(frame).quantize(palette=holder, dither=Image.Dither.FLOYDSTEINBERG)
-    return np.minimum(np.asarray(picture), len(palette) - 1)
+    image = Image.fromarray(frame).quantize(palette=holder, dither=Image.Dither.FLOYDSTEINBERG)
+    return np.minimum(np.asarray(image), len(palette) - 1)

@@ -10,7 +10,7 @@ from PIL import Image
 Colour = tuple[int, int, int]
 WHITE: Colour = (255, 255, 255)
 MOST_PIXELS = 2**27
-"""of one picture: 11,585 x 11,585; more than any camera makes, and 400 MB in RGB"""
+"""of one image: 11,585 x 11,585; more than any camera makes, and 400 MB in RGB"""
 
 
 def enlarged(frames: np.ndarray, scale: int) -> Iterator[np.ndarray]:
@@ -25,18 +25,18 @@ def even(frame: np.ndarray) -> np.ndarray:
     return np.pad(frame, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
 
 
-def opaque(picture: Image.Image, background: Colour) -> np.ndarray:
-    """RGB pixels (H, W, 3) uint8 of a picture of any mode; whatever is transparent shows `background`."""
-    if picture.mode.startswith("I;16"):  # Pillow would clip 16 bits instead of scaling them
-        grey = (np.asarray(picture) >> 8).astype(np.uint8)
+def opaque(image: Image.Image, background: Colour) -> np.ndarray:
+    """RGB pixels (H, W, 3) uint8 of an image of any mode; whatever is transparent shows `background`."""
+    if image.mode.startswith("I;16"):  # Pillow would clip 16 bits instead of scaling them
+        grey = (np.asarray(image) >> 8).astype(np.uint8)
         return np.repeat(grey[..., None], 3, axis=2)
-    if picture.mode in ("I", "F"):
-        return np.repeat(_eight_bits(np.asarray(picture))[..., None], 3, axis=2)
-    if "A" not in picture.getbands() and "transparency" not in picture.info:
-        return np.array(picture.convert("RGB"))
-    picture = picture.convert("RGBA")
-    below = Image.new("RGBA", picture.size, (*background, 255))
-    below.alpha_composite(picture)
+    if image.mode in ("I", "F"):
+        return np.repeat(_eight_bits(np.asarray(image))[..., None], 3, axis=2)
+    if "A" not in image.getbands() and "transparency" not in image.info:
+        return np.array(image.convert("RGB"))
+    image = image.convert("RGBA")
+    below = Image.new("RGBA", image.size, (*background, 255))
+    below.alpha_composite(image)
     return np.array(below.convert("RGB"))
 
 

@@ -1,4 +1,4 @@
-"""Frames from any file of moving pictures, ours or not: GIF, WebP, APNG, video, a folder of stills.
+"""Frames from any file of moving images, ours or not: GIF, WebP, APNG, video, a folder of stills.
 
 `open_frames` looks at a file once and keeps no pixels and no open file: the result is small, can be sent to
 another process, and decodes only what is asked for. What a file is, its content says, not its name.
@@ -16,19 +16,19 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from stillmotion.clip import pictures
-from stillmotion.clip.contents import Contents
+from stillmotion.clip import images
+from stillmotion.clip.contents import StreamInfo
 from stillmotion.clip.metadata import Tag, read_tag
 from stillmotion.clip.pixels import WHITE, Colour
-from stillmotion.clip.timing import at_rate, steady
+from stillmotion.clip.timing import at_rate, constant_rate
 from stillmotion.errors import DataError
 from stillmotion.request import Request
 
-Decode = Callable[[Path, Contents, Sequence[int], Colour], Iterator[tuple[int, np.ndarray]]]
+Decode = Callable[[Path, StreamInfo, Sequence[int], Colour], Iterator[tuple[int, np.ndarray]]]
 UNREADABLE = (OSError, SyntaxError, EOFError, ValueError, struct.error, Image.DecompressionBombError)
 """What Pillow raises for broken files, depending on where they broke."""
 MOST_GROWN = 2**30
-"""Bytes that pictures which stand long may grow to; beyond it each is shown once."""
+"""Bytes that images which stand long may grow to; beyond it each is shown once."""
 FOLDER_FPS = 8.0
 """A folder of stills does not know its rate; this is AnimateDiff's."""
 
@@ -42,9 +42,9 @@ class FrameSource:
     width: int
     height: int
     request: Request | None
-    contents: Contents
+    info: StreamInfo
     shown: np.ndarray
-    """index (frames,) of the stored picture that each frame shows"""
+    """index (frames,) of the stored image that each frame shows"""
     background: Colour
     decode: Decode
 
@@ -65,7 +65,7 @@ class FrameSource:
         result = np.empty((len(stored), self.height, self.width, 3), np.uint8)
         wanted = np.unique(stored).tolist()
         with _named(self.path):
-            decoded = self.decode(self.path, self.contents, wanted, self.background) if wanted else ()
+            decoded = self.decode(self.path, self.info, wanted, self.background) if wanted else ()
             for number, pixels in decoded:
                 result[stored == number] = pixels[: self.height, : self.width]
         return result
@@ -79,21 +79,21 @@ def open_frames(path: str | os.PathLike[str], background: Colour = WHITE) -> Fra
     path = Path(path)
     if not path.exists():
         raise DataError(f"{path} does not exist.")
-    contents, decode = _scan(path)
-    width, height, request = contents.width, contents.height, None
-    fps, shown = steady(contents.stands, contents.tick)
+    info, decode = _scan(path)
+    width, height, request = info.width, info.height, None
+    fps, shown = constant_rate(info.durations_ms, info.tick)
     if path.is_dir():
         fps = FOLDER_FPS
-    if tag := read_tag(contents.comment):
+    if tag := read_tag(info.comment):
         request = tag.request
         width -= width - tag.width == 1  # padded for the codec
         height -= height - tag.height == 1
-        if (tagged := _as_tagged(contents, tag)) is not None:
+        if (tagged := _as_tagged(info, tag)) is not None:
             fps, shown = tag.fps, tagged
-    if _grown(shown, contents):
-        stored = len(contents.stands)
+    if _grown(shown, info):
+        stored = len(info.durations_ms)
         fps, shown = stored * fps / len(shown), np.arange(stored)
-    return FrameSource(path, fps, width, height, request, contents, shown, background, decode)
+    return FrameSource(path, fps, width, height, request, info, shown, background, decode)
 
 
 def read_frames(path: str | os.PathLike[str], background: Colour = WHITE) -> tuple[np.ndarray, float]:
@@ -102,29 +102,29 @@ def read_frames(path: str | os.PathLike[str], background: Colour = WHITE) -> tup
     return source.frames(), source.fps
 
 
-def _grown(shown: np.ndarray, contents: Contents) -> bool:
-    """Whether a few stored pictures claim to stand so long that showing them would fill the memory."""
-    size = len(shown) * contents.width * contents.height * 3
-    return len(shown) > 64 * len(contents.stands) and size > MOST_GROWN
+def _grown(shown: np.ndarray, info: StreamInfo) -> bool:
+    """Whether a few stored images claim to stand so long that showing them would fill the memory."""
+    size = len(shown) * info.width * info.height * 3
+    return len(shown) > 64 * len(info.durations_ms) and size > MOST_GROWN
 
 
-def _as_tagged(contents: Contents, tag: Tag) -> np.ndarray | None:
-    """Which stored picture each frame shows, or None if the file no longer is what its tag says."""
-    if any(contents.stands):
-        return at_rate(contents.stands, tag.fps, tag.frames)
-    if len(contents.stands) == 1:  # all frames were equal, and merged into a still
+def _as_tagged(info: StreamInfo, tag: Tag) -> np.ndarray | None:
+    """Which stored image each frame shows, or None if the file no longer is what its tag says."""
+    if any(info.durations_ms):
+        return at_rate(info.durations_ms, tag.fps, tag.frames)
+    if len(info.durations_ms) == 1:  # all frames were equal, and merged into a still
         return np.zeros(tag.frames, dtype=int)
-    return np.arange(tag.frames) if len(contents.stands) == tag.frames else None
+    return np.arange(tag.frames) if len(info.durations_ms) == tag.frames else None
 
 
-def _scan(path: Path) -> tuple[Contents, Decode]:
+def _scan(path: Path) -> tuple[StreamInfo, Decode]:
     with _named(path):
         if path.is_dir():
-            return pictures.scan_folder(path), pictures.decode_folder
+            return images.scan_folder(path), images.decode_folder
         if path.stat().st_size == 0:
             raise DataError(f"{path} is empty.")
         try:
-            return pictures.scan_picture(path), pictures.decode_picture
+            return images.scan_image(path), images.decode_image
         except UnidentifiedImageError:
             from stillmotion.clip import video  # brings FFmpeg along: only when needed
 

@@ -1,4 +1,4 @@
-"""Clips side by side: frames on a contact sheet, and several clips as one. Knows no files."""
+"""Clips side by side: frames on a contact sheet, and several clips as one."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from stillmotion.clip.pixels import WHITE, Colour
 BLACK: Colour = (0, 0, 0)
 
 
-def tile(pictures: Sequence[np.ndarray], columns: int | None, gap: int, background: Colour) -> np.ndarray:
-    """Pictures (H, W, 3) of one size in rows, nearly square without `columns`; the rest is background."""
-    height, width = pictures[0].shape[:2]
-    columns = min(columns or math.ceil(math.sqrt(len(pictures))), len(pictures))
-    rows = math.ceil(len(pictures) / columns)
+def tile(images: Sequence[np.ndarray], columns: int | None, gap: int, background: Colour) -> np.ndarray:
+    """Images (H, W, 3) of one size in rows, nearly square without `columns`; the rest is background."""
+    height, width = images[0].shape[:2]
+    columns = min(columns or math.ceil(math.sqrt(len(images))), len(images))
+    rows = math.ceil(len(images) / columns)
     canvas = np.empty((rows * (height + gap) - gap, columns * (width + gap) - gap, 3), np.uint8)
     canvas[:] = background
-    for place, picture in enumerate(pictures):
+    for place, image in enumerate(images):
         top, left = place // columns * (height + gap), place % columns * (width + gap)
-        canvas[top : top + height, left : left + width] = picture
+        canvas[top : top + height, left : left + width] = image
     return canvas
 
 
@@ -36,7 +36,7 @@ def contact_sheet(
     gap: int = 4,
     background: Colour = WHITE,
 ) -> Image.Image:
-    """Frames (F, H, W, 3) on one picture, optionally numbered from 0, with a caption above."""
+    """Frames (F, H, W, 3) on one image, optionally numbered from 0, with a caption above."""
     size = (max(1, round(frames.shape[2] * scale)), max(1, round(frames.shape[1] * scale)))
     filter = Image.Resampling.NEAREST if scale >= 1 else Image.Resampling.BOX
     cells = [Image.fromarray(frame).resize(size, filter) for frame in frames]
@@ -47,9 +47,9 @@ def contact_sheet(
     return _captioned(sheet, caption, background) if caption else sheet
 
 
-def _write(picture: Image.Image, place: tuple[int, int], text: str, size: int) -> None:
+def _write(image: Image.Image, place: tuple[int, int], text: str, size: int) -> None:
     font = ImageFont.load_default(size)
-    ImageDraw.Draw(picture).text(place, text, fill=WHITE, font=font, stroke_width=1, stroke_fill=BLACK)
+    ImageDraw.Draw(image).text(place, text, fill=WHITE, font=font, stroke_width=1, stroke_fill=BLACK)
 
 
 def _captioned(sheet: Image.Image, caption: str, background: Colour) -> Image.Image:

@@ -1,6 +1,6 @@
-"""Pictures as Pillow opens them: which formats, the right way up, which of several in a file are frames.
+"""Images as Pillow opens them: which formats, the right way up, which of several in a file are frames.
 
-A photo (MPO) keeps previews and gain maps behind its picture, and a TIFF smaller copies: only pictures of the
+A photo (MPO) keeps previews and gain maps behind its image, and a TIFF smaller copies: only images of the
 first one's size are frames, and an MPO has one. What takes longer than any clip needs is refused unread.
 """
 
@@ -18,10 +18,10 @@ from PIL import Image
 from stillmotion.errors import DataError
 
 FORMATS = ("GIF", "WEBP", "PNG", "JPEG", "MPO", "BMP", "DIB", "TIFF", "AVIF", "JPEG2000", "HEIF")
-MOST_PICTURES = 20_000
+MOST_IMAGES = 20_000
 """in one file"""
 MOST_PIXELS = 2**31
-"""of all pictures in one file: 1,000 of 1920x1080"""
+"""of all images in one file: 1,000 of 1920x1080"""
 ORIENTATION = 0x0112
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -32,13 +32,13 @@ TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""what sets a picture upright again, for each orientation of EXIF"""
+"""what sets an image upright again, for each orientation of EXIF"""
 HEIC_BRANDS = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1")
 JXL_STARTS = (b"\xff\x0a", b"\x00\x00\x00\x0cJXL ")
 
 
-def open_picture(path: Path) -> Image.Image:
-    """A picture in any of our formats. Raises Pillow's errors, and DataError if more software is needed."""
+def open_image(path: Path) -> Image.Image:
+    """An image in any of our formats. Raises Pillow's errors, and DataError if more software is needed."""
     with path.open("rb") as file:
         head = file.read(16)
     if head.startswith(JXL_STARTS):
@@ -54,46 +54,46 @@ def open_picture(path: Path) -> Image.Image:
     return Image.open(path, formats=_formats())
 
 
-def upright(picture: Image.Image) -> Image.Image:
+def upright(image: Image.Image) -> Image.Image:
     """As it was held; a broken EXIF is taken for none, as in every viewer."""
-    picture.load()
+    image.load()
     turn = None
     with suppress(OSError, SyntaxError, ValueError, TypeError, KeyError, struct.error):
-        turn = TURNS.get(picture.getexif().get(ORIENTATION, 1))
-    return picture if turn is None else picture.transpose(turn)
+        turn = TURNS.get(image.getexif().get(ORIENTATION, 1))
+    return image if turn is None else image.transpose(turn)
 
 
-def frames_of(picture: Image.Image) -> Iterator[int]:
+def frames_of(image: Image.Image) -> Iterator[int]:
     """Seeks one frame after the other; gives how many places each is behind `first_frame`.
 
     Raises DataError if they are too many or too large to be a clip.
     """
-    first, size, pixels = first_frame(picture), None, 0
-    for number in range(MOST_PICTURES + 1):
+    first, size, pixels = first_frame(image), None, 0
+    for number in range(MOST_IMAGES + 1):
         if number or first:
-            if not _several(picture):
+            if not _several(image):
                 return
             try:
-                picture.seek(number + first)
+                image.seek(number + first)
             except EOFError:
                 return
-        size = size or picture.size
+        size = size or image.size
         pixels += size[0] * size[1]
-        if picture.size != size and picture.format == "TIFF":
+        if image.size != size and image.format == "TIFF":
             return
-        if number == MOST_PICTURES or pixels > MOST_PIXELS:
-            what = f"more than {number} pictures of {size[0]}x{size[1]} pixels in it"
-            raise DataError(f"{picture.filename} has {what}, which is too much for a clip: make it a video.")
+        if number == MOST_IMAGES or pixels > MOST_PIXELS:
+            what = f"more than {number} images of {size[0]}x{size[1]} pixels in it"
+            raise DataError(f"{image.filename} has {what}, which is too much for a clip: make it a video.")
         yield number
 
 
-def first_frame(picture: Image.Image) -> int:
-    """1 for an APNG whose first picture is only for programs that cannot animate."""
-    return int(bool(getattr(picture, "default_image", False)) and getattr(picture, "n_frames", 1) > 1)
+def first_frame(image: Image.Image) -> int:
+    """1 for an APNG whose first image is only for programs that cannot animate."""
+    return int(bool(getattr(image, "default_image", False)) and getattr(image, "n_frames", 1) > 1)
 
 
-def _several(picture: Image.Image) -> bool:
-    return picture.format != "MPO" and getattr(picture, "is_animated", False)
+def _several(image: Image.Image) -> bool:
+    return image.format != "MPO" and getattr(image, "is_animated", False)
 
 
 @lru_cache(maxsize=1)

@@ -1,7 +1,7 @@
 """When each frame is shown: whole ticks for writers, a steady rate for readers. Numbers only.
 
-Animated pictures store how long each picture stands, in whole ticks (GIF 10 ms, WebP and APNG 1 ms), and
-their encoders merge equal neighbours into one picture that stands longer. A clip has a steady rate; these
+Animated images store how long each image stands, in whole ticks (GIF 10 ms, WebP and APNG 1 ms), and
+their encoders merge equal neighbours into one image that stands longer. A clip has a steady rate; these
 functions go from one to the other without losing a frame or letting the rounding add up.
 """
 
@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 
 MOST_FRAMES = 10**6
-"""Of a clip whose pictures stand for different times."""
+"""Of a clip whose images stand for different times."""
 LEAST_STEP = 1000 / 60
 """ms; faster steady rates are high-speed cameras, faster uneven ones are bursts"""
 
@@ -24,38 +24,38 @@ def delays(frames: int, fps: float, tick: int) -> list[int]:
     return [(end - start) * tick for start, end in zip(ends, ends[1:], strict=False)]
 
 
-def steady(stands: Sequence[float], tick: float) -> tuple[float, np.ndarray]:
-    """The steady rate in pictures that stand for `stands` ms, and which picture each frame of it shows.
+def constant_rate(durations_ms: Sequence[float], tick: float) -> tuple[float, np.ndarray]:
+    """The steady rate in images that stand for `durations_ms` ms, and which image each frame of it shows.
 
-    The commonest delay (with what rounding to `tick` ms makes of it) is one frame; a picture that stands
+    The commonest delay (with what rounding to `tick` ms makes of it) is one frame; an image that stands
     longer is shown for several. Total duration is kept: fps = frames / duration. A lone still has 1 fps.
-    Uneven pictures of which most are shorter than 1/60 s get the delay in the middle of the duration.
+    Uneven images of which most are shorter than 1/60 s get the delay in the middle of the duration.
     """
-    total = sum(stands)
+    total = sum(durations_ms)
     if total <= 0:
-        return 1.0, np.arange(len(stands))
-    commonest = Counter(stand for stand in stands if stand > 0).most_common(1)[0][0]
-    step = np.mean([stand for stand in stands if abs(stand - commonest) <= tick and stand > 0])
-    counts = [max(1, round(stand / step)) for stand in stands]
-    if sum(counts) > MOST_FRAMES:  # one picture stands for hours: a few bytes would become gigabytes
-        counts = [1] * len(stands)
-    elif step < LEAST_STEP and sum(counts) > len(stands):  # a burst is no rate
-        order = np.argsort(stands)
-        middle = stands[order[np.searchsorted(np.cumsum(np.asarray(stands)[order]), total / 2)]]
+        return 1.0, np.arange(len(durations_ms))
+    commonest = Counter(duration_ms for duration_ms in durations_ms if duration_ms > 0).most_common(1)[0][0]
+    step = np.mean([duration_ms for duration_ms in durations_ms if abs(duration_ms - commonest) <= tick and duration_ms > 0])
+    counts = [max(1, round(duration_ms / step)) for duration_ms in durations_ms]
+    if sum(counts) > MOST_FRAMES:  # one image stands for hours: a few bytes would become gigabytes
+        counts = [1] * len(durations_ms)
+    elif step < LEAST_STEP and sum(counts) > len(durations_ms):  # a burst is no rate
+        order = np.argsort(durations_ms)
+        middle = durations_ms[order[np.searchsorted(np.cumsum(np.asarray(durations_ms)[order]), total / 2)]]
         frames = max(1, round(total / max(LEAST_STEP, middle)))
-        if (shown := at_rate(stands, frames * 1000 / total, frames)) is not None:
+        if (shown := at_rate(durations_ms, frames * 1000 / total, frames)) is not None:
             return frames * 1000 / total, shown
-    shown = np.repeat(np.arange(len(stands)), counts)
+    shown = np.repeat(np.arange(len(durations_ms)), counts)
     return len(shown) * 1000 / total, shown
 
 
-def at_rate(stands: Sequence[float], fps: float, frames: int) -> np.ndarray | None:
-    """Which picture is on screen in the middle of each of `frames` frames at `fps`.
+def at_rate(durations_ms: Sequence[float], fps: float, frames: int) -> np.ndarray | None:
+    """Which image is on screen in the middle of each of `frames` frames at `fps`.
 
-    None if the pictures last noticeably longer or shorter than that (some other program changed the file).
+    None if the images last noticeably longer or shorter than that (some other program changed the file).
     """
-    ends = np.cumsum(stands)
+    ends = np.cumsum(durations_ms)
     if abs(ends[-1] - frames * 1000 / fps) > 20 + 0.02 * ends[-1]:
         return None
     middles = (np.arange(frames) + 0.5) * 1000 / fps
-    return np.minimum(np.searchsorted(ends, middles, side="right"), len(stands) - 1)
+    return np.minimum(np.searchsorted(ends, middles, side="right"), len(durations_ms) - 1)

@@ -1,7 +1,7 @@
 """Video files through PyAV, whose wheel brings FFmpeg along: writes H.264 and VP9, reads what FFmpeg reads.
 
 Nothing needs to be on the PATH. Colours are BT.709 and say so, since players guess differently when nothing
-is said. Knows no Clip.
+is said.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from av.error import FFmpegError
 from av.stream import Disposition
 
 from stillmotion.clip.colour import rgb, upright_size
-from stillmotion.clip.contents import Contents
+from stillmotion.clip.contents import StreamInfo
 from stillmotion.clip.pixels import MOST_PIXELS, Colour, enlarged, even
 from stillmotion.errors import DataError, OutputError
 
@@ -27,7 +27,7 @@ BT709, LIMITED_RANGE = 1, 1  # numbers of ITU-T H.273
 CODECS = {".mp4": "libx264", ".webm": "libvpx-vp9"}
 MOST_ASPECT = 8.0
 """width of a pixel over its height, or the other way round; what says more is taken for square"""
-PICTURES = Disposition.attached_pic | Disposition.timed_thumbnails
+IMAGES = Disposition.attached_pic | Disposition.timed_thumbnails
 """covers and previews, which are no video"""
 TEXT_FORMATS = ("tty", "srt", "webvtt", "ass")
 """FFmpeg 'plays' text files; a caption beside a video is not a video."""
@@ -102,7 +102,7 @@ def _stream(
     return stream
 
 
-def scan_video(path: Path) -> Contents:
+def scan_video(path: Path) -> StreamInfo:
     """Counts a video's frames by its packets (headers may lie or say nothing) and decodes only the first.
 
     A recording that was cut begins at its first key frame, as in every player.
@@ -119,11 +119,11 @@ def scan_video(path: Path) -> Contents:
         unit = float(stream.time_base * 1000)
     width, height = _first_size(path)
     if len(set(times)) < len(packets):  # raw streams and some AVI have no usable times
-        stand = float(1000 / rate) if rate else 0.0
-        return Contents(width, height, (stand,) * len(packets), 1.5, comment)
-    stands = [(later - earlier) * unit for earlier, later in pairwise(times)]
-    last = tail * unit or (float(np.median(stands)) if stands else 0.0)
-    return Contents(width, height, (*stands, last), 1.5, comment, tuple(times))
+        duration_ms = float(1000 / rate) if rate else 0.0
+        return StreamInfo(width, height, (duration_ms,) * len(packets), 1.5, comment)
+    durations_ms = [(later - earlier) * unit for earlier, later in pairwise(times)]
+    last = tail * unit or (float(np.median(durations_ms)) if durations_ms else 0.0)
+    return StreamInfo(width, height, (*durations_ms, last), 1.5, comment, tuple(times))
 
 
 def _from_first_key(packets: list[av.Packet]) -> list[av.Packet]:
@@ -136,24 +136,24 @@ def _from_first_key(packets: list[av.Packet]) -> list[av.Packet]:
 
 
 def decode_video(
-    path: Path, contents: Contents, wanted: Sequence[int], background: Colour
+    path: Path, info: StreamInfo, wanted: Sequence[int], background: Colour
 ) -> Iterator[tuple[int, np.ndarray]]:
     """The `wanted` frames, ascending, decoding from the last key frame before the first of them."""
-    marks = contents.marks or range(len(contents.stands))
-    first, numbers = marks[wanted[0]], {marks[number]: number for number in wanted}
-    for seek in (True, False) if contents.marks and wanted[0] > 0 else (False,):
+    timestamps = info.timestamps or range(len(info.durations_ms))
+    first, numbers = timestamps[wanted[0]], {timestamps[number]: number for number in wanted}
+    for seek in (True, False) if info.timestamps and wanted[0] > 0 else (False,):
         with _opened(path) as (container, stream):
             if seek:
                 container.seek(first, stream=stream)
             for count, frame in enumerate(container.decode(stream)):
                 if seek and count == 0 and frame.pts > first:
                     break  # transport streams may land too late: once more from the start
-                number = numbers.pop(frame.pts if contents.marks else count, None)
+                number = numbers.pop(frame.pts if info.timestamps else count, None)
                 if number is not None:
-                    yield number, rgb(frame, contents.width, contents.height, background)
+                    yield number, rgb(frame, info.width, info.height, background)
                 if not numbers:
                     return
-    raise DataError(f"{path} is damaged: frame {min(numbers.values())} of {len(marks)} cannot be decoded.")
+    raise DataError(f"{path} is damaged: frame {min(numbers.values())} of {len(timestamps)} cannot be decoded.")
 
 
 @contextmanager
@@ -162,9 +162,9 @@ def _opened(path: Path) -> Iterator[tuple[av.container.InputContainer, av.VideoS
     try:  # a playlist must not fetch anything from a network
         container = av.open(f"file:{path}", options={"protocol_whitelist": "file"})
     except FFmpegError as error:
-        raise DataError(f"{path} is neither a picture nor a video: {error.strerror}.") from error
+        raise DataError(f"{path} is neither an image nor a video: {error.strerror}.") from error
     with container:
-        videos = [stream for stream in container.streams.video if not stream.disposition & PICTURES]
+        videos = [stream for stream in container.streams.video if not stream.disposition & IMAGES]
         if not videos or container.format.name in TEXT_FORMATS:
             raise DataError(f"{path} has no video in it.")
         stream = videos[0]

@@ -1,4 +1,4 @@
-"""Which writer a path gets, and everything that must hold before and after it writes. Knows no pixels.
+"""Which writer a path gets, and everything that must hold before and after it writes.
 
 A name with a known extension is a file; a name without one, or ending in a slash, is a folder of PNGs.
 """
@@ -16,7 +16,7 @@ from typing import get_args
 import numpy as np
 
 from stillmotion.atomic import FolderKind, check_free, refused, replacing, sweep
-from stillmotion.clip import pictures
+from stillmotion.clip import images
 from stillmotion.clip.metadata import Tag
 from stillmotion.clip.palette import Dither
 from stillmotion.clip.pictures import FOLDER_TAG
@@ -100,13 +100,13 @@ def save(
 def _write(kind: str, path: Path, frames: np.ndarray, fps: float, comment: str, options: Options) -> None:
     common = (path, frames, fps, comment, options.scale)
     if kind == ".gif":
-        pictures.write_gif(*common, options.dither)
+        images.write_gif(*common, options.dither)
     elif kind == ".webp":
-        pictures.write_webp(*common, options.quality)
+        images.write_webp(*common, options.quality)
     elif kind in (".apng", ".png"):
-        pictures.write_apng(*common)
+        images.write_apng(*common)
     elif kind == "folder":
-        pictures.write_folder(*common)
+        images.write_folder(*common)
     else:
         from stillmotion.clip import video  # brings FFmpeg along: only when needed
 

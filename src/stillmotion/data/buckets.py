@@ -1,6 +1,6 @@
-"""Sizes for pictures of all shapes, and orders in which neighbours have the same one. Pure functions.
+"""Sizes for images of all shapes, and orders in which neighbours have the same one. Pure functions.
 
-A bucket is a size of about resolution x resolution pixels, with sides that suit the network; each picture
+A bucket is a size of about resolution x resolution pixels, with sides that suit the network; each image
 goes into the one of the nearest shape, so that hardly anything is cut off.
 """
 

@@ -1,6 +1,6 @@
-"""A camera that moves over stills or clips: pixels to pixels. Knows no files.
+"""A camera that moves over stills or clips: pixels to pixels.
 
-Frames are drawn from the picture by bicubic interpolation; a picture that is larger than what is drawn of it
+Frames are drawn from the image by bicubic interpolation; an image that is larger than what is drawn of it
 is made smaller first, by a filter that lets nothing flicker.
 """
 
@@ -11,59 +11,59 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stillmotion.data.moves import Shot, matrices
+from stillmotion.data.moves import CameraMove, matrices
 
-PLAIN = 0.6
+PLAIN_BORDER = 0.6
 """part of the border that must have one colour to be a background"""
 
-ALIKE = 8
+COLOUR_TOLERANCE = 8
 """levels of 255 within which colours of a background count as one"""
 
 
-def film(frames: np.ndarray, shot: Shot, size: int) -> Tensor:
-    """uint8 pictures (n, H, W, 3), one or several -> (shot.frames, 3, size, size) in [-1, 1].
+def warp(frames: np.ndarray, camera_move: CameraMove, size: int) -> Tensor:
+    """uint8 images (n, H, W, 3), one or several -> (shot.frames, 3, size, size) in [-1, 1].
 
-    No black borders: beyond a picture with a plain border its colour goes on; another picture is enlarged
+    No black borders: beyond an image with a plain border its colour goes on; another image is enlarged
     until it fills the frame if it has the pixels for that, and its border goes on where it has not.
     """
     height, width = frames.shape[1:3]
-    back = _inverse(matrices(shot.move, shot.amount, shot.frames, shot.shift))
+    back = _inverse(matrices(camera_move.move, camera_move.amount, camera_move.frames, camera_move.shift))
     shape = np.array([width, height]) / min(width, height)
     plain = background(frames[0])
     if plain is None:
         back /= min(max(_cover(back, shape), 1.0), max(min(width, height) / size, 1.0))
     stack = _near(frames, size / np.abs(np.linalg.det(back[:, :, :2])).min() ** 0.5)
-    stack = stack[places(len(stack), shot.frames)]
+    stack = stack[evenly_spaced(len(stack), camera_move.frames)]
     return _sampled(stack, back / shape[:, None], size, plain).clamp(-1, 1)
 
 
-def places(total: int, frames: int) -> list[int]:
+def evenly_spaced(total: int, frames: int) -> list[int]:
     """`frames` indices spread evenly over a clip of `total`; some repeat where that is shorter."""
     return [round(k * (total - 1) / max(frames - 1, 1)) for k in range(frames)]
 
 
-def background(picture: np.ndarray) -> Tensor | None:
+def background(image: np.ndarray) -> Tensor | None:
     """The colour (3,) in [-1, 1] of a plain border of (H, W, 3) uint8, or None."""
-    border = np.concatenate([picture[0], picture[-1], picture[:, 0], picture[:, -1]])
+    border = np.concatenate([image[0], image[-1], image[:, 0], image[:, -1]])
     colour = np.median(border, axis=0)
-    alike = (np.abs(border - colour).max(axis=1) <= ALIKE).mean()
-    return torch.from_numpy(colour).float() / 127.5 - 1 if alike >= PLAIN else None
+    alike = (np.abs(border - colour).max(axis=1) <= COLOUR_TOLERANCE).mean()
+    return torch.from_numpy(colour).float() / 127.5 - 1 if alike >= PLAIN_BORDER else None
 
 
 def _inverse(forward: np.ndarray) -> np.ndarray:
-    """Where in the picture each point of the frame comes from."""
+    """Where in the image each point of the frame comes from."""
     linear = np.linalg.inv(forward[:, :, :2])
     return np.concatenate([linear, -linear @ forward[:, :, 2:]], axis=2)
 
 
 def _cover(back: np.ndarray, shape: np.ndarray) -> float:
-    """How many times the picture must be enlarged so that no corner of any frame is outside of it."""
+    """How many times the image must be enlarged so that no corner of any frame is outside of it."""
     corners = np.array([[x, y, 1] for x in (-1, 1) for y in (-1, 1)]).T
     return float((np.abs(back @ corners).max(axis=(0, 2)) / shape).max())
 
 
 def _near(frames: np.ndarray, shorter: float) -> Tensor:
-    """Pictures (n, 3, h, w) in [-1, 1], made smaller with care if they are larger than what is drawn."""
+    """Images (n, 3, h, w) in [-1, 1], made smaller with care if they are larger than what is drawn."""
     stack = torch.from_numpy(frames).permute(0, 3, 1, 2).float() / 127.5 - 1
     scale = shorter / min(stack.shape[-2:])
     if scale >= 1:

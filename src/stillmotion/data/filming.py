@@ -1,4 +1,4 @@
-"""Stills and clips as items of which camera moves are made, several of each. Knows files, and no latents."""
+"""Stills and clips as items of which camera moves are made, several of each."""
 
 from __future__ import annotations
 
@@ -8,44 +8,44 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from stillmotion.clip.readers import FOLDER_FPS, open_frames
-from stillmotion.data.camera import film, places
-from stillmotion.data.moves import Move, Shot
+from stillmotion.data.camera import warp, evenly_spaced
+from stillmotion.data.moves import MoveName, CameraMove
 from stillmotion.data.sources import Item
 
-PARTS = (1.0, 0.5)
+MOVE_PARTS = (1.0, 0.5)
 """parts of the move that the shots of an item show in turn; a LoRA learns each at that weight, so that its
 weight is a dial"""
 
 
 @dataclass(frozen=True)
-class Filmed(Item):
+class CameraClip(Item):
     """A still or clip and how the camera moves over it, the whole move or a part; `variant` says the same."""
 
-    shot: Shot = field(kw_only=True)
+    camera_move: CameraMove = field(kw_only=True)
     part: float = field(kw_only=True)
 
 
-def filmed(
+def camera_clips(
     items: Sequence[Item],
-    move: Move,
+    move: MoveName,
     amount: float,
     frames: int,
     variants: int,
-    choices: Callable[[int], Sequence[float]],
-) -> list[Filmed]:
-    """`variants` shots of each item; `choices` gives two numbers in [0, 1) for the number of a shot."""
+    uniforms: Callable[[int], Sequence[float]],
+) -> list[CameraClip]:
+    """`variants` shots of each item; `uniforms` gives two numbers in [0, 1) for the number of a shot."""
     found = []
     for number, item in enumerate(items):
         for variant in range(variants):
-            part = PARTS[variant % len(PARTS)]
-            shot = Shot.varied(move, part * amount, frames, choices(number * variants + variant))
-            found.append(Filmed(item.path, item.captions, f" {shot}", shot=shot, part=part))
+            part = MOVE_PARTS[variant % len(MOVE_PARTS)]
+            camera_move = CameraMove.varied(move, part * amount, frames, uniforms(number * variants + variant))
+            found.append(CameraClip(item.path, item.captions, f" {camera_move}", camera_move=camera_move, part=part))
     return found
 
 
-def read_filmed(item: Filmed, size: int, batch: int) -> tuple[float, Iterator[Tensor]]:
+def read_camera_clip(item: CameraClip, size: int, batch: int) -> tuple[float, Iterator[Tensor]]:
     """The frames of the move, as a latent cache reads them; what moves in a clip keeps its pace."""
-    source, frames = open_frames(item.path), item.shot.frames
-    taken = places(len(source), min(frames, len(source)))
+    source, frames = open_frames(item.path), item.camera_move.frames
+    taken = evenly_spaced(len(source), min(frames, len(source)))
     fps = source.fps * frames / len(source) if len(source) > 1 else FOLDER_FPS
-    return fps, iter(film(source.frames(taken), item.shot, size).split(batch))
+    return fps, iter(warp(source.frames(taken), item.camera_move, size).split(batch))

@@ -1,4 +1,4 @@
-"""Latents of all frames of each clip, computed once and kept on disk. Knows no VAE: it is given a function.
+"""Latents of all frames of each clip, computed once and kept on disk. The VAE is given as a function.
 
 One safetensors file per clip, fp16, named by what decides its content: the bytes of the clip, the resolution,
 the VAE. So a cache can be shared by runs, moved, and built in parts: what is there is never computed twice.
@@ -25,18 +25,18 @@ from stillmotion.data.report import Report
 from stillmotion.data.sources import Item
 from stillmotion.errors import OutputError, StillmotionError
 
-SAMPLED = 65536
-PIXELS = 2**20
+HASHED_BYTES = 65536
+ENCODE_PIXELS = 2**20
 """pixels encoded at once: 16 frames of 256x256, 4 of 512x512"""
 
-HELD = 256 * 2**20
+DECODE_BYTES = 256 * 2**20
 """bytes of decoded frames held at once: going back into a compressed clip costs more than memory"""
 
 Encode = Callable[[Tensor], Tensor]
 """pixels (n, 3, H, W) in [-1, 1], float32 -> scaled latents (n, c, h, w)"""
 
 Read = Callable[[Item, int, int], tuple[float, Iterator[Tensor]]]
-"""item, size, pictures at once -> frames per second, and its pixels as `Encode` takes them, in portions"""
+"""item, size, images at once -> frames per second, and its pixels as `Encode` takes them, in portions"""
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class LatentCache:
         self.encode = encode
         self.fingerprint = fingerprint
         self.size = size
-        self.batch = batch or max(1, PIXELS // size**2)
+        self.batch = batch or max(1, ENCODE_PIXELS // size**2)
         self.read = read or read_clip
 
     def ready(self, item: Item) -> CachedClip | None:
@@ -133,7 +133,7 @@ def read_clip(item: Item, size: int, batch: int) -> tuple[float, Iterator[Tensor
     source = open_frames(item.path)
 
     def portions() -> Iterator[Tensor]:
-        held = max(batch, HELD // (source.height * source.width * 3))
+        held = max(batch, DECODE_BYTES // (source.height * source.width * 3))
         for first in range(0, len(source), held):
             frames = source.frames(range(first, min(first + held, len(source))))
             for start in range(0, len(frames), batch):
@@ -163,9 +163,9 @@ def content_key(path: Path) -> bytes:
     """Names a file by its size and the bytes at both ends: cheap for long videos, and true after a move."""
     size = path.stat().st_size
     with path.open("rb") as file:
-        head = file.read(SAMPLED)
-        file.seek(max(0, size - SAMPLED))
-        tail = file.read(SAMPLED)
+        head = file.read(HASHED_BYTES)
+        file.seek(max(0, size - HASHED_BYTES))
+        tail = file.read(HASHED_BYTES)
     return hashlib.blake2b(size.to_bytes(8, "big") + head + tail).digest()
 
 

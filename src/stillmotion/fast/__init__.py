@@ -1,1 +1,1 @@
-"""Same pictures, less time: precision chosen by what the machine does well. Never a second sampler."""
+"""Same images, less time: precision chosen by what the machine does well. Never a second sampler."""

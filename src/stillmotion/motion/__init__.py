@@ -1,1 +1,1 @@
-"""Motion: the temporal modules, and how they ride on a stock UNet. Knows no files and no prompts."""
+"""The temporal modules: their architecture, families and places in a UNet."""

@@ -1,11 +1,11 @@
-"""Motion on a stock UNet as hooks that come off again. Knows no files, no prompts and no pipelines.
+"""Motion on a stock UNet as hooks that come off again.
 
-A clip is a batch: the UNet sees (batch*frames, c, h, w), and what it can do to a batch of pictures it does to
+A clip is a batch: the UNet sees (batch*frames, c, h, w), and what it can do to a batch of images it does to
 the frames. Nothing of the UNet is replaced and no module is added to it, so its state_dict is the same while
 attached, and once the hooks are off it is the same UNet bit for bit.
 
 Motions given together act in parallel on the same input, h + s1*d1(h) + s2*d2(h), so their order does not
-matter; a second `attach` on the same UNet rides on the output of the first.
+matter; a second `attach` on the same UNet acts on the output of the first.
 
 Attach first, then compile, convert or export: what was exported keeps the motion it had. If the UNet
 checkpoints its resnets, finish the backward pass before detaching: they run again in it, hooks included.
@@ -22,62 +22,62 @@ import torch
 from torch import Tensor, nn
 
 from stillmotion.errors import AttachError
-from stillmotion.hooks import Riding
-from stillmotion.motion.module import MotionModule, MotionNet
-from stillmotion.motion.slots import bare, has_mid, slots, widths
-from stillmotion.motion.spec import MotionSpec, Norm, describe
+from stillmotion.hooks import Attachment
+from stillmotion.motion.module import MotionModule, MotionModules
+from stillmotion.motion.slots import unwrap_unet, has_mid, slots, widths
+from stillmotion.motion.spec import MotionConfig, Norm, describe_shape
 
-Parity = Literal["original", "diffusers"]
-"""Whose numbers: the norms of the family row, or diffusers' (every motion norm pooled over the clip)."""
+GroupNormMode = Literal["family", "pooled"]
+"""Group norms as the family was trained, or every motion norm pooled over the clip, as diffusers does."""
 
 log = logging.getLogger(__name__)
 
 
-def check_frames(spec: MotionSpec, frames: int) -> None:
+def check_frames(spec: MotionConfig, frames: int) -> None:
     """AttachError if a motion module has no positions for so many frames at once."""
     if frames > spec.positions:
         raise AttachError(
-            f"{spec.name} motion knows places for {spec.positions} frames at once, not {frames}: use at most "
+            f"{spec.name} motion has positions for {spec.positions} frames at once, not {frames}: use at most "
             f"{spec.positions}."
         )
 
 
 def attach(
     unet: nn.Module,
-    motion: MotionNet | Sequence[MotionNet],
+    motion: MotionModules | Sequence[MotionModules],
     frames: int = 16,
-    strength: float | Sequence[float] = 1.0,
-    parity: Parity = "original",
-) -> Attachment:
+    scale: float | Sequence[float] = 1.0,
+    group_norm: GroupNormMode = "family",
+) -> MotionAttachment:
     """Put motion on a UNet2DConditionModel: `with attach(...):`, or `.detach()` on what this returns.
 
-    The batch of each call is clips of `frames` pictures, clip after clip. `strength` scales what each motion
+    The batch of each call is clips of `frames` images, clip after clip. `scale` scales what each motion
     adds; at 0, or with one frame, the UNet computes exactly what it does without motion. (The resnet norms
-    that v1 pools over the clip know no halves: pooled unless 0.) AttachError where motion does not fit the
+    that v1 pools over the clip are pooled at any scale but 0.) AttachError where motion does not fit the
     UNet, or a batch does not divide by the frames.
     """
-    return Attachment(unet, motion, frames, strength, parity)
+    return MotionAttachment(unet, motion, frames, scale, group_norm)
 
 
-class Attachment(Riding):
-    """Motion riding on a UNet until `.detach()`; `.frames` and `.strength` may change between two calls."""
+class MotionAttachment(Attachment):
+    """Motion attached to a UNet until `.detach()`; `.frames` and `.scale` may change between two calls."""
 
     def __init__(
         self,
         unet: nn.Module,
-        motion: MotionNet | Sequence[MotionNet],
+        motion: MotionModules | Sequence[MotionModules],
         frames: int,
-        strength: float | Sequence[float],
-        parity: Parity,
+        scale: float | Sequence[float],
+        group_norm: GroupNormMode,
     ) -> None:
         super().__init__()
-        if parity not in get_args(Parity):
-            raise AttachError(f"parity is {parity!r}, expected one of {', '.join(get_args(Parity))}.")
-        self.unet = bare(unet)
+        if group_norm not in get_args(GroupNormMode):
+            raise AttachError(f"group_norm is {group_norm!r}, expected one of {', '.join(get_args(GroupNormMode))}.")
+        self.unet = unwrap_unet(unet)
         self.motions = [_net(m) for m in (motion if isinstance(motion, Sequence) else [motion])]
-        self.parity = parity
+        self.group_norm = group_norm
         self.frames = frames
-        self.strength = strength
+        self.scale = scale
         for net in self.motions:
             _check_fit(net, self.unet)
         self._modules = [net.modules_by_name() for net in self.motions]
@@ -85,7 +85,7 @@ class Attachment(Riding):
 
     @property
     def frames(self) -> int:
-        """Pictures per clip: the batch of every call must be a multiple of it."""
+        """Images per clip: the batch of every call must be a multiple of it."""
         return self._frames
 
     @frames.setter
@@ -97,55 +97,55 @@ class Attachment(Riding):
         self._frames = frames
 
     @property
-    def strength(self) -> list[float]:
-        """Strength of each motion, in the order given; one number sets all of them."""
-        return self._strength
+    def scale(self) -> list[float]:
+        """Scale of each motion, in the order given; one number sets all of them."""
+        return self._scale
 
-    @strength.setter
-    def strength(self, strength: float | Sequence[float]) -> None:
-        each = list(strength) if isinstance(strength, Sequence) else [strength] * len(self.motions)
+    @scale.setter
+    def scale(self, scale: float | Sequence[float]) -> None:
+        each = list(scale) if isinstance(scale, Sequence) else [scale] * len(self.motions)
         if len(each) != len(self.motions):
             raise AttachError(
-                f"{len(each)} strengths were given for {len(self.motions)} motions: one for each."
+                f"{len(each)} scales were given for {len(self.motions)} motions: one for each."
             )
-        self._strength = [float(value) for value in each]
+        self._scale = [float(value) for value in each]
 
     def _hook(self) -> None:
         places = slots(self.unet)
         for name in dict.fromkeys(name for modules in self._modules for name in modules):
             hook = partial(self._after_slot, name)
             self._handles.append(places[name].module.register_forward_hook(hook))
-        if self.parity == "original" and any(net.spec.resnet_norm == "clip" for net in self.motions):
+        if self.group_norm == "family" and any(net.spec.resnet_norm == "pooled" for net in self.motions):
             for norm in _resnet_norms(self.unet):
                 self._handles.append(norm.register_forward_pre_hook(self._before_norm))
                 self._handles.append(norm.register_forward_hook(_after_norm))
 
     def _after_slot(self, name: str, slot: nn.Module, args: Any, output: Any) -> Any:
         """Attention returns a tuple (the blocks ask with return_dict=False), a resnet a tensor; so do we."""
-        riders = self._riders(name)
-        if not riders:
+        active = self._active(name)
+        if not active:
             return None
         if isinstance(output, tuple):
-            return (self._moved(output[0], riders), *output[1:])
-        return self._moved(output, riders)
+            return (self._moved(output[0], active), *output[1:])
+        return self._moved(output, active)
 
-    def _riders(self, name: str) -> list[tuple[MotionNet, MotionModule, float]]:
+    def _active(self, name: str) -> list[tuple[MotionModules, MotionModule, float]]:
         if self._frames == 1:
             return []
-        everyone = zip(self.motions, self._modules, self._strength, strict=True)
+        everyone = zip(self.motions, self._modules, self._scale, strict=True)
         return [(net, modules[name], s) for net, modules, s in everyone if s and name in modules]
 
-    def _moved(self, hidden: Tensor, riders: list[tuple[MotionNet, MotionModule, float]]) -> Tensor:
+    def _moved(self, hidden: Tensor, active: list[tuple[MotionModules, MotionModule, float]]) -> Tensor:
         self._check_batch(hidden.shape[0])
         moved = hidden
-        for net, module, strength in riders:
+        for net, module, scale in active:
             _follow(net, module, hidden)
-            moved = torch.add(moved, module.residual(hidden, self._frames, self._norm), alpha=strength)
+            moved = torch.add(moved, module.residual(hidden, self._frames, self._norm), alpha=scale)
         return moved
 
     @property
     def _norm(self) -> Norm | None:
-        return "clip" if self.parity == "diffusers" else None
+        return "pooled" if self.group_norm == "pooled" else None
 
     def _check_batch(self, batch: int) -> None:
         if batch % self._frames:
@@ -157,7 +157,7 @@ class Attachment(Riding):
     def _before_norm(self, norm: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
         """v1's ResNet norms see (b, c, f, h, w), statistics over the whole clip (compat.md 3.4)."""
         pooled = any(
-            s and net.spec.resnet_norm == "clip" for net, s in zip(self.motions, self._strength, strict=True)
+            s and net.spec.resnet_norm == "pooled" for net, s in zip(self.motions, self._scale, strict=True)
         )
         if self._frames == 1 or not pooled or args[0].ndim == 5:
             return None
@@ -177,26 +177,26 @@ def _resnet_norms(unet: nn.Module) -> list[nn.GroupNorm]:
     return [norm for norm in norms if isinstance(norm, nn.GroupNorm)]
 
 
-def _net(motion: nn.Module) -> MotionNet:
-    net = motion if isinstance(motion, MotionNet) else getattr(motion, "module", motion)
-    if not isinstance(net, MotionNet):
+def _net(motion: nn.Module) -> MotionModules:
+    net = motion if isinstance(motion, MotionModules) else getattr(motion, "module", motion)
+    if not isinstance(net, MotionModules):
         raise AttachError(
             f"{type(motion).__name__} is not motion: give a MotionModel, as MotionModel.load(file) makes it."
         )
     return net
 
 
-def _check_fit(net: MotionNet, unet: nn.Module) -> None:
+def _check_fit(net: MotionModules, unet: nn.Module) -> None:
     spec, down, up, mid = net.spec, widths(unet, "down_blocks"), widths(unet, "up_blocks"), has_mid(unet)
     if (spec.down_widths, spec.up_widths) != (down, up) or (spec.mid and not mid):
         raise AttachError(
             f"{spec.name} motion is made for another UNet: it has {spec.shape}; this UNet has "
-            f"{describe(down, down[-1][0] if mid else None, up)}. Use motion and a base of the same family."
+            f"{describe_shape(down, down[-1][0] if mid else None, up)}. Use motion and a base of the same family."
         )
 
 
-def _follow(net: MotionNet, module: MotionModule, hidden: Tensor) -> None:
-    """Move the motion to where the pictures are: `unet.to()`, `.half()` and offloading do not reach it.
+def _follow(net: MotionModules, module: MotionModule, hidden: Tensor) -> None:
+    """Move the motion to where the images are: `unet.to()`, `.half()` and offloading do not reach it.
 
     Under autocast the dtypes are autocast's business, and weights in training are never cast.
     """

@@ -1,11 +1,11 @@
-"""The temporal transformer of AnimateDiff, and a whole set of them for one UNet. Knows no files.
+"""The temporal transformer of AnimateDiff, and a whole set of them for one UNet.
 
 Parameters are named as in the original checkpoints (compat.md 3.1): a state_dict is the canonical layout.
 
     clip     (b f) c h w -> GroupNorm -> tokens (b f) n c -> proj_in -> block -> proj_out -> (b f) c h w
     block    x += attention(LN(x) + place) twice, x += GEGLU(LN(x))
 
-Tokens stay in the order of the pictures, n = h*w inside each frame: a linear layer does not care, and the
+Tokens stay in the order of the images, n = h*w inside each frame: a linear layer does not care, and the
 attention takes (n heads) as its heads and the frames as its sequence. So no tensor is ever copied into the
 paper's (b h w) f c order, which costs more than a linear layer on a CPU in bf16 (320 channels, 32x32 pixels:
 30 ms in and 80 ms out, against 15 ms).
@@ -25,8 +25,8 @@ from torch.utils.checkpoint import checkpoint
 
 from stillmotion.errors import AttachError, Mismatch
 from stillmotion.motion.positions import Positions
-from stillmotion.motion.slots import bare, has_mid, widths
-from stillmotion.motion.spec import EMOJI, SDXL, V3, MotionSpec, Norm
+from stillmotion.motion.slots import unwrap_unet, has_mid, widths
+from stillmotion.motion.spec import EMOJI, SDXL, V3, MotionConfig, Norm
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -60,7 +60,7 @@ def _attend_written_out(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 class TemporalAttention(nn.Module):
-    """Self-attention of each point of the picture over the frames of its clip."""
+    """Self-attention of each point of the image over the frames of its clip."""
 
     def __init__(self, channels: int, heads: int) -> None:
         super().__init__()
@@ -144,7 +144,7 @@ class TemporalTransformer(nn.Module):
 
     def _tokens(self, hidden: Tensor, frames: int, norm: Norm) -> Tensor:
         """(b f) c h w -> (b f) n c, normalised over each frame or over all frames of a clip."""
-        if norm == "frame":
+        if norm == "per-frame":
             return self.norm(hidden).flatten(2).transpose(1, 2).contiguous()
         clip = self.norm(hidden.unflatten(0, (-1, frames)).transpose(1, 2))  # b c f h w
         return clip.flatten(3).permute(0, 2, 3, 1).reshape(hidden.shape[0], -1, hidden.shape[1])
@@ -154,7 +154,7 @@ class MotionModule(nn.Module):
     """One temporal transformer on one slot of the UNet. Fresh ones add nothing: `proj_out` is zero."""
 
     def __init__(
-        self, channels: int, heads: int = 8, attentions: int = 2, groups: int = 32, norm: Norm = "frame"
+        self, channels: int, heads: int = 8, attentions: int = 2, groups: int = 32, norm: Norm = "per-frame"
     ) -> None:
         super().__init__()
         if channels % heads or channels % groups:
@@ -167,7 +167,7 @@ class MotionModule(nn.Module):
         self.gradient_checkpointing = False
 
     def residual(self, hidden: Tensor, frames: int, norm: Norm | None = None) -> Tensor:
-        """What motion adds to (b*frames, c, h, w); `norm` overrides the module's own (frame or clip)."""
+        """What motion adds to (b*frames, c, h, w); `norm` overrides the module's own."""
         norm = norm or self.motion_norm
         if self.gradient_checkpointing and torch.is_grad_enabled():
             return checkpoint(self.temporal_transformer, hidden, frames, norm, use_reentrant=False)
@@ -178,10 +178,10 @@ class MotionModule(nn.Module):
         return hidden + self.residual(hidden, frames)
 
 
-class MotionNet(nn.Module):
+class MotionModules(nn.Module):
     """All motion modules of one spec; the state_dict is the canonical layout, positions only if altered."""
 
-    def __init__(self, spec: MotionSpec) -> None:
+    def __init__(self, spec: MotionConfig) -> None:
         super().__init__()
         self.spec = spec
         self._place("down_blocks", spec.down_widths)
@@ -197,17 +197,17 @@ class MotionNet(nn.Module):
         self.add_module(path, nn.ModuleList(empty))
 
     @classmethod
-    def from_spec(cls, spec: MotionSpec) -> Self:
+    def from_spec(cls, spec: MotionConfig) -> Self:
         """A fresh set, as at the start of training: attached, it changes nothing."""
         return cls(spec)
 
     @classmethod
     def for_unet(cls, unet: nn.Module, **overrides: Any) -> Self:
-        """A fresh set that fits this UNet2DConditionModel; `overrides` are MotionSpec fields (mid=False)."""
+        """A fresh set that fits this UNet2DConditionModel; `overrides` are MotionConfig fields (mid=False)."""
         return cls(spec_for(unet, **overrides))
 
     @classmethod
-    def from_state(cls, spec: MotionSpec, state: Mapping[str, Tensor]) -> Self:
+    def from_state(cls, spec: MotionConfig, state: Mapping[str, Tensor]) -> Self:
         """The set with these tensors (shared, not copied) by canonical name; Mismatch if any is off."""
         _check(spec, state)
         with torch.device("meta"):
@@ -228,16 +228,16 @@ class MotionNet(nn.Module):
             module.gradient_checkpointing = enabled
 
 
-def spec_for(unet: nn.Module, **overrides: Any) -> MotionSpec:
+def spec_for(unet: nn.Module, **overrides: Any) -> MotionConfig:
     """The spec that fits the UNet slot by slot; settings as in the family of this shape, if there is one.
 
     `heads` may be one number; its largest divisor that divides the channels counts. Default 8.
     """
-    unet = bare(unet)
+    unet = unwrap_unet(unet)
     down, up = widths(unet, "down_blocks"), widths(unet, "up_blocks")
     channels, layers = tuple(block[0] for block in down), tuple(map(len, down))
     rows = (row for row in (V3, SDXL, EMOJI) if (row.channels, row.layers) == (channels, layers))
-    row = next(rows, MotionSpec("custom", base="custom"))
+    row = next(rows, MotionConfig("custom", base="custom"))
     most = overrides.pop("heads", 8)
     levels = [gcd(*block, *(up[-1 - i] if up else ())) for i, block in enumerate(down)]
     fields = {
@@ -252,7 +252,7 @@ def spec_for(unet: nn.Module, **overrides: Any) -> MotionSpec:
     return spec if spec.up_widths == up else replace(spec, up=up)
 
 
-def _check(spec: MotionSpec, state: Mapping[str, Tensor]) -> None:
+def _check(spec: MotionConfig, state: Mapping[str, Tensor]) -> None:
     expected = spec.shapes()
     stored = {
         name: tuple(tensor.shape) for name, tensor in state.items() if not name.endswith("pos_encoder.pe")

@@ -1,4 +1,4 @@
-"""A start for motion training: half of the heads begin by looking at near frames. Knows no training.
+"""A start for motion training: half of the heads begin by looking at near frames.
 
 With random queries and keys every frame looks at all frames alike, and what is learnt first is their average:
 the clip agrees with itself, but order means nothing to it (the bundled module after 651 steps: shuffling the
@@ -16,14 +16,14 @@ from math import log
 
 import torch
 
-from stillmotion.motion.module import MotionNet, TemporalAttention
+from stillmotion.motion.module import MotionModules, TemporalAttention
 
 SLOWEST = 0.05
 """radians per frame of the slowest wave used: slower ones are the same for all frames of a clip"""
 
 
 @torch.no_grad()
-def look_near(net: MotionNet, gain: float = 0.8) -> None:
+def init_local_attention(net: MotionModules, gain: float = 0.8) -> None:
     """Adds nearness to queries and keys of the first half of the heads of every temporal attention."""
     for module in net.modules():
         if isinstance(module, TemporalAttention):

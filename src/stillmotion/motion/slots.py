@@ -1,4 +1,4 @@
-"""Where motion rides on a stock UNet. Knows the anatomy of diffusers' blocks, and nothing of motion itself.
+"""Where motion modules are attached to a stock UNet.
 
     down, up    resnet -> [attention] -> *    after attentions[j] where the block has one, else resnets[j]
     mid         resnet -> attention -> * -> resnet
@@ -25,7 +25,7 @@ class Slot:
     channels: int
 
 
-def bare(unet: nn.Module) -> nn.Module:
+def unwrap_unet(unet: nn.Module) -> nn.Module:
     """The stock UNet, out of DistributedDataParallel; AttachError for what cannot carry motion."""
     if hasattr(unet, "_orig_mod") or getattr(unet, "_compiled_call_impl", None) is not None:
         raise AttachError(
@@ -36,7 +36,7 @@ def bare(unet: nn.Module) -> nn.Module:
             f"{type(unet).__name__} is a whole pipeline: give its UNet, attach(pipeline.unet, ...)."
         )
     if not hasattr(unet, "down_blocks") and isinstance(getattr(unet, "module", None), nn.Module):
-        return bare(unet.module)
+        return unwrap_unet(unet.module)
     if not hasattr(unet, "down_blocks") or not hasattr(unet, "conv_in"):
         raise AttachError(
             f"{type(unet).__name__} is not a UNet2DConditionModel: motion needs its down, mid and up blocks."

@@ -1,8 +1,8 @@
-"""Families of motion modules as rows of a table, and the shapes that follow. Knows no tensors and no files.
+"""Families of motion modules as rows of a table, and the shapes that follow.
 
 The facts are those of the original code and of the users' files: anatomy and places of the modules from the
 AnimateDiff repository (v1, v2, v3, SDXL-beta), positions and schedules from each model's own release.
-`parity="original"` uses the norms of the row; diffusers pools every motion norm over the clip instead.
+`group_norm="family"` uses the norms of the row; diffusers pools every motion norm over the clip instead.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
-Norm = Literal["frame", "clip"]
+Norm = Literal["per-frame", "pooled"]
 """GroupNorm statistics: of each frame alone, or pooled over all frames of a clip."""
 
 Widths = tuple[tuple[int, ...], ...]
@@ -18,7 +18,7 @@ Widths = tuple[tuple[int, ...], ...]
 
 
 @dataclass(frozen=True)
-class MotionSpec:
+class MotionConfig:
     """One family: the shape of its modules and the settings it was trained for.
 
     `channels` are those of the UNet's down blocks; block i of the down path carries `layers[i]` modules, the
@@ -36,8 +36,8 @@ class MotionSpec:
     norm_groups: int = 32
     attentions: int = 2
     """temporal self-attentions per module (SparseCtrl encoders have one)"""
-    resnet_norm: Norm = "frame"
-    motion_norm: Norm = "frame"
+    resnet_norm: Norm = "per-frame"
+    motion_norm: Norm = "per-frame"
     base: str = "sd15"
     """family of the text-to-image model it fits: sd15, sdxl, emoji"""
     beta_schedule: str = "linear"
@@ -75,7 +75,7 @@ class MotionSpec:
     @property
     def shape(self) -> str:
         """The places and widths in words: "down 320x2 640x2, mid 640, up 640x3 320x3"."""
-        return describe(self.down_widths, self.channels[-1] if self.mid else None, self.up_widths)
+        return describe_shape(self.down_widths, self.channels[-1] if self.mid else None, self.up_widths)
 
     def modules(self) -> dict[str, tuple[int, int]]:
         """Canonical prefix of every module -> (channels, heads), in the order of the UNet."""
@@ -97,7 +97,7 @@ class MotionSpec:
         }
 
 
-def describe(down: Widths, mid: int | None, up: Widths) -> str:
+def describe_shape(down: Widths, mid: int | None, up: Widths) -> str:
     """Places and widths in words; blocks of mixed widths list them all."""
 
     def words(block: tuple[int, ...]) -> str:
@@ -120,8 +120,8 @@ def _module_shapes(c: int, attentions: int) -> dict[str, tuple[int, ...]]:
     return shapes | affine(f"{block}.ff_norm", c) | affine("temporal_transformer.proj_out", c, c)
 
 
-V1 = MotionSpec("sd15-v1", positions=24, resnet_norm="clip")
-V2 = replace(V1, name="sd15-v2", mid=True, positions=32, resnet_norm="frame")
+V1 = MotionConfig("sd15-v1", positions=24, resnet_norm="pooled")
+V2 = replace(V1, name="sd15-v2", mid=True, positions=32, resnet_norm="per-frame")
 V3 = replace(V2, name="sd15-v3", mid=False)
 PIA = replace(V3, name="pia", conv_in=9)
 LCM = replace(V2, name="animatelcm", positions=64, scheduler="lcm", num_inference_steps=8, guidance_scale=1.5)
@@ -133,12 +133,12 @@ LIGHTNING = replace(
     num_inference_steps=4,
     guidance_scale=1.0,
 )
-SDXL = MotionSpec(
+SDXL = MotionConfig(
     "sdxl-beta",
     channels=(320, 640, 1280),
     layers=(2, 2, 2),
     heads=(8, 8, 8),
-    motion_norm="clip",
+    motion_norm="pooled",
     base="sdxl",
     beta_schedule="scaled_linear",
     beta_end=0.020,
@@ -152,7 +152,7 @@ HOTSHOT = replace(
     SDXL,
     name="hotshot-xl",
     positions=24,
-    motion_norm="frame",
+    motion_norm="per-frame",
     beta_end=0.012,
     scheduler="euler_a",
     num_inference_steps=30,
@@ -160,7 +160,7 @@ HOTSHOT = replace(
     width=512,
     height=512,
 )
-EMOJI = MotionSpec(
+EMOJI = MotionConfig(
     "emoji",
     channels=(128, 256, 256),
     layers=(1, 1, 1),
@@ -173,6 +173,6 @@ EMOJI = MotionSpec(
     height=128,
 )
 
-FAMILIES: dict[str, MotionSpec] = {
+FAMILIES: dict[str, MotionConfig] = {
     spec.name: spec for spec in (V1, V2, V3, SDXL, HOTSHOT, LCM, LIGHTNING, PIA, EMOJI)
 }

@@ -1,1 +1,1 @@
-"""Measures on clips: numbers that say what is seen. Knows pixels only, no models."""
+"""Measures on clips: numbers that say what is seen."""

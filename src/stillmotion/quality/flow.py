@@ -1,12 +1,12 @@
 """What the camera does in a clip: dense optical flow, and the affine move that fits it best.
 
-Flow (OpenCV's DIS, Kroeger et al. 2016) is known only where the picture has texture, and along an edge not at
-all: there it is made up. So at every point each direction counts as much as the picture changes in it (the
+Flow (OpenCV's DIS, Kroeger et al. 2016) is known only where the image has texture, and along an edge not at
+all: there it is made up. So at every point each direction counts as much as the image changes in it (the
 structure tensor), and points that do not follow the common move (the subject's own) count less with each
 round. DIS prefers smooth flow and sees turns as smaller than they are: the next frame is moved back by what
 was found, and what is left is added.
 
-Directions are those of stillmotion.data.moves, named after the camera: pan-left takes the picture right.
+Directions are those of stillmotion.data.moves, named after the camera: pan-left takes the image right.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ BLUR = 1.0
 class CameraFit:
     """The mean move from one frame to the next.
 
-    `pan` and `tilt` are pixels per frame of the camera to the right and up (the picture goes left and down),
-    `zoom` is by what part the picture grows, `roll` degrees by which it turns clockwise. `shares` are the
+    `pan` and `tilt` are pixels per frame of the camera to the right and up (the image goes left and down),
+    `zoom` is by what part the image grows, `roll` degrees by which it turns clockwise. `shares` are the
     parts of the move that each explains, together 1; `width` is that of the frames.
     """
 
@@ -86,7 +86,7 @@ def camera_of(frames: np.ndarray) -> CameraFit:
 
 
 def between(one: np.ndarray, other: np.ndarray) -> tuple[np.ndarray, float]:
-    """The move from one grey picture (H, W) uint8 to another, and the mean square of radii; see `fit`."""
+    """The move from one grey image (H, W) uint8 to another, and the mean square of radii; see `fit`."""
     cv2 = _opencv()
     flow = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
     certain = texture(one)
@@ -106,8 +106,8 @@ def between(one: np.ndarray, other: np.ndarray) -> tuple[np.ndarray, float]:
 
 def texture(grey: np.ndarray) -> np.ndarray:
     """(H, W, 2, 2) of how certain flow is at each point in each direction: the structure tensor."""
-    picture = grey.astype(np.float64) / 255
-    slope = np.stack([ndimage.sobel(picture, 1), ndimage.sobel(picture, 0)], -1)
+    image = grey.astype(np.float64) / 255
+    slope = np.stack([ndimage.sobel(image, 1), ndimage.sobel(image, 0)], -1)
     return ndimage.gaussian_filter(slope[..., :, None] * slope[..., None, :], (BLUR, BLUR, 0, 0))
 
 

@@ -50,39 +50,39 @@ KINDS = {
     "lora": Kind(
         LoraTrainConfig,
         "lora:LoraTarget",
-        """Train a style LoRA on pictures with captions: a small file that changes how the base draws.
+        """Train a style LoRA on images with captions: a small file that changes how the base draws.
 
         \b
         stillmotion train lora --base emoji --resolution 128 \\
-            --images my-pictures/ --output runs/style
+            --images my-images/ --output runs/style
 
         The base stays as it is. OUTPUT/lora.safetensors is what you take away: `stillmotion animate --lora`,
         diffusers' load_lora_weights and other programs read it. Captions stand in .txt files beside the
-        pictures; without them the folder's name is the caption. Kill it whenever you like: the same command
-        goes on where it was. Step by step: docs/training-pictures.md
+        images; without them the folder's name is the caption. Kill it whenever you like: the same command
+        goes on where it was. Step by step: docs/training-images.md
         """,
     ),
     "dreambooth": Kind(
         DreamBoothConfig,
         "dreambooth:DreamBoothTarget",
-        """Teach the base one subject from 3 to 5 pictures, under a rare word.
+        """Teach the base one subject from 3 to 5 images, under a rare word.
 
         \b
         stillmotion train dreambooth --base emoji --resolution 128 \\
             --instance-images my-dog/ --instance-prompt "a photo of sks dog" \\
             --class-prompt "a photo of dog" --output runs/dog
 
-        Then "sks dog" in a prompt is your dog. With --class-prompt the base first draws pictures of the
+        Then "sks dog" in a prompt is your dog. With --class-prompt the base first draws images of the
         class, so that it keeps what it knew of it. It makes a LoRA (OUTPUT/lora.safetensors) or, with
         --method full, a whole model (OUTPUT/model, OUTPUT/model.safetensors). The same command goes on where
         it was.
-        Step by step: docs/training-pictures.md
+        Step by step: docs/training-images.md
         """,
     ),
     "textual-inversion": Kind(
         TextualInversionConfig,
         "textual_inversion:TextualInversionTarget",
-        """Teach the text encoder a new word from a few pictures: a file of a few kilobytes.
+        """Teach the text encoder a new word from a few images: a file of a few kilobytes.
 
         \b
         stillmotion train textual-inversion --base emoji --resolution 128 \\
@@ -90,7 +90,7 @@ KINDS = {
 
         Nothing of the model changes but the word. OUTPUT/embedding.safetensors is what `stillmotion animate
         --embedding` and diffusers' load_textual_inversion read. The same command goes on where it was. Step
-        by step: docs/training-pictures.md
+        by step: docs/training-images.md
         """,
     ),
     "domain-adapter": Kind(

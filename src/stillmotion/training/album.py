@@ -1,6 +1,6 @@
-"""The pictures of a run: prepared once, drawn in batches of one size; knows no target.
+"""The images of a run: prepared once, drawn in batches of one size.
 
-order of an epoch    every picture once (or as often as its folder says), batches of one bucket
+order of an epoch    every image once (or as often as its folder says), batches of one bucket
 sample n             place n mod N of epoch n div N, mirrored or not: a function of (seed, n)
 """
 
@@ -15,87 +15,87 @@ from accelerate import Accelerator
 
 from stillmotion.data.buckets import Size, bucket_sizes, fitting_step, grouped
 from stillmotion.data.latents import CachedClip
-from stillmotion.data.pictures import Picture, measured, read_picture
+from stillmotion.data.pictures import ImageItem, measured, read_image
 from stillmotion.data.report import Report
 from stillmotion.data.sources import Item, same_captions
 from stillmotion.errors import DataError, TrainingError
-from stillmotion.training.clips import encode_all, key_of, tell_skipped
-from stillmotion.training.config.images import PictureConfig
+from stillmotion.training.clips import cache_latents, key_of, tell_skipped
+from stillmotion.training.config.images import ImageConfig
 from stillmotion.training.denoise import Denoiser, Sample, loss_of
-from stillmotion.training.draws import Draw, shuffled
+from stillmotion.training.draws import SampleRng, shuffled
 from stillmotion.training.targets import Loss
 from stillmotion.training.text import note_cut_captions
 
-SHOWN = 4
+MAX_SAMPLES = 4
 
 
-class Album:
-    """Pictures with latents on disk; `found` are items and how often an epoch shows each."""
+class ImageDataset:
+    """Images with latents on disk; `found` are items and how often an epoch shows each."""
 
     def __init__(
         self,
-        config: PictureConfig,
+        config: ImageConfig,
         found: Sequence[tuple[Item, int]],
         report: Report,
         denoiser: Denoiser,
         accelerator: Accelerator,
-        say: Callable[[str], None],
+        log: Callable[[str], None],
     ) -> None:
         self.config, self.denoiser = config, denoiser
         self.batch = config.batch_size * config.gradient_accumulation_steps * accelerator.num_processes
-        pictures = list(measured(found, _sizes(config, denoiser), config.flip, report))
+        images = list(measured(found, _sizes(config, denoiser), config.flip, report))
         vae = denoiser.pipeline.vae
-        items = list({p.item.path: p.item for p in pictures}.values())
-        ready = encode_all(config, items, report, vae, accelerator, say, read_picture, "pictures")
+        items = list({p.item.path: p.item for p in images}.values())
+        ready = cache_latents(config, items, report, vae, accelerator, log, read_image, "images")
         latents = {clip.item.path: clip for clip in ready}
-        self.pictures = [picture for picture in pictures if picture.item.path in latents]
+        self.images = [image for image in images if image.item.path in latents]
         self.clips = [
-            replace(latents[p.item.path], item=p.item) for p in self.pictures for _ in range(p.repeats)
+            replace(latents[p.item.path], item=p.item) for p in self.images for _ in range(p.repeats)
         ]
-        tell_skipped(report, config.output, accelerator, say)
+        tell_skipped(report, config.output, accelerator, log)
         if not self.clips:
-            raise DataError(f"None of the {len(found)} pictures can be used. {report.sentence()}")
-        captions = (caption for picture in self.pictures for caption in picture.item.captions)
-        note_cut_captions(denoiser.pipeline, captions, say)
-        self._buckets = [picture.bucket for picture in self.pictures for _ in range(picture.repeats)]
+            raise DataError(f"None of the {len(found)} images can be used. {report.sentence()}")
+        captions = (caption for image in self.images for caption in image.item.captions)
+        note_cut_captions(denoiser.pipeline, captions, log)
+        self._buckets = [image.bucket for image in self.images for _ in range(image.repeats)]
         self._order = lru_cache(maxsize=2)(self._new_order)
 
     def __len__(self) -> int:
-        return len(self.pictures)
+        return len(self.images)
 
     def key(self) -> str:
-        """Changes with the pictures and their captions, not with the folder they are in."""
+        """Changes with the images and their captions, not with the folder they are in."""
         return key_of(self.clips)
 
-    def clip(self, draw: Draw) -> CachedClip:
-        """The picture of a draw."""
-        epoch, place = divmod(draw.number, len(self.clips))
-        return self.clips[self._order(draw.seed, epoch)[place]]
+    def clip(self, rng: SampleRng) -> CachedClip:
+        """The image of a draw."""
+        epoch, place = divmod(rng.number, len(self.clips))
+        return self.clips[self._order(rng.seed, epoch)[place]]
 
-    def sample(self, draw: Draw, captions: Callable[[Item], Sequence[str]] | None = None) -> Sample:
-        """A picture with noise, timestep and caption; `captions` are others than its own."""
-        clip = self.clip(draw)
-        mirrored, *others = draw.choices(4)
+    def sample(self, rng: SampleRng, captions: Callable[[Item], Sequence[str]] | None = None) -> Sample:
+        """An image with noise, timestep and caption; `captions` are others than its own."""
+        clip = self.clip(rng)
+        mirrored, *others = rng.uniforms(4)
         view = int(self.config.flip and mirrored < 0.5)
         said = captions(clip.item) if captions is not None else clip.item.captions
-        return self.denoiser.sample(draw, clip.latents([view]), said, *others)
+        return self.denoiser.sample(rng, clip.latents([view]), said, *others)
 
     def captions(self) -> list[str]:
-        """All captions of all pictures."""
-        return [caption for picture in self.pictures for caption in picture.item.captions]
+        """All captions of all images."""
+        return [caption for image in self.images for caption in image.item.captions]
 
     def prompts(self) -> list[str]:
-        """Captions of the first few pictures, each once: what sample sheets show if nothing is asked for."""
-        return list(dict.fromkeys(picture.item.captions[0] for picture in self.pictures))[:SHOWN]
+        """Captions of the first few images, each once: what sample sheets show if nothing is asked for."""
+        return list(dict.fromkeys(image.item.captions[0] for image in self.images))[:MAX_SAMPLES]
 
     def size_notes(self) -> list[str]:
-        """A sentence if some pictures are too small."""
-        small = [picture for picture in self.pictures if picture.enlarged]
+        """A sentence if some images are too small."""
+        small = [image for image in self.images if image.enlarged]
         return [_small_sentence(small, len(self), self.config.resolution)] if small else []
 
     def caption_notes(self) -> list[str]:
         """A sentence if the captions say nothing that differs."""
-        caption = same_captions(picture.item for picture in self.pictures)
+        caption = same_captions(image.item for image in self.images)
         if caption is None or len(self) == 1:
             return []
         return [f"Note: all captions are {caption!r}; other words will not steer what is learnt."]
@@ -106,7 +106,7 @@ class Album:
         return grouped(shuffled(seed, epoch, count).tolist(), self._buckets, self.batch, first)
 
 
-def picture_loss(
+def image_loss(
     denoiser: Denoiser, samples: Sequence[Sample], weights: Sequence[float] | None = None
 ) -> Loss:
     """Weighted sum over samples of any sizes, one pass of the UNet for each size; default: the mean."""
@@ -116,16 +116,16 @@ def picture_loss(
         shapes.setdefault(sample.latents.shape, []).append(index)
     values, spreads = [], []
     for indices in shapes.values():
-        guess = denoiser.guess([samples[index] for index in indices])
-        losses = denoiser.losses(guess)
+        prediction = denoiser.predict([samples[index] for index in indices])
+        losses = denoiser.losses(prediction)
         share = torch.tensor([weights[index] for index in indices], device=losses.device)
-        part = loss_of((losses * share).sum(), guess)
+        part = loss_of((losses * share).sum(), prediction)
         values.append(part.value)
         spreads.append(part.spread * (len(indices) / len(samples)))
     return Loss(torch.stack(values).sum(), torch.stack(spreads).sum())
 
 
-def _sizes(config: PictureConfig, denoiser: Denoiser) -> list[Size]:
+def _sizes(config: ImageConfig, denoiser: Denoiser) -> list[Size]:
     halvings = len(denoiser.unet.config.block_out_channels) - 1
     step = fitting_step(config.resolution, denoiser.factor, halvings)
     if not step:
@@ -138,10 +138,10 @@ def _sizes(config: PictureConfig, denoiser: Denoiser) -> list[Size]:
     return bucket_sizes(config.resolution, step)
 
 
-def _small_sentence(small: Sequence[Picture], count: int, resolution: int) -> str:
-    tall, wide = min((picture.size for picture in small), key=lambda size: size[0] * size[1])
+def _small_sentence(small: Sequence[ImageItem], count: int, resolution: int) -> str:
+    tall, wide = min((image.size for image in small), key=lambda size: size[0] * size[1])
     return (
-        f"Note: {len(small)} of {count} pictures are smaller than the resolution {resolution} (the smallest "
+        f"Note: {len(small)} of {count} images are smaller than the resolution {resolution} (the smallest "
         f"{wide}x{tall}) and are enlarged, so the blur is learnt too: use larger ones, or --resolution "
         f"{min(tall, wide)}."
     )

@@ -1,4 +1,4 @@
-"""Attention that trains fast in bf16 on a CPU: the same function, other kernels. Knows no model.
+"""Attention that trains fast in bf16 on a CPU: the same function, other kernels.
 
 torch's fused CPU attention is slow in a bf16 backward pass: half the time of a whole training step (128 to
 384 channels, 16x16 latents, 16 frames: 3.8 s, with this 2.1 s; one core, torch 2.13). Here few tokens go

@@ -65,7 +65,7 @@ def write(
     return path
 
 
-def read_newest(output: Path, say: Callable[[str], None] = lambda sentence: None) -> Saved | None:
+def read_newest(output: Path, log: Callable[[str], None] = lambda sentence: None) -> Saved | None:
     """The newest checkpoint of a run that is whole, or None when it has none.
 
     Damaged ones after it are said, and renamed to step-N.damaged so that they count no more. TrainingError
@@ -85,7 +85,7 @@ def read_newest(output: Path, say: Callable[[str], None] = lambda sentence: None
             ) from error
         else:
             for bad, why in damaged:
-                say(f"Note: the checkpoint {bad} is damaged ({why}), so the run goes on from {path.name}.")
+                log(f"Note: the checkpoint {bad} is damaged ({why}), so the run goes on from {path.name}.")
                 _set_aside(bad)
             return saved
     if damaged:

@@ -19,11 +19,11 @@ from stillmotion.data.sources import Item, same_captions
 from stillmotion.errors import DataError
 from stillmotion.fast.precision import training_dtype
 from stillmotion.training.config import ClipConfig, DenoiseConfig, VideoConfig
-from stillmotion.training.draws import Draw
+from stillmotion.training.draws import SampleRng
 from stillmotion.training.progress import Progress
 from stillmotion.training.text import note_cut_captions
 
-Stretch = tuple[Tensor, tuple[str, ...]]
+SampledFrames = tuple[Tensor, tuple[str, ...]]
 """latents (f, c, h, w) and the captions of their clip"""
 
 
@@ -33,16 +33,16 @@ def prepare_clips(
     report: Report,
     vae: Any,
     accelerator: Accelerator,
-    say: Callable[[str], None],
+    log: Callable[[str], None],
     read: Read | None = None,
 ) -> list[CachedClip]:
     """The usable clips, in the same order on every process; DataError when there is none.
 
     `read` gives the pixels of an item where they are not those of the file.
     """
-    clips = encode_all(config, items, report, vae, accelerator, say, read)
+    clips = cache_latents(config, items, report, vae, accelerator, log, read)
     usable = [clip for clip in clips if _long_enough(clip, config.needed, report)]
-    tell_skipped(report, config.output, accelerator, say)
+    tell_skipped(report, config.output, accelerator, log)
     hint = ""
     if config.needed > 1:
         hint = " A smaller stride (--stride), fewer frames (--frames) or --span whole need shorter clips."
@@ -51,17 +51,17 @@ def prepare_clips(
             f"None of the {len(items)} clips of {config.source} can be used. {report.sentence()}{hint}"
         )
     if hint and len(usable) < len(clips):
-        say(hint.strip())
+        log(hint.strip())
     return usable
 
 
-def encode_all(
+def cache_latents(
     config: DenoiseConfig,
     items: Sequence[Item],
     report: Report,
     vae: Any,
     accelerator: Accelerator,
-    say: Callable[[str], None],
+    log: Callable[[str], None],
     read: Read | None = None,
     noun: str = "clips",
 ) -> list[CachedClip]:
@@ -69,17 +69,17 @@ def encode_all(
     folder = config.cache or config.output / "latents"
     dtype = training_dtype(config.precision, accelerator.device)
     cache = LatentCache(folder, encoder(vae, dtype), fingerprint(vae, dtype), config.resolution, read=read)
-    _encode(cache, items, report, accelerator, say, noun)
+    _encode(cache, items, report, accelerator, log, noun)
     return [clip for clip in map(cache.ready, _readable(items, report)) if clip is not None]
 
 
-def tell_skipped(report: Report, output: Path, accelerator: Accelerator, say: Callable[[str], None]) -> None:
+def tell_skipped(report: Report, output: Path, accelerator: Accelerator, log: Callable[[str], None]) -> None:
     """Says how many files could not be used and lists them in skipped.jsonl."""
     if report.skipped:
         listing = output / "skipped.jsonl"
         if accelerator.is_main_process:
             report.save(listing)
-        say(f"{report.sentence()} All are listed in {listing}.")
+        log(f"{report.sentence()} All are listed in {listing}.")
 
 
 def _encode(
@@ -87,19 +87,19 @@ def _encode(
     items: Sequence[Item],
     report: Report,
     accelerator: Accelerator,
-    say: Callable[[str], None],
+    log: Callable[[str], None],
     noun: str,
 ) -> None:
     """Each process encodes its part; afterwards all know all failures."""
     mine = items[accelerator.process_index :: accelerator.num_processes]
-    progress = Progress(say, "latents", noun, len(mine))
+    progress = Progress(log, "latents", noun, len(mine))
     encoded = cache.build(mine, report, progress)
     if accelerator.num_processes > 1:
         for path, why in gather_object(list(report.skipped.items())):
             report.skip(path, why)
         accelerator.wait_for_everyone()
     if encoded:
-        say(f"Latents of {encoded} {noun} computed in {progress.took} and kept in {cache.folder}.")
+        log(f"Latents of {encoded} {noun} computed in {progress.took} and kept in {cache.folder}.")
 
 
 def _readable(items: Sequence[Item], report: Report) -> list[Item]:
@@ -112,12 +112,12 @@ def _long_enough(clip: CachedClip, wanted: int, report: Report) -> bool:
     return clip.length >= wanted
 
 
-def note_captions(clips: Sequence[CachedClip], pipeline: Any, say: Callable[[str], None]) -> None:
+def note_captions(clips: Sequence[CachedClip], pipeline: Any, log: Callable[[str], None]) -> None:
     """Says when the captions of several files are all the same, and when some are too long."""
-    note_cut_captions(pipeline, (caption for clip in clips for caption in clip.item.captions), say)
+    note_cut_captions(pipeline, (caption for clip in clips for caption in clip.item.captions), log)
     caption = same_captions(clip.item for clip in clips)
     if caption is not None and len({clip.item.path for clip in clips}) > 1:
-        say(f"Note: all captions are {caption!r}; the text will not steer what is learnt.")
+        log(f"Note: all captions are {caption!r}; the text will not steer what is learnt.")
 
 
 def key_of(clips: Sequence[CachedClip]) -> str:
@@ -126,16 +126,16 @@ def key_of(clips: Sequence[CachedClip]) -> str:
     return hashlib.blake2b(repr(facts).encode(), digest_size=12).hexdigest()
 
 
-def pace(clips: Sequence[CachedClip], config: ClipConfig) -> float:
+def sample_fps(clips: Sequence[CachedClip], config: ClipConfig) -> float:
     """Frames per second of samples: the videos' own, divided by the step between frames."""
     whole = config.span == "whole"
     rates = sorted(clip.fps / (clip.length / config.frames if whole else config.stride) for clip in clips)
     return round(rates[len(rates) // 2], 3)
 
 
-def stretch(draw: Draw, clips: Sequence[CachedClip], config: ClipConfig, start: float) -> Stretch:
+def sample_frames(rng: SampleRng, clips: Sequence[CachedClip], config: ClipConfig, start: float) -> SampledFrames:
     """The frames of one clip that a sample is made of; `start` in [0, 1) chooses where."""
-    clip = clips[draw.item(len(clips))]
+    clip = clips[rng.item(len(clips))]
     indices = frame_indices(clip.length, config.frames, config.stride, start, config.loop, config.span)
     return clip.latents(indices), clip.item.captions
 

@@ -1,6 +1,6 @@
 """What every denoising target shares: the base in its working precision, noise, text, the loss of one pass.
 
-Notation of a batch: b samples of f pictures each (f = 1 for stills), latents (b, f, c, h, w).
+Notation of a batch: b samples of f images each (f = 1 for stills), latents (b, f, c, h, w).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from stillmotion.fast.precision import training_dtype
 from stillmotion.motion.noise import progressive_noise
 from stillmotion.training import objectives
 from stillmotion.training.config.shared import DenoiseConfig
-from stillmotion.training.draws import OFFSET, Draw
+from stillmotion.training.draws import OFFSET, SampleRng
 from stillmotion.training.targets import Loss
 from stillmotion.training.text import Conditioner
 from stillmotion.weights.base import load_base
@@ -30,23 +30,23 @@ BETAS = ("beta_schedule", "beta_start", "beta_end")
 class Sample:
     """One sample before noise: latents and noise (f, c, h, w) on the CPU, timestep, caption.
 
-    The noise goes over `shown` where that is given: other latents than those the network should arrive at.
+    The noise goes over `input_latents` where that is given: other latents than those the network should arrive at.
     """
 
     latents: Tensor
     noise: Tensor
-    time: int
+    timestep: int
     caption: str
-    shown: Tensor | None = None
+    input_latents: Tensor | None = None
 
 
 @dataclass(frozen=True)
-class Guess:
-    """What the network said of a batch and what it should have said, both (b, f, c, h, w) fp32."""
+class Prediction:
+    """Output of the network for a batch and its target, both (b, f, c, h, w) fp32, with timesteps (b,)."""
 
-    said: Tensor
-    wanted: Tensor
-    times: Tensor
+    output: Tensor
+    target: Tensor
+    timesteps: Tensor
 
 
 class Denoiser:
@@ -76,8 +76,8 @@ class Denoiser:
         self.base_scheduler = self.pipeline.scheduler
         self.pipeline.scheduler = training_scheduler(self.base_scheduler.config, config, schedule)
         settings = self.pipeline.scheduler.config
-        self.prediction = settings.prediction_type
-        self.abar = objectives.alphas_cumprod(
+        self.prediction_type = settings.prediction_type
+        self.alphas_cumprod = objectives.alphas_cumprod(
             *(settings[name] for name in BETAS),
             settings.num_train_timesteps,
             settings.rescale_betas_zero_snr,
@@ -85,50 +85,50 @@ class Denoiser:
 
     def __str__(self) -> str:
         dtype = str(self.dtype).removeprefix("torch.")
-        return f"{dtype} on {self.device}, the base predicts {self.prediction}"
+        return f"{dtype} on {self.device}, the base predicts {self.prediction_type}"
 
     def sample(
-        self, draw: Draw, latents: Tensor, captions: Sequence[str], which: float, dropped: float, time: float
+        self, rng: SampleRng, latents: Tensor, captions: Sequence[str], which: float, dropped: float, timestep: float
     ) -> Sample:
         """Noise, caption and timestep for latents (f, c, h, w); the last three are uniform in [0, 1)."""
         latents = latents.float()
-        noise = draw.noise(*latents.shape)
+        noise = rng.noise(*latents.shape)
         if self.config.noise_offset:
-            noise += self.config.noise_offset * draw.noise(*latents.shape[:2], 1, 1, purpose=OFFSET)
+            noise += self.config.noise_offset * rng.noise(*latents.shape[:2], 1, 1, purpose=OFFSET)
         noise = progressive_noise(noise, self.noise_alpha)
         caption = "" if dropped < self.config.text_dropout else captions[int(which * len(captions))]
-        first, end = self.config.min_timestep, self.config.max_timestep or len(self.abar)
-        return Sample(latents, noise, first + int(time * (end - first)), caption)
+        first, end = self.config.min_timestep, self.config.max_timestep or len(self.alphas_cumprod)
+        return Sample(latents, noise, first + int(timestep * (end - first)), caption)
 
-    def guess(self, samples: Sequence[Sample]) -> Guess:
+    def predict(self, samples: Sequence[Sample]) -> Prediction:
         """One pass of the UNet over samples of one shape."""
-        latents, noise, shown = (
+        latents, noise, input_latents = (
             torch.stack(parts).to(self.device)
-            for parts in zip(*((s.latents, s.noise, _shown(s)) for s in samples), strict=True)
+            for parts in zip(*((s.latents, s.noise, _input_latents(s)) for s in samples), strict=True)
         )
-        times = torch.tensor([sample.time for sample in samples], device=self.device)
-        frames, abar = latents.shape[1], self.abar[times].view(-1, 1, 1, 1, 1)
-        noisy = objectives.noisy(shown, noise, abar)
-        said = self.unet(
+        timesteps = torch.tensor([sample.timestep for sample in samples], device=self.device)
+        frames, alpha_bar = latents.shape[1], self.alphas_cumprod[timesteps].view(-1, 1, 1, 1, 1)
+        noisy = objectives.add_noise(input_latents, noise, alpha_bar)
+        output = self.unet(
             noisy.flatten(0, 1).to(self.dtype),
-            times.repeat_interleave(frames),
+            timesteps.repeat_interleave(frames),
             **self.text.unet_arguments([s.caption for s in samples], frames, self.pixels(latents)),
         ).sample
-        if any(sample.shown is not None for sample in samples):
-            noise = objectives.noise_between(noisy, latents, abar)
-        wanted = objectives.target(latents, noise, abar, self.prediction)
-        return Guess(said.float().view_as(wanted), wanted, times)
+        if any(sample.input_latents is not None for sample in samples):
+            noise = objectives.noise_from(noisy, latents, alpha_bar)
+        target = objectives.target(latents, noise, alpha_bar, self.prediction_type)
+        return Prediction(output.float().view_as(target), target, timesteps)
 
-    def losses(self, guess: Guess) -> Tensor:
+    def losses(self, prediction: Prediction) -> Tensor:
         """(b,): L2 of each sample, min-SNR weighted if the config says so."""
-        losses = F.mse_loss(guess.said, guess.wanted, reduction="none").flatten(1).mean(1)
-        return losses * self.weights(guess.times)
+        losses = F.mse_loss(prediction.output, prediction.target, reduction="none").flatten(1).mean(1)
+        return losses * self.weights(prediction.timesteps)
 
-    def weights(self, times: Tensor) -> Tensor:
+    def weights(self, timesteps: Tensor) -> Tensor:
         """(b,): weight of each timestep in the loss; 1 without min-SNR."""
         if self.config.snr_gamma is None:
-            return torch.ones(len(times), device=self.device)
-        return objectives.min_snr_weight(self.abar[times], self.config.snr_gamma, self.prediction)
+            return torch.ones(len(timesteps), device=self.device)
+        return objectives.min_snr_weight(self.alphas_cumprod[timesteps], self.config.snr_gamma, self.prediction_type)
 
     @property
     def parts(self) -> dict[str, nn.Module]:
@@ -145,13 +145,13 @@ class Denoiser:
         return latents.shape[-2] * self.factor, latents.shape[-1] * self.factor
 
 
-def _shown(sample: Sample) -> Tensor:
-    return sample.latents if sample.shown is None else sample.shown
+def _input_latents(sample: Sample) -> Tensor:
+    return sample.latents if sample.input_latents is None else sample.input_latents
 
 
-def loss_of(value: Tensor, guess: Guess) -> Loss:
-    """A loss with the spread that the watch wants to know."""
-    return Loss(value, guess.said.detach().std() / guess.wanted.std().clamp(min=1e-6))
+def loss_of(value: Tensor, prediction: Prediction) -> Loss:
+    """A loss with the spread that the diagnostics need."""
+    return Loss(value, prediction.output.detach().std() / prediction.target.std().clamp(min=1e-6))
 
 
 def training_scheduler(

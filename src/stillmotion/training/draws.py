@@ -1,4 +1,4 @@
-"""All randomness of a run as a pure function of (seed, number of the sample). Knows no data and no model.
+"""All randomness of a run as a pure function of (seed, number of the sample).
 
 There is no state to save: after a restart sample number n is what it would have been, and two processes with
 one clip each draw what one process with two clips draws.
@@ -21,8 +21,8 @@ CHOICES, NOISE, OFFSET, MODEL = "choices", "noise", "offset", "model"
 
 
 @dataclass(frozen=True)
-class Draw:
-    """The random choices of one training sample."""
+class SampleRng:
+    """The random numbers of one training sample, a function of seed and number."""
 
     seed: int
     number: int
@@ -32,11 +32,11 @@ class Draw:
         epoch, place = divmod(self.number, items)
         return int(shuffled(self.seed, epoch, items)[place])
 
-    def other(self, purpose: str) -> Draw:
-        """The draw of the same number in another series."""
-        return Draw(_seed(self.seed, 0, purpose), self.number)
+    def stream(self, purpose: str) -> SampleRng:
+        """The generator of the same sample for another purpose."""
+        return SampleRng(_seed(self.seed, 0, purpose), self.number)
 
-    def choices(self, count: int) -> list[float]:
+    def uniforms(self, count: int) -> list[float]:
         """`count` numbers in [0, 1): start, caption, dropout, timestep..."""
         return np.random.default_rng(_seed(self.seed, self.number, CHOICES)).random(count).tolist()
 
@@ -46,10 +46,10 @@ class Draw:
         return torch.randn(shape, generator=generator)
 
 
-def draws(seed: int, step: int, part: int, size: int, parts: int) -> list[Draw]:
+def sample_rngs(seed: int, step: int, part: int, size: int, parts: int) -> list[SampleRng]:
     """The samples of one part (a pass of a process) of a step that has `parts` parts of `size` samples."""
     first = (step * parts + part) * size
-    return [Draw(seed, number) for number in range(first, first + size)]
+    return [SampleRng(seed, number) for number in range(first, first + size)]
 
 
 def seed_model(seed: int, step: int, part: int) -> None:

@@ -2,7 +2,7 @@
 
 The network keeps its own parameters in the precision of the computation; after a step they are copies of the
 master. One vector makes clipping, EMA, checkpoints and the sum over processes one operation each, and makes
-fp32 optimizer state a fact instead of a hope. Knows no network: it is given named parameters.
+fp32 optimizer state a fact instead of a hope. The parameters are given by name.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 
-class FlatWeights:
+class FlatParameters:
     """`weights` and `grad` (size,) fp32 for named working parameters."""
 
     def __init__(self, parameters: Mapping[str, Parameter], dtype: torch.dtype = torch.float32) -> None:
@@ -29,15 +29,15 @@ class FlatWeights:
             parameter.data = parameter.data.to(dtype)
             parameter.requires_grad_(True)
 
-    def collect(self, share: float) -> None:
-        """Adds `share` times the parameters' gradients to `grad` and clears them."""
+    def accumulate_grads(self, weight: float) -> None:
+        """Adds `weight` times the parameters' gradients to `grad` and clears them."""
         for part, parameter in zip(self._parts(self.grad), self.parameters.values(), strict=True):
             if parameter.grad is not None:
-                part.add_(parameter.grad.flatten(), alpha=share)
+                part.add_(parameter.grad.flatten(), alpha=weight)
                 parameter.grad = None
 
     @torch.no_grad()
-    def publish(self, weights: Tensor | None = None) -> None:
+    def copy_to_model(self, weights: Tensor | None = None) -> None:
         """Copies `weights` (default: the master) into the working parameters, rounded to their precision."""
         source = self._parts(self.weights if weights is None else weights)
         for part, parameter in zip(source, self.parameters.values(), strict=True):

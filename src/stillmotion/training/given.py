@@ -9,7 +9,7 @@ import torch
 
 from stillmotion.card import ModelCard
 from stillmotion.errors import WrongKind
-from stillmotion.motion.spec import MotionSpec
+from stillmotion.motion.spec import MotionConfig
 from stillmotion.motion_model import MotionModel
 from stillmotion.weights.hub import INSIDE, locate
 
@@ -18,14 +18,14 @@ def load_motion(source: str) -> MotionModel:
     """Motion in fp32 with the schedule that its card or family says; WrongKind where it cannot be trained."""
     net = MotionModel.load(source, dtype=torch.float32)
     if net.spec.conv_in is not None:
-        raise WrongKind(f"{source} is PIA, which needs given pictures: start from another motion module.")
+        raise WrongKind(f"{source} is PIA, which needs given images: start from another motion module.")
     place = locate(source)
     place = next((place / part for part in INSIDE if (place / part).is_dir()), place)
     net.spec = replace(net.spec, **ModelCard.read(place).schedule)
     return net
 
 
-def motion_of(motion: str | None, base: str) -> MotionModel:
+def motion_for(motion: str | None, base: str) -> MotionModel:
     """The motion that is named, or else the one inside the base; WrongKind if it has none."""
     place = locate(motion or base)
     if motion is None and not any((place / part).is_dir() for part in INSIDE):
@@ -36,18 +36,18 @@ def motion_of(motion: str | None, base: str) -> MotionModel:
     return load_motion(motion or base)
 
 
-def betas(spec: MotionSpec) -> dict[str, Any]:
+def betas(spec: MotionConfig) -> dict[str, Any]:
     """The noise schedule of a family by the names in configs."""
     return {name: getattr(spec, name) for name in ("beta_schedule", "beta_start", "beta_end")}
 
 
-def carried(noise_alpha: float | None, spec: MotionSpec | None) -> float:
+def resolve_noise_alpha(noise_alpha: float | None, spec: MotionConfig | None) -> float:
     """The `noise_alpha` of a run: what its config says, else that of the given motion, else 0."""
     unsaid = 0.0 if spec is None else spec.noise_alpha
     return unsaid if noise_alpha is None else noise_alpha
 
 
-def origin(net: MotionModel) -> str:
+def describe_origin(net: MotionModel) -> str:
     """What is started from, in words."""
     spec = net.spec
     return (

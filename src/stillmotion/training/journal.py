@@ -1,4 +1,4 @@
-"""What a run tells: loss.csv, lines or a progress bar on the terminal, TensorBoard when asked for."""
+"""The log of a run: loss.csv, lines or a progress bar on the terminal, TensorBoard when asked for."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ class Step:
     grad_norm: float
 
 
-class Journal:
-    """Speaks on the main process only. Use as a context manager."""
+class Logger:
+    """Logs on the main process only. Use as a context manager."""
 
     def __init__(
         self, output: Path, accelerator: Accelerator, total: int, every: int | None, tensorboard: bool
@@ -85,7 +85,7 @@ class Journal:
             self.task = self.bar.add_task("", total=self.total, completed=step)
             self.bar.start()
 
-    def say(self, sentence: str) -> None:
+    def log(self, sentence: str) -> None:
         """A sentence to the user, above the bar."""
         self.console.print(sentence, markup=False, highlight=False)
 
@@ -99,7 +99,7 @@ class Journal:
         if self.bar is not None:
             self.bar.update(self.task, completed=row.step, description=self._recently(row.step))
         elif self._due(row.step):
-            self.say(f"step {row.step}/{self.total}  lr {row.learning_rate:.2e}  {self._recently(row.step)}")
+            self.log(f"step {row.step}/{self.total}  lr {row.learning_rate:.2e}  {self._recently(row.step)}")
             self.told = time.monotonic()
         if self.tensorboard and (row.step % self.every == 0 or row.step == self.total):
             self.accelerator.log({"loss": self._recent(), "learning_rate": row.learning_rate}, step=row.step)
@@ -121,11 +121,11 @@ class Journal:
         finally:
             self.away += time.monotonic() - began
 
-    def picture(self, name: str, picture: Any, step: int) -> None:
+    def image(self, name: str, image: Any, step: int) -> None:
         """An image (H, W, 3) uint8 for TensorBoard."""
         if self.tensorboard:
             self.accelerator.get_tracker("tensorboard").log_images(
-                {name: picture[None]}, step=step, dataformats="NHWC"
+                {name: image[None]}, step=step, dataformats="NHWC"
             )
 
     def close(self) -> None:
@@ -134,7 +134,7 @@ class Journal:
         if self.tensorboard:
             self.accelerator.end_training()
 
-    def __enter__(self) -> Journal:
+    def __enter__(self) -> Logger:
         return self
 
     def __exit__(self, *_: object) -> None:

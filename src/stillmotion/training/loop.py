@@ -30,9 +30,9 @@ from stillmotion.fast.precision import best_device, training_dtype
 from stillmotion.training import checkpoint
 from stillmotion.training.attention import trainable_attention
 from stillmotion.training.config import TrainConfig, as_yaml, plain_fields
-from stillmotion.training.draws import draws, seed_model
-from stillmotion.training.flat import FlatWeights
-from stillmotion.training.journal import Journal, Step, duration, read_losses
+from stillmotion.training.draws import sample_rngs, seed_model
+from stillmotion.training.flat import FlatParameters
+from stillmotion.training.journal import Logger, Step, duration, read_losses
 from stillmotion.training.loss_plot import plot_losses
 from stillmotion.training.objectives import learning_rate
 from stillmotion.training.optimizers import make_optimizer
@@ -40,9 +40,9 @@ from stillmotion.training.run_folder import RunFolder, claim
 from stillmotion.training.stop import Stop
 from stillmotion.training.targets import Target
 from stillmotion.training.validation import is_whole, sheet_path
-from stillmotion.training.watch import Watch, rate_notice, refuse_nonfinite, refuse_nonfinite_weights
+from stillmotion.training.watch import Diagnostics, rate_notice, refuse_nonfinite, refuse_nonfinite_weights
 
-FREE = {
+MUTABLE_SETTINGS = {
     "output",
     "max_minutes",
     "checkpoint_steps",
@@ -52,7 +52,7 @@ FREE = {
     "tensorboard",
 }
 """settings that may change between two starts without changing what is learnt"""
-LOOK = 10
+CHECK_EVERY = 10
 
 
 @dataclass(frozen=True)
@@ -82,16 +82,16 @@ def run(
     stop = Stop(config.max_minutes, accelerator.is_main_process)
     with (
         claim(config.output) if accelerator.is_main_process else nullcontext() as folder,
-        Journal(
+        Logger(
             config.output, accelerator, config.max_train_steps, config.log_steps, config.tensorboard
-        ) as journal,
+        ) as logger,
     ):
         notice = rate_notice(config.learning_rate, config.usual_rate)
         if notice is not None:
-            journal.say(notice)
-        target = make(config, accelerator, journal.say)  # Ctrl-C may end this at once: what is encoded stays
+            logger.log(notice)
+        target = make(config, accelerator, logger.log)  # Ctrl-C may end this at once: what is encoded stays
         with stop:
-            return Run(config, accelerator, target, journal, stop, on_step, folder).go()
+            return Run(config, accelerator, target, logger, stop, on_step, folder).go()
 
 
 class Run:
@@ -102,19 +102,19 @@ class Run:
         config: TrainConfig,
         accelerator: Accelerator,
         target: Target,
-        journal: Journal,
+        logger: Logger,
         stop: Stop,
         on_step: Callable[[Step], None] | None,
         folder: RunFolder | None = None,
     ) -> None:
         self.folder = folder
         self.config, self.accelerator, self.target = config, accelerator, target
-        self.journal, self.stop, self.on_step = journal, stop, on_step
+        self.logger, self.stop, self.on_step = logger, stop, on_step
         self.settings = plain_fields(config)
-        self.flat = FlatWeights(target.parameters(), training_dtype(config.precision, accelerator.device))
+        self.flat = FlatParameters(target.parameters(), training_dtype(config.precision, accelerator.device))
         self.ema = self.flat.weights.clone() if config.ema_decay else None
         self.optimizer = make_optimizer(self.flat, config)
-        self.watch = Watch(config.usual_rate)
+        self.diagnostics = Diagnostics(config.usual_rate)
         self.done = 0
         self.saved_at = time.monotonic()
         self.last: Path | None = None
@@ -143,7 +143,7 @@ class Run:
     def _go(self) -> Outcome:
         config = self.config
         self._restore()
-        self.journal.begin(self.done, self.settings)
+        self.logger.begin(self.done, self.settings)
         if self.accelerator.is_main_process:
             write_text(config.output / "config.yaml", as_yaml(config))
         if self.done:
@@ -153,7 +153,7 @@ class Run:
         stopping = False
         while self.done < config.max_train_steps and not stopping:
             row, stopping = self._step()
-            self.journal.step(row)
+            self.logger.step(row)
             if self.on_step is not None:
                 self.on_step(row)
             due = self.done % config.checkpoint_steps == 0 or self.done == config.max_train_steps
@@ -181,10 +181,10 @@ class Run:
         refuse_nonfinite(loss, norm, self.done + 1, self.last)
         if config.max_grad_norm and norm > config.max_grad_norm:
             self.flat.grad.mul_(config.max_grad_norm / norm)
-        before = self.flat.weights.clone() if self.done % LOOK == 0 else None
+        before = self.flat.weights.clone() if self.done % CHECK_EVERY == 0 else None
         self.optimizer.step(rate)
         self.flat.grad.zero_()
-        self.flat.publish()
+        self.flat.copy_to_model()
         if self.ema is not None:
             decay = min(config.ema_decay, (1 + self.done) / (10 + self.done))
             self.ema.lerp_(self.flat.weights, 1 - decay)
@@ -192,8 +192,8 @@ class Run:
         self.loss = loss
         if before is not None:
             moved = float((self.flat.weights - before).norm() / before.norm().clamp(min=1e-12))
-            for sentence in self.watch.look(loss, spread, moved, rate):
-                self.journal.say(sentence)
+            for sentence in self.diagnostics.update(loss, spread, moved, rate):
+                self.logger.log(sentence)
         return Step(self.done, loss, rate, norm), stopping
 
     def _gradients(self) -> tuple[float, float, bool]:
@@ -206,12 +206,12 @@ class Run:
             seed_model(config.seed, self.done, part)
             with trainable_attention(self.accelerator.device):
                 loss = self.target.loss(
-                    draws(config.seed, self.done, part, config.batch_size, passes * processes)
+                    sample_rngs(config.seed, self.done, part, config.batch_size, passes * processes)
                 )
                 loss.value.backward()
-            self.flat.collect(1 / passes)
+            self.flat.accumulate_grads(1 / passes)
             told[:2] += torch.stack([loss.value.detach().float(), loss.spread.detach().float()]) / passes
-        told[2] = float(self.stop.wanted)
+        told[2] = float(self.stop.requested)
         if processes > 1:
             self.flat.grad = self.accelerator.reduce(self.flat.grad, "mean")
             told = self.accelerator.reduce(told, "mean")
@@ -224,16 +224,16 @@ class Run:
         if not every or self.done % every or not self.accelerator.is_main_process:
             return
         sheet = None
-        with self.journal.aside(), self.stop.interruptible():
+        with self.logger.aside(), self.stop.interruptible():
             try:
-                self.flat.publish(self.ema)
+                self.flat.copy_to_model(self.ema)
                 sheet = self.target.samples(self.config.output / "samples", self.done)
             finally:
-                self.flat.publish()
+                self.flat.copy_to_model()
         if sheet is not None:
-            self.journal.say(f"step {self.done}: samples in {sheet}")
-            with Image.open(sheet) as picture:
-                self.journal.picture("samples", np.asarray(picture.convert("RGB")), self.done)
+            self.logger.log(f"step {self.done}: samples in {sheet}")
+            with Image.open(sheet) as image:
+                self.logger.image("samples", np.asarray(image.convert("RGB")), self.done)
 
     def _complete(self) -> None:
         """Makes what belongs to the checkpoint again: after a kill it may be missing, old or damaged."""
@@ -249,12 +249,12 @@ class Run:
             return
         if self.folder is not None:
             self.folder.check_ours()
-        self.journal.flush()
+        self.logger.flush()
         tensors: dict[str, Tensor] = {"weights": self.flat.weights.detach(), **self.optimizer.state()}
         if self.ema is not None:
             tensors["ema"] = self.ema
         facts = {
-            "settings": {name: value for name, value in self.settings.items() if name not in FREE},
+            "settings": {name: value for name, value in self.settings.items() if name not in MUTABLE_SETTINGS},
             "processes": self.accelerator.num_processes,
             "data": self.target.data_key(),
             "shapes": self.flat.shapes,
@@ -267,36 +267,36 @@ class Run:
 
     def _save_product(self) -> None:
         self.target.save(self.config.output, self.flat.named(self.ema), self.done)
-        plot_losses(read_losses(self.journal.file), self.config.output / "loss.png")
+        plot_losses(read_losses(self.logger.file), self.config.output / "loss.png")
 
     def _restore(self) -> None:
-        saved = checkpoint.read_newest(self.config.output, self.journal.say)
+        saved = checkpoint.read_newest(self.config.output, self.logger.log)
         if saved is None:
             return
         checkpoint.check_shapes(saved, self.flat.shapes)
-        settings = {name: value for name, value in self.settings.items() if name not in FREE}
+        settings = {name: value for name, value in self.settings.items() if name not in MUTABLE_SETTINGS}
         for sentence in checkpoint.changes(saved, settings):
-            self.journal.say(f"Note: {sentence}.")
+            self.logger.log(f"Note: {sentence}.")
         if saved.facts.get("data") != self.target.data_key():
-            self.journal.say(
+            self.logger.log(
                 "Note: the training data are not those of the last start: their order differs from here on."
             )
         if saved.facts.get("processes") != self.accelerator.num_processes:
-            self.journal.say(
+            self.logger.log(
                 f"Note: {self.accelerator.num_processes} processes, {saved.facts.get('processes')} before."
             )
         self.flat.weights.copy_(saved.tensors["weights"])
         self.optimizer.load(saved.tensors)
         if self.ema is not None:
             self.ema.copy_(saved.tensors.get("ema", saved.tensors["weights"]))
-        self.flat.publish()
+        self.flat.copy_to_model()
         self.done, self.last = saved.step, saved.folder
-        self.journal.say(f"Going on after step {self.done} of {saved.folder}.")
+        self.logger.log(f"Going on after step {self.done} of {saved.folder}.")
 
     def _say_end(self, finished: bool) -> None:
         end = "Finished" if finished else "Stopped; the same command goes on. Now"
-        took = duration(time.monotonic() - self.journal.began)
-        self.journal.say(
+        took = duration(time.monotonic() - self.logger.began)
+        self.logger.log(
             f"{end} at step {self.done} of {self.config.max_train_steps} ({took}); "
-            f"weights: {self.config.output / self.target.product}"
+            f"weights: {self.config.output / self.target.artifact}"
         )

@@ -1,4 +1,4 @@
-"""The losses of a run as a picture: every step in grey, a running mean above it."""
+"""The losses of a run as an image: every step in grey, a running mean above it."""
 
 from __future__ import annotations
 
@@ -47,19 +47,19 @@ def plot_losses(rows: Sequence[Step], path: Path) -> None:
     def up(values: np.ndarray) -> np.ndarray:
         return bottom - (np.clip(values, low, high) - low) / (high - low) * (bottom - top)
 
-    picture = Image.new("RGB", SIZE, "white")
-    draw, font = ImageDraw.Draw(picture), ImageFont.load_default(13)
+    image = Image.new("RGB", SIZE, "white")
+    rng, font = ImageDraw.Draw(image), ImageFont.load_default(13)
     every = max(1, math.ceil(len(rows) / 4000))
     for values, colour, width in ((losses, GREY, 1), (means, BLUE, 2)):
         points = list(zip(across[::every].tolist(), up(values)[::every].tolist(), strict=True))
-        draw.line(points, fill=colour, width=width)
-        draw.circle(points[-1], width, fill=colour)
-    draw.line([(left, top), (left, bottom), (right, bottom)], fill=INK)
+        rng.line(points, fill=colour, width=width)
+        rng.circle(points[-1], width, fill=colour)
+    rng.line([(left, top), (left, bottom), (right, bottom)], fill=INK)
     for value, height in ((high, top), ((low + high) / 2, (top + bottom) / 2), (low, bottom)):
-        draw.text((left - 8, height), f"{value:.4g}", fill=INK, font=font, anchor="rm")
+        rng.text((left - 8, height), f"{value:.4g}", fill=INK, font=font, anchor="rm")
     for step, place in ((steps[0], left), (steps[-1], right)):
-        draw.text((place, bottom + 14), str(step), fill=INK, font=font, anchor="mm")
+        rng.text((place, bottom + 14), str(step), fill=INK, font=font, anchor="mm")
     title = f"loss; mean of {window} steps: {means[-1]:.4g} at step {steps[-1]}"
-    draw.text(((left + right) / 2, 14), title, fill=INK, font=font, anchor="mm")
+    rng.text(((left + right) / 2, 14), title, fill=INK, font=font, anchor="mm")
     with durable(path) as unfinished:
-        picture.save(unfinished, format="PNG")
+        image.save(unfinished, format="PNG")

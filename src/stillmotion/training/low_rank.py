@@ -9,15 +9,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import Parameter
 
-from stillmotion.adapt.attach import Adaptation, fresh
-from stillmotion.adapt.factors import Factors
-from stillmotion.adapt.layers import LowRank
+from stillmotion.adapt.attach import LoraLayersAttachment, new_lora_layers
+from stillmotion.adapt.factors import LayerDelta
+from stillmotion.adapt.layers import LoraLayer
 from stillmotion.errors import Mismatch
 from stillmotion.lora_model import Lora
 from stillmotion.training.config import DomainAdapterConfig, MotionLoraConfig
 from stillmotion.training.config.images import LowRankConfig
 
-Wanted = Callable[[str, nn.Module], bool]
+LayerFilter = Callable[[str, nn.Module], bool]
 
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0", "q_proj", "k_proj", "v_proj", "out_proj")
 FEED_FORWARD = ("ff.net.0.proj", "ff.net.2", "mlp.fc1", "mlp.fc2", "proj_in", "proj_out")
@@ -40,7 +40,7 @@ def every_layer(path: str, layer: nn.Module) -> bool:
     )
 
 
-class LowRanks:
+class LoraParameters:
     """LoRAs on several networks by part (unet, text_encoder, text_encoder_2, motion), all attached.
 
     Fresh ones, that change nothing yet, or those of the file `initial_lora`.
@@ -49,18 +49,18 @@ class LowRanks:
     def __init__(
         self,
         networks: Mapping[str, nn.Module],
-        wanted: Wanted,
+        wanted: LayerFilter,
         config: LowRankConfig | DomainAdapterConfig | MotionLoraConfig,
     ) -> None:
-        self.modules: dict[str, dict[str, LowRank]] = {}
-        self.adaptations: dict[str, Adaptation] = {}
+        self.modules: dict[str, dict[str, LoraLayer]] = {}
+        self.attachments: dict[str, LoraLayersAttachment] = {}
         for number, (part, network) in enumerate(networks.items()):
             device = next(network.parameters()).device
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(config.seed + number)
-                made = fresh(network, wanted, config.rank, config.alpha, config.dropout).to(device)
+                made = new_lora_layers(network, wanted, config.rank, config.alpha, config.dropout).to(device)
             self.modules[part] = {path.replace("/", "."): module for path, module in made.items()}
-            self.adaptations[part] = Adaptation(network, self.modules[part], part=part)
+            self.attachments[part] = LoraLayersAttachment(network, self.modules[part], part=part)
         if config.initial_lora:
             self._begin_from(Lora.load(config.initial_lora))
 
@@ -78,9 +78,9 @@ class LowRanks:
         given = {(part, path): f for part, layers in lora.parts.items() for path, f in layers.items()}
         for part, modules in self.modules.items():
             for path, module in modules.items():
-                factors = given.pop((part, _stored(part, path)), None)
-                if factors is not None:
-                    _take(factors, module, f"{lora.name} at {part} {path}")
+                delta = given.pop((part, _stored(part, path)), None)
+                if delta is not None:
+                    copy_from(delta, module, f"{lora.name} at {part} {path}")
         if given:
             part, path = next(iter(given))
             raise Mismatch(
@@ -90,7 +90,7 @@ class LowRanks:
 
     @property
     def size(self) -> int:
-        """Numbers in all of them together."""
+        """Parameters of all of them together."""
         return sum(parameter.numel() for parameter in self.parameters().values())
 
     def lora(self, weights: Mapping[str, Tensor], name: str = "") -> Lora:
@@ -98,7 +98,7 @@ class LowRanks:
         return Lora(
             {
                 part: {
-                    _stored(part, path): Factors(
+                    _stored(part, path): LayerDelta(
                         "lora",
                         {end: weights[f"{part}/{path}.{end}"].detach().cpu() for end in ("down", "up")},
                         module.alpha,
@@ -111,20 +111,20 @@ class LowRanks:
         )
 
     @contextmanager
-    def at(self, strength: float, *parts: str) -> Iterator[None]:
+    def scaled(self, weight: float, *parts: str) -> Iterator[None]:
         """These parts (all, if none is named) act so strongly for one block."""
-        chosen = [self.adaptations[part] for part in (parts or self.adaptations)]
-        before = [adaptation.strength for adaptation in chosen]
-        for adaptation in chosen:
-            adaptation.strength = strength
+        chosen = [self.attachments[part] for part in (parts or self.attachments)]
+        before = [attachment.weight for attachment in chosen]
+        for attachment in chosen:
+            attachment.weight = weight
         try:
             yield
         finally:
-            for adaptation, usual in zip(chosen, before, strict=True):
-                adaptation.strength = usual
+            for attachment, usual in zip(chosen, before, strict=True):
+                attachment.weight = usual
 
     @contextmanager
-    def resting(self) -> Iterator[None]:
+    def eval_mode(self) -> Iterator[None]:
         """No dropout for one block, as when they are used."""
         modules = [module for part in self.modules.values() for module in part.values()]
         for module in modules:
@@ -137,23 +137,23 @@ class LowRanks:
 
     def detach(self) -> None:
         """Take them off; the networks are what they were before."""
-        for adaptation in self.adaptations.values():
-            adaptation.detach()
+        for attachment in self.attachments.values():
+            attachment.detach()
 
 
 @torch.no_grad()
-def _take(factors: Factors, module: LowRank, where: str) -> None:
+def copy_from(delta: LayerDelta, module: LoraLayer, where: str) -> None:
     """Its numbers, at the scale of this module."""
-    tensors, rank = factors.tensors, module.down.shape[0]
-    plain = factors.algorithm == "lora" and tensors.keys() == {"down", "up"} and factors.magnitude is None
-    if not plain or factors.rank != rank:
-        kind = "plain LoRA" if plain else factors.algorithm
+    tensors, rank = delta.tensors, module.down.shape[0]
+    is_plain = delta.algorithm == "lora" and tensors.keys() == {"down", "up"} and delta.magnitude is None
+    if not is_plain or delta.rank != rank:
+        kind = "plain LoRA" if is_plain else delta.algorithm
         raise Mismatch(
-            f"{where} is a {kind} of rank {factors.rank}, but a plain LoRA of rank {rank} is trained here: "
+            f"{where} is a {kind} of rank {delta.rank}, but a plain LoRA of rank {rank} is trained here: "
             "set rank to that of the file, or leave initial_lora out."
         )
     module.down.copy_(tensors["down"].reshape(module.down.shape))
-    module.up.copy_((tensors["up"] * (factors.scale() / module.scale)).reshape(module.up.shape))
+    module.up.copy_((tensors["up"] * (delta.scale() / module.scale)).reshape(module.up.shape))
 
 
 def _stored(part: str, path: str) -> str:

@@ -31,7 +31,7 @@ def lora_metadata(
     captions: Iterable[str],
     step: int,
 ) -> dict[str, str]:
-    """Strings for the header of a LoRA after `step` steps on pictures with these captions.
+    """Strings for the header of a LoRA after `step` steps on images with these captions.
 
     Keys: https://github.com/kohya-ss/sd-scripts (ss_*) and https://github.com/Stability-AI/ModelSpec.
     """
@@ -64,7 +64,7 @@ def lora_metadata(
         "modelspec.implementation": "stillmotion",
         "modelspec.title": config.output.name,
         "modelspec.resolution": f"{size}x{size}",
-        "modelspec.prediction_type": "v" if denoiser.prediction == "v_prediction" else "epsilon",
+        "modelspec.prediction_type": "v" if denoiser.prediction_type == "v_prediction" else "epsilon",
         "modelspec.trigger_phrase": trigger,
         "modelspec.usage_hint": f"made with {base}",
     }

@@ -1,4 +1,4 @@
-"""A new word in training: its vectors ride as hooks on the token embeddings; the table has no gradient.
+"""A new word in training: its vectors are put in by hooks on the token embeddings; the table has no gradient.
 
 The word enters the tokenizers as a finished one does (stillmotion.words); the rows it gets there are the
 initial ones, and a hook puts the vectors in training in their place.
@@ -17,13 +17,13 @@ from torch.nn import Parameter
 from stillmotion.errors import TrainingError
 from stillmotion.training.denoise import Denoiser
 from stillmotion.weights.embeddings import Embedding
-from stillmotion.words import ENCODERS, add_words
+from stillmotion.words import ENCODERS, load_textual_inversions
 
 STORED = {"text_encoder": "clip_l", "text_encoder_2": "clip_g"}
 """Text encoder -> its name in files for SDXL."""
 
 
-class NewWord:
+class LearnedEmbedding:
     """`text`, and its `vectors` (n, width) for each text encoder of the denoiser's pipeline."""
 
     def __init__(self, denoiser: Denoiser, token: str, initializer: str, count: int) -> None:
@@ -36,14 +36,14 @@ class NewWord:
         start = {
             part: initial_vectors(net, tokenizers[part], initializer, count) for part, net in encoders.items()
         }
-        add_words(pipeline, [Embedding(self.text, start, f"--token {token}")])
+        load_textual_inversions(pipeline, [Embedding(self.text, start, f"--token {token}")])
         self.vectors = {part: Parameter(rows.to(denoiser.device)) for part, rows in start.items()}
         names = [self.text, *(f"{self.text}_{number}" for number in range(1, count))]
         for part, net in encoders.items():
             ids = torch.tensor(tokenizers[part].convert_tokens_to_ids(names), device=denoiser.device)
             net.requires_grad_(False).to(denoiser.dtype)  # the table has grown
             net.get_input_embeddings().register_forward_hook(partial(self._after, part, ids))
-        denoiser.text.live = True
+        denoiser.text.requires_grad = True
 
     def __str__(self) -> str:
         rows, width = next(iter(self.vectors.values())).shape

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from stillmotion import schedulers
 
-Prediction = Literal["epsilon", "v_prediction"]
+PredictionType = Literal["epsilon", "v_prediction"]
 
 
 def alphas_cumprod(
@@ -25,27 +25,27 @@ def alphas_cumprod(
     return torch.from_numpy(schedulers.alphas_cumprod(schedule, start, end, steps, zero_terminal_snr)).float()
 
 
-def noisy(latents: Tensor, noise: Tensor, abar: Tensor) -> Tensor:
-    """x_t; `abar` must broadcast with the latents."""
-    return abar.sqrt() * latents + (1 - abar).sqrt() * noise
+def add_noise(latents: Tensor, noise: Tensor, alpha_bar: Tensor) -> Tensor:
+    """x_t; `alpha_bar` must broadcast with the latents."""
+    return alpha_bar.sqrt() * latents + (1 - alpha_bar).sqrt() * noise
 
 
-def target(latents: Tensor, noise: Tensor, abar: Tensor, prediction: Prediction) -> Tensor:
+def target(latents: Tensor, noise: Tensor, alpha_bar: Tensor, prediction_type: PredictionType) -> Tensor:
     """What the network should say: the noise eps, or the velocity of Salimans & Ho 2022.
 
     v = sqrt(abar) eps - sqrt(1 - abar) x_0
     """
-    if prediction == "epsilon":
+    if prediction_type == "epsilon":
         return noise
-    return abar.sqrt() * noise - (1 - abar).sqrt() * latents
+    return alpha_bar.sqrt() * noise - (1 - alpha_bar).sqrt() * latents
 
 
-def noise_between(noisy: Tensor, latents: Tensor, abar: Tensor) -> Tensor:
-    """eps with which x_t would have come from these latents: `noisy` solved for the noise."""
-    return (noisy - abar.sqrt() * latents) / (1 - abar).sqrt()
+def noise_from(add_noise: Tensor, latents: Tensor, alpha_bar: Tensor) -> Tensor:
+    """eps with which x_t would have come from these latents: `add_noise` solved for the noise."""
+    return (add_noise - alpha_bar.sqrt() * latents) / (1 - alpha_bar).sqrt()
 
 
-def debiased(clips: Tensor, anchors: Sequence[int], beta: float = 1.0) -> Tensor:
+def appearance_debiased(clips: Tensor, anchors: Sequence[int], beta: float = 1.0) -> Tensor:
     """Clips (b, f, ...) less what they share with one frame each, `anchors` (b): what is left is motion.
 
     sqrt(beta^2 + 1) x - beta x_anchor keeps the variance of independent frames (MotionDirector, eq. 5).
@@ -54,11 +54,11 @@ def debiased(clips: Tensor, anchors: Sequence[int], beta: float = 1.0) -> Tensor
     return math.sqrt(beta**2 + 1) * clips - beta * anchored.unsqueeze(1)
 
 
-def min_snr_weight(abar: Tensor, gamma: float, prediction: Prediction) -> Tensor:
+def min_snr_weight(alpha_bar: Tensor, gamma: float, prediction_type: PredictionType) -> Tensor:
     """min(SNR, gamma) / SNR for epsilon, / (SNR + 1) for v (Hang et al. 2023); finite at both ends."""
-    if prediction == "epsilon":
-        return torch.where(abar > 0, torch.clamp(gamma * (1 - abar) / abar.clamp(min=1e-12), max=1.0), 1.0)
-    return torch.minimum(abar, gamma * (1 - abar))
+    if prediction_type == "epsilon":
+        return torch.where(alpha_bar > 0, torch.clamp(gamma * (1 - alpha_bar) / alpha_bar.clamp(min=1e-12), max=1.0), 1.0)
+    return torch.minimum(alpha_bar, gamma * (1 - alpha_bar))
 
 
 def learning_rate(step: int, peak: float, schedule: str, warmup: int, steps: int, end: float) -> float:

@@ -1,4 +1,4 @@
-"""Optimizers on one flat fp32 vector of weights; their state is flat vectors too. Knows no network.
+"""Optimizers on one flat fp32 vector of weights; their state is flat vectors too.
 
 Muon (torch's own) orthogonalises the step of every matrix, which on small budgets learns a multiple of what
 AdamW does; vectors (norms, biases) stay with AdamW. Both take the same learning rate: Muon's steps are scaled
@@ -16,13 +16,13 @@ from torch.nn import Parameter
 from stillmotion.errors import TrainingError
 from stillmotion.fast.precision import NoEmulatedBf16
 from stillmotion.training.config import TrainConfig
-from stillmotion.training.flat import FlatWeights
+from stillmotion.training.flat import FlatParameters
 
 
 class AdamW:
     """AdamW on the whole vector."""
 
-    def __init__(self, flat: FlatWeights, config: TrainConfig) -> None:
+    def __init__(self, flat: FlatParameters, config: TrainConfig) -> None:
         self.flat = flat
         self.optimizer = torch.optim.AdamW(
             [flat.weights],
@@ -52,7 +52,7 @@ class AdamW:
 class Muon:
     """Muon on the matrices, AdamW on the vectors among them, all as views of the flat vectors."""
 
-    def __init__(self, flat: FlatWeights, config: TrainConfig) -> None:
+    def __init__(self, flat: FlatParameters, config: TrainConfig) -> None:
         if not hasattr(torch.optim, "Muon"):
             raise TrainingError(
                 f"optimizer is muon, which torch {torch.__version__} does not have: install torch 2.9 or "
@@ -97,7 +97,7 @@ class Muon:
                 self.optimizers[view.ndim < 2].state[view][field] = value.to(device)
 
 
-def make_optimizer(flat: FlatWeights, config: TrainConfig) -> AdamW | Muon:
+def make_optimizer(flat: FlatParameters, config: TrainConfig) -> AdamW | Muon:
     """The optimizer that the config names."""
     return (Muon if config.optimizer == "muon" else AdamW)(flat, config)
 

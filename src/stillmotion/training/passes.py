@@ -1,7 +1,7 @@
 """Several passes of one network in different states under one loss: a LoRA with gradient or without.
 
 A state must stay as it is until the backward pass is over, because gradient checkpointing computes the
-forward pass again in it. So each pass is settled in its own state: its gradient is computed at once.
+forward pass again in it. So the backward pass of each is run at once, in its own state.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 
-def settled(loss: Tensor, parameters: Iterable[Parameter]) -> Tensor:
+def backward_now(loss: Tensor, parameters: Iterable[Parameter]) -> Tensor:
     """A scalar of the same value and gradient, whose backward pass through the network is over."""
     if not loss.requires_grad:
         return loss

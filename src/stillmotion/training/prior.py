@@ -1,4 +1,4 @@
-"""Pictures of the class for DreamBooth, drawn by the base where a folder has too few, and kept there.
+"""Images of the class for DreamBooth, drawn by the base where a folder has too few, and kept there.
 
 OUTPUT/class-images/class-00007.png      drawn from the seed of the run plus 7, whoever draws it
 """
@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from PIL import Image
 
 from stillmotion.atomic import durable, sweep
-from stillmotion.data.pictures import PICTURE_SUFFIXES
+from stillmotion.data.pictures import IMAGE_SUFFIXES
 from stillmotion.data.sources import files_in
 from stillmotion.training.config.images import DreamBoothConfig
 from stillmotion.training.denoise import Denoiser
@@ -20,10 +20,10 @@ from stillmotion.training.progress import Progress
 from stillmotion.training.validation import sample_clip
 
 
-def class_pictures(
-    config: DreamBoothConfig, denoiser: Denoiser, accelerator: Accelerator, say: Callable[[str], None]
+def class_images(
+    config: DreamBoothConfig, denoiser: Denoiser, accelerator: Accelerator, log: Callable[[str], None]
 ) -> Path:
-    """The folder, with at least as many pictures as the config wants; each process draws its part."""
+    """The folder, with at least as many images as the config wants; each process draws its part."""
     folder = config.class_images or config.output / "class-images"
     wanted = missing(folder, config.num_class_images)
     if accelerator.is_main_process:
@@ -31,20 +31,20 @@ def class_pictures(
     accelerator.wait_for_everyone()  # all have counted before anybody draws
     if not wanted:
         return folder
-    say(f"{folder} has {config.num_class_images - len(wanted)} pictures: the base draws {len(wanted)} more.")
+    log(f"{folder} has {config.num_class_images - len(wanted)} images: the base draws {len(wanted)} more.")
     mine = wanted[accelerator.process_index :: accelerator.num_processes]
-    progress = Progress(say, "class", "pictures", len(mine))
+    progress = Progress(log, "class", "images", len(mine))
     for done, path in enumerate(mine, 1):
         _draw(config, denoiser, path)
         progress(done)
     accelerator.wait_for_everyone()
-    say(f"{len(wanted)} pictures of the class drawn in {progress.took}.")
+    log(f"{len(wanted)} images of the class drawn in {progress.took}.")
     return folder
 
 
 def missing(folder: Path, count: int) -> list[Path]:
-    """The files to draw, so that the folder has `count` pictures; what is there stays."""
-    there = files_in(folder, PICTURE_SUFFIXES) if folder.is_dir() else []
+    """The files to draw, so that the folder has `count` images; what is there stays."""
+    there = files_in(folder, IMAGE_SUFFIXES) if folder.is_dir() else []
     names = {path.name for path in there}
     free = (folder / _name(number) for number in range(count) if _name(number) not in names)
     return list(free)[: max(0, count - len(there))]
@@ -56,7 +56,7 @@ def _name(number: int) -> str:
 
 def _draw(config: DreamBoothConfig, denoiser: Denoiser, path: Path) -> None:
     number = int(path.stem.removeprefix("class-"))
-    (picture,) = sample_clip(
+    (image,) = sample_clip(
         denoiser.pipeline,
         denoiser.text,
         config.class_prompt,
@@ -68,4 +68,4 @@ def _draw(config: DreamBoothConfig, denoiser: Denoiser, path: Path) -> None:
         num_inference_steps=config.validation_inference_steps,
     )
     with durable(path) as unfinished:
-        Image.fromarray(picture).save(unfinished, format="PNG")
+        Image.fromarray(image).save(unfinished, format="PNG")

@@ -1,4 +1,4 @@
-"""How far a long preparation is, said now and then. Knows not what is prepared."""
+"""How far a long preparation is, said now and then. """
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ from collections.abc import Callable
 
 from stillmotion.training.journal import duration
 
-TELL = 10.0
+REPORT_EVERY = 10.0
 """seconds between two lines"""
 
 
 class Progress:
     """Called with how many are done of `total`; `what` names the work, `noun` its pieces."""
 
-    def __init__(self, say: Callable[[str], None], what: str, noun: str, total: int) -> None:
-        self.say, self.what, self.noun, self.total = say, what, noun, total
+    def __init__(self, log: Callable[[str], None], what: str, noun: str, total: int) -> None:
+        self.log, self.what, self.noun, self.total = log, what, noun, total
         self.began = self.told = time.monotonic()
 
     def __call__(self, done: int) -> None:
         now = time.monotonic()
-        if now - self.told > TELL:
+        if now - self.told > REPORT_EVERY:
             left = duration((now - self.began) / done * (self.total - done))
-            self.say(f"{self.what}: {done} of {self.total} {self.noun}, {left} left")
+            self.log(f"{self.what}: {done} of {self.total} {self.noun}, {left} left")
             self.told = now
 
     @property

@@ -31,7 +31,7 @@ class Stop:
         self._previous: dict[signal.Signals, object] = {}
 
     @property
-    def wanted(self) -> bool:
+    def requested(self) -> bool:
         return self.signal is not None or (self.until is not None and time.monotonic() >= self.until)
 
     @contextmanager
@@ -45,7 +45,7 @@ class Stop:
         finally:
             self._interruptible = False
 
-    def _wish(self, number: int, frame: FrameType | None) -> None:
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self.signal is not None:
             raise KeyboardInterrupt
         self.signal = number
@@ -59,7 +59,7 @@ class Stop:
         if threading.current_thread() is threading.main_thread():  # Python takes signals nowhere else
             for number in SIGNALS:
                 if number == signal.SIGINT or signal.getsignal(number) != signal.SIG_IGN:
-                    self._previous[number] = signal.signal(number, self._wish)
+                    self._previous[number] = signal.signal(number, self._on_signal)
         return self
 
     def __exit__(self, *_: object) -> None:

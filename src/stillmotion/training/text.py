@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-KEPT = 20_000
+CACHE_SIZE = 20_000
 
 
 class Conditioner:
@@ -23,17 +23,17 @@ class Conditioner:
         self.pipeline = pipeline
         self.dtype = dtype
         self.xl = hasattr(pipeline, "text_encoder_2")
-        self.live = False
+        self.requires_grad = False
         self._known: OrderedDict[str, tuple[Tensor, ...]] = OrderedDict()
 
     def encode(self, caption: str) -> tuple[Tensor, ...]:
         """(1, tokens, width) embeddings, and for SDXL (1, width) pooled ones."""
-        if self.live:
+        if self.requires_grad:
             return self._encoded(caption)
         if caption not in self._known:
             with torch.no_grad():
                 self._known[caption] = self._encoded(caption)
-            if len(self._known) > KEPT:
+            if len(self._known) > CACHE_SIZE:
                 self._known.popitem(last=False)
         self._known.move_to_end(caption)
         return self._known[caption]
@@ -65,14 +65,14 @@ class Conditioner:
         return arguments
 
 
-def note_cut_captions(pipeline: Any, captions: Iterable[str], say: Callable[[str], None]) -> None:
+def note_cut_captions(pipeline: Any, captions: Iterable[str], log: Callable[[str], None]) -> None:
     """Says how many captions are longer than the text encoder reads; their ends teach nothing."""
     tokenizer = pipeline.tokenizer
     limit = tokenizer.model_max_length
     long = [text for text in dict.fromkeys(captions) if len(text.encode()) > limit - 2]  # a byte or more each
     cut = [text for text in long if len(tokenizer(text, truncation=False, verbose=False).input_ids) > limit]
     if cut:
-        say(
+        log(
             f"Note: the text encoder reads {limit - 2} tokens of a caption; the end of {len(cut)} of them is "
             f"lost, such as {cut[0][:60]!r}..."
         )

@@ -1,7 +1,7 @@
-"""What trains on pictures and what comes out of it: a LoRA beside the base, or the whole model.
+"""What trains on images and what comes out of it: a LoRA beside the base, or the whole model.
 
-LoraTrainee     lora.safetensors (kohya), lora-peft.safetensors (diffusers)
-ModelTrainee    model/ (a diffusers folder), model.safetensors (one file)
+LoraTrainable     lora.safetensors (kohya), lora-peft.safetensors (diffusers)
+ModelTrainable    model/ (a diffusers folder), model.safetensors (one file)
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from torch.nn import Parameter
 from stillmotion.atomic import durable, sweep
 from stillmotion.training.config.images import LowRankConfig
 from stillmotion.training.denoise import BETAS, Denoiser
-from stillmotion.training.low_rank import LowRanks, every_layer, transformer_layers
+from stillmotion.training.low_rank import LoraParameters, every_layer, transformer_layers
 from stillmotion.training.metadata import lora_metadata
 from stillmotion.weights.formats import MODEL_FOLDER
 from stillmotion.weights.ldm.write import save_single_file
 
 
-class Trainee(Protocol):
+class Trainable(Protocol):
     """Weights that train on a denoiser's networks, and the files they end in."""
 
-    product: str
+    artifact: str
 
     def parameters(self) -> Mapping[str, Parameter]:
         """By the name they have in checkpoints."""
@@ -35,44 +35,44 @@ class Trainee(Protocol):
     def save(self, output: Path, weights: Mapping[str, Tensor], step: int = 0) -> None:
         """Writes the products, each whole or not at all."""
 
-    def resting(self) -> AbstractContextManager[None]:
+    def eval_mode(self) -> AbstractContextManager[None]:
         """Within it nothing is left out (dropout), as when the product is used."""
 
 
-class LoraTrainee:
+class LoraTrainable:
     """A fresh LoRA on the UNet and, if wanted, on the text encoders; the base stays as it is."""
 
-    product = "lora.safetensors"
+    artifact = "lora.safetensors"
 
     def __init__(self, config: LowRankConfig, denoiser: Denoiser, captions: Iterable[str] = ()) -> None:
         wanted = every_layer if config.conv else transformer_layers
         networks = {part: net.to(denoiser.dtype) for part, net in trained_networks(config, denoiser).items()}
-        self.ranks = LowRanks(networks, wanted, config)
+        self.lora_params = LoraParameters(networks, wanted, config)
         self.config, self.denoiser, self.captions = config, denoiser, list(captions)
 
     def __str__(self) -> str:
-        return f"a LoRA of {self.ranks.size / 1e6:.1f} M weights"
+        return f"a LoRA of {self.lora_params.size / 1e6:.1f} M weights"
 
     def parameters(self) -> Mapping[str, Parameter]:
         """All factors."""
-        return self.ranks.parameters()
+        return self.lora_params.parameters()
 
     def save(self, output: Path, weights: Mapping[str, Tensor], step: int = 0) -> None:
         """The same LoRA in two layouts."""
-        lora = self.ranks.lora(weights, output.name)
+        lora = self.lora_params.lora(weights, output.name)
         facts = lora_metadata(self.config, self.denoiser, self.captions, step)
-        lora.save(output / self.product, "kohya", metadata=facts)
+        lora.save(output / self.artifact, "kohya", metadata=facts)
         lora.save(output / "lora-peft.safetensors", "peft", metadata=facts)
 
-    def resting(self) -> AbstractContextManager[None]:
+    def eval_mode(self) -> AbstractContextManager[None]:
         """Dropout off."""
-        return self.ranks.resting()
+        return self.lora_params.eval_mode()
 
 
-class ModelTrainee:
+class ModelTrainable:
     """All weights of the UNet and, if wanted, of the text encoders."""
 
-    product = "model.safetensors"
+    artifact = "model.safetensors"
 
     def __init__(self, config: LowRankConfig, denoiser: Denoiser) -> None:
         self.config, self.denoiser = config, denoiser
@@ -96,16 +96,16 @@ class ModelTrainee:
         training = pipeline.scheduler
         sweep(output)
         _set_aside_parts(output / "model")
-        with holding(self.parameters(), weights):
+        with swapped_weights(self.parameters(), weights):
             pipeline.scheduler = self._scheduler()
             try:
                 with durable(output / "model", MODEL_FOLDER) as folder:
                     pipeline.save_pretrained(folder)
-                save_single_file(pipeline, output / self.product)
+                save_single_file(pipeline, output / self.artifact)
             finally:
                 pipeline.scheduler = training
 
-    def resting(self) -> AbstractContextManager[None]:
+    def eval_mode(self) -> AbstractContextManager[None]:
         """Nothing is left out in training either."""
         return nullcontext()
 
@@ -123,16 +123,16 @@ def _set_aside_parts(folder: Path) -> None:
         folder.rename(next(name for name in free if not name.exists()))
 
 
-def make_trainee(
+def make_trainable(
     config: LowRankConfig, denoiser: Denoiser, captions: Iterable[str] = ()
-) -> LoraTrainee | ModelTrainee:
+) -> LoraTrainable | ModelTrainable:
     """What the config wants to train; text is encoded with gradients from here on if it trains."""
-    denoiser.text.live = config.train_text_encoder
+    denoiser.text.requires_grad = config.train_text_encoder
     if config.gradient_checkpointing:
         denoiser.unet.enable_gradient_checkpointing()
     if config.trains_whole_model:
-        return ModelTrainee(config, denoiser)
-    return LoraTrainee(config, denoiser, captions)
+        return ModelTrainable(config, denoiser)
+    return LoraTrainable(config, denoiser, captions)
 
 
 def trained_networks(config: LowRankConfig, denoiser: Denoiser) -> dict[str, nn.Module]:
@@ -142,7 +142,7 @@ def trained_networks(config: LowRankConfig, denoiser: Denoiser) -> dict[str, nn.
 
 
 @contextmanager
-def holding(parameters: Mapping[str, Parameter], weights: Mapping[str, Tensor]) -> Iterator[None]:
+def swapped_weights(parameters: Mapping[str, Parameter], weights: Mapping[str, Tensor]) -> Iterator[None]:
     """The parameters hold copies of these weights for one block."""
     before = {name: parameter.data for name, parameter in parameters.items()}
     try:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from stillmotion.animator import clip_noise, decode_frames
+from stillmotion.animator import video_noise, decode_frames
 from stillmotion.atomic import durable
 from stillmotion.clip.clip import Clip, grid
 from stillmotion.clip.pixels import WHITE
@@ -28,7 +28,7 @@ GAP = 2
 def sample_sheet(
     denoiser: Denoiser, prompts: Sequence[str], folder: Path, step: int, frames: int, fps: float = 8.0
 ) -> Path:
-    """Samples `frames` pictures per prompt with the present weights into step-N.png; gives its path.
+    """Samples `frames` images per prompt with the present weights into step-N.png; gives its path.
 
     They are a clip where motion is attached, else so many stills; always from the same noise.
     """
@@ -78,14 +78,14 @@ def sample_clip(
     noise_alpha: float = 0.0,
     **options: Any,
 ) -> np.ndarray:
-    """One clip (frames, H, W, 3) uint8 from `clip_noise`; `options` are those of the pipeline's call."""
+    """One clip (frames, H, W, 3) uint8 from `video_noise`; `options` are those of the pipeline's call."""
     names = ("prompt_embeds", "pooled_prompt_embeds")
     texts = zip(names, conditioner.encode(prompt), conditioner.encode(""), strict=False)
     arguments = {}
     for name, wanted, empty in texts:
         arguments |= {name: wanted, f"negative_{name}": empty}
     generator = torch.Generator().manual_seed(seed)
-    noise = clip_noise(pipeline.vae, (frames, height, width), noise_alpha, generator)
+    noise = video_noise(pipeline.vae, (frames, height, width), noise_alpha, generator)
     arguments |= {"num_images_per_prompt": frames, "latents": noise.to(arguments[names[0]].dtype)}
     with float32_outside(pipeline.unet):
         latents = pipeline(**arguments, **options, width=width, height=height, output_type="latent").images

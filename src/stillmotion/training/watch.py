@@ -1,4 +1,4 @@
-"""Notices early what usually goes wrong and says it in words, once. Numbers only; prints nothing itself.
+"""Detects what usually goes wrong in training, from numbers alone, and reports each thing once.
 
 What is trained starts as the identity (zero proj_out, zero up), so the first losses are those of the base
 alone: the yardstick for everything after.
@@ -23,7 +23,7 @@ HIGH = 20
 CRAWL = 1e-7
 
 
-class Watch:
+class Diagnostics:
     """Fed with every step; gives back sentences worth saying now. `usual`: the learning rate of its kind."""
 
     def __init__(self, usual: float = 1e-4) -> None:
@@ -32,9 +32,9 @@ class Watch:
         self.recent: deque[float] = deque(maxlen=WINDOW)
         self.flat = 0
         self.slow = 0
-        self.said: set[str] = set()
+        self.output: set[str] = set()
 
-    def look(self, loss: float, spread: float, moved: float, rate: float) -> list[str]:
+    def update(self, loss: float, spread: float, moved: float, rate: float) -> list[str]:
         """`spread`: prediction's deviation over its target's; `moved`: |change| / |weights| of one step."""
         if len(self.first) < WINDOW:
             self.first.append(loss)
@@ -55,8 +55,8 @@ class Watch:
             "slow": self.slow >= 200
             and f"The weights hardly change: the learning rate {rate:g} is too low ({self.usual:g} usual).",
         }
-        new = [name for name, sentence in found.items() if sentence and name not in self.said]
-        self.said.update(new)
+        new = [name for name, sentence in found.items() if sentence and name not in self.output]
+        self.output.update(new)
         return [str(found[name]) for name in new]
 
     def _worse(self) -> bool:

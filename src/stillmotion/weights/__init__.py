@@ -1,1 +1,1 @@
-"""Weights: from bytes in files to canonical names, and what they are. Speaks dicts, builds nothing."""
+"""Weights: from bytes in files to canonical names, and what they are."""

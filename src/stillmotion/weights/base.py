@@ -1,6 +1,6 @@
 """Text-to-image models from wherever they are: a diffusers folder, a hub name, or one file (single_file.py).
 
-Gives a plain diffusers pipeline. Knows no motion.
+Gives a plain diffusers pipeline.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ import torch
 
 from stillmotion.errors import Damaged, Mismatch, WrongKind
 from stillmotion.weights.files import read_config, read_state, weight_files
-from stillmotion.weights.fit import expect
+from stillmotion.weights.fit import require_kind
 from stillmotion.weights.hub import locate
 from stillmotion.weights.identify import identify
 from stillmotion.weights.kinds import job_of
 from stillmotion.weights.modules import current_names, fill, make_module, without_notes
-from stillmotion.weights.prediction import Prediction
+from stillmotion.weights.prediction import PredictionType
 from stillmotion.weights.scaled import dequantized
 from stillmotion.weights.single_file import build_pipeline, load_single_file
 
@@ -32,14 +32,14 @@ def load_base(
     *,
     vae: str | Path | None = None,
     config: str | Path | None = None,
-    prediction: Prediction | None = None,
+    prediction_type: PredictionType | None = None,
     ema: bool = False,
 ) -> StableDiffusionPipeline | StableDiffusionXLPipeline:
     """The text-to-image pipeline in a folder, a hub name, a bundled name ("emoji") or one checkpoint file.
 
     `dtype` is float32 if not given; one per part is possible: {"vae": ..., "default": ...}. `vae` is another
     VAE (file or folder) to use. For single files only: `config` is a folder of diffusers configs for unknown
-    sizes, `prediction` overrules what the file tells of it, `ema` takes the averaged weights of the UNet
+    sizes, `prediction_type` overrules what the file tells of it, `ema` takes the averaged weights of the UNet
     where the file has both (they are taken anyhow where it has no others).
     Raises `WeightsError` or one of its kin in words: a wrong kind of file, a missing part, damage.
     """
@@ -50,7 +50,7 @@ def load_base(
             pipeline = _from_folder(path, str(source), dtypes, vae)
         else:
             config = Path(config) if config else None
-            pipeline = load_single_file(path, dtypes, vae=vae, config=config, prediction=prediction, ema=ema)
+            pipeline = load_single_file(path, dtypes, vae=vae, config=config, prediction_type=prediction_type, ema=ema)
     if vae is not None:
         _check_vae(pipeline, str(vae), str(source))
     return pipeline
@@ -69,7 +69,7 @@ def _located(source: str | Path) -> Path:
     path = locate(source)
     if not path.is_dir() or (path / "model_index.json").is_file():
         return path
-    expect(identify(path), "pipeline", "checkpoint")
+    require_kind(identify(path), "pipeline", "checkpoint")
     return weight_files(path)[0]
 
 

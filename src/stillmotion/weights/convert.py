@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, TypeVar
 
 from stillmotion.errors import Damaged, Mismatch, UnknownFile
-from stillmotion.motion.spec import MotionSpec
+from stillmotion.motion.spec import MotionConfig
 from stillmotion.weights.names import (
     EXTRAS,
     MODULE,
@@ -75,7 +75,7 @@ def to_canonical(state: Mapping[str, Tensor], layout: Layout | None = None) -> d
 
 
 def from_canonical(
-    state: Mapping[str, Tensor], spec: MotionSpec, layout: Layout = "diffusers"
+    state: Mapping[str, Tensor], spec: MotionConfig, layout: Layout = "diffusers"
 ) -> dict[str, Tensor]:
     """Canonical weights in a layout, with all positional tables it has; the inverse of `to_canonical`."""
     _check(state, spec)
@@ -102,7 +102,7 @@ def from_canonical(
     return written
 
 
-def _tables(state: Mapping[str, Tensor], prefix: str, channels: int, spec: MotionSpec) -> list[Tensor]:
+def _tables(state: Mapping[str, Tensor], prefix: str, channels: int, spec: MotionConfig) -> list[Tensor]:
     """The positional tables (1, positions, channels) of a module: the stored ones, else the formula."""
     from stillmotion.motion.positions import sinusoid
 
@@ -111,7 +111,7 @@ def _tables(state: Mapping[str, Tensor], prefix: str, channels: int, spec: Motio
     return [state.get(prefix + end, formula) for end in POSITIONS[: spec.attentions]]
 
 
-def _check(state: Mapping[str, Tensor], spec: MotionSpec) -> None:
+def _check(state: Mapping[str, Tensor], spec: MotionConfig) -> None:
     expected = spec.shapes()
     for name in expected:
         if name not in state:

@@ -11,7 +11,7 @@ from stillmotion.errors import UnknownFile
 from stillmotion.weights.embedding_names import ONE, PLACES, places, word_in
 from stillmotion.weights.files import read_header, read_state
 from stillmotion.weights.finite import check_finite
-from stillmotion.weights.fit import expect
+from stillmotion.weights.fit import require_kind
 from stillmotion.weights.hub import locate
 from stillmotion.weights.identify import identify
 from stillmotion.weights.loras.names import BUNDLED
@@ -38,7 +38,7 @@ def read_embedding(source: str | Path, word: str = "") -> Embedding:
     In lower case, as CLIP reads prompts. WrongKind or UnknownFile in words for other files.
     """
     path = locate(source)
-    expect(identify(path), "embedding")
+    require_kind(identify(path), "embedding")
     header = read_header(path)
     parts = places(header)
     if len(set(parts.values())) < len(parts):

@@ -1,4 +1,4 @@
-"""Which row of the table of families a set of motion shapes is. Knows names and shapes, no tensors.
+"""Which row of the table of families a set of motion shapes is.
 
 Two families can have the same keys and shapes (v2, Lightning and AnimateLCM's diffusers adapter). Then the
 name of the file decides, and a note says so.
@@ -15,7 +15,7 @@ from typing import Any
 
 from stillmotion.errors import Damaged, Mismatch, UnknownFile
 from stillmotion.foreign import parse_json
-from stillmotion.motion.spec import FAMILIES, MotionSpec
+from stillmotion.motion.spec import FAMILIES, MotionConfig
 from stillmotion.weights.names import MODULE, Layout
 
 Shape = tuple[int, ...]
@@ -24,7 +24,7 @@ METADATA_KEY = "stillmotion"
 
 
 @dataclass(frozen=True)
-class Measured:
+class MotionShapes:
     """What the canonical shapes of a file (positional tables included) say by themselves."""
 
     down: tuple[tuple[int, ...], ...]
@@ -48,7 +48,7 @@ class Rule:
     """A row of the table below: the family, when it is taken, and what is worth knowing about the choice."""
 
     family: str
-    when: Callable[[Measured], bool]
+    when: Callable[[MotionShapes], bool]
     note: str = ""
 
 
@@ -56,11 +56,11 @@ _SD15 = (FAMILIES["sd15-v2"].channels, FAMILIES["sd15-v2"].layers)
 _SDXL = (FAMILIES["sdxl-beta"].channels, FAMILIES["sdxl-beta"].layers)
 
 
-def _sd15(m: Measured) -> bool:
+def _sd15(m: MotionShapes) -> bool:
     return (m.channels, tuple(map(len, m.down))) == _SD15
 
 
-def _sdxl(m: Measured) -> bool:
+def _sdxl(m: MotionShapes) -> bool:
     return (m.channels, tuple(map(len, m.down))) == _SDXL
 
 
@@ -68,7 +68,7 @@ _BY_NAME = (
     "v2, Lightning and AnimateLCM adapters have the same keys; taken for {} because of the file's name."
 )
 _PIA = (
-    "PIA animates a given picture: its first convolution is kept, but text-to-video makes no use of it yet."
+    "PIA animates a given image: its first convolution is kept, but text-to-video makes no use of it yet."
 )
 _LONG = (
     "Its tables are longer than those of v2: taken for a v2 module trained on longer clips (LongAnimateDiff, "
@@ -100,7 +100,7 @@ RULES = (
 
 def measure(
     shapes: Mapping[str, Shape], layout: Layout, *, whole_unet: bool = False, hint: str = ""
-) -> Measured:
+) -> MotionShapes:
     """Widths, positions and extras of canonical motion shapes; `UnknownFile` if modules are missing."""
     widths: dict[str, dict[int, int]] = {}
     positions, attentions = None, 1
@@ -119,7 +119,7 @@ def measure(
     conv_in = shapes.get("conv_in.weight")
     if not any(block.startswith("down_blocks.") for block in widths):
         raise UnknownFile("Motion modules are missing in down_blocks.0: the file is not complete.")
-    return Measured(
+    return MotionShapes(
         down=_blocks(widths, "down_blocks"),
         mid="mid_block" in widths,
         up=_blocks(widths, "up_blocks"),
@@ -133,8 +133,8 @@ def measure(
 
 
 def family_of(
-    measured: Measured, config: Mapping[str, Any], metadata: Mapping[str, str]
-) -> tuple[MotionSpec, list[str]]:
+    measured: MotionShapes, config: Mapping[str, Any], metadata: Mapping[str, str]
+) -> tuple[MotionConfig, list[str]]:
     """The spec of a motion file and notes on how sure that is.
 
     What the file says of itself goes first (our metadata, a diffusers config), then the table of rules.
@@ -168,12 +168,12 @@ def family_of(
     return spec, notes
 
 
-def spec_to_json(spec: MotionSpec) -> str:
+def spec_to_json(spec: MotionConfig) -> str:
     """All columns of a spec; the inverse of `spec_from_json`."""
     return json.dumps(asdict(spec))
 
 
-def spec_from_json(text: str) -> MotionSpec:
+def spec_from_json(text: str) -> MotionConfig:
     """A spec from our metadata; columns that this version does not know are an error."""
     try:
         columns = parse_json(text)
@@ -181,15 +181,15 @@ def spec_from_json(text: str) -> MotionSpec:
         raise Damaged(f"The stillmotion metadata of this file cannot be read ({error}).") from error
     if not isinstance(columns, dict) or not isinstance(columns.get("name"), str):
         raise Damaged("The stillmotion metadata of this file cannot be read (it names no family of motion).")
-    unknown = sorted(set(columns) - {field.name for field in fields(MotionSpec)})
+    unknown = sorted(set(columns) - {field.name for field in fields(MotionConfig)})
     if unknown:
         raise Mismatch(
             f"This file was written by another version of stillmotion: unknown {', '.join(unknown)[:200]}."
         )
-    return checked(MotionSpec(**{name: _tuples(value) for name, value in columns.items()}))
+    return checked(MotionConfig(**{name: _tuples(value) for name, value in columns.items()}))
 
 
-def checked(spec: MotionSpec) -> MotionSpec:
+def checked(spec: MotionConfig) -> MotionConfig:
     """The spec, if every column has the type and the range of a motion model; else `Damaged` names it."""
     ranges: dict[str, tuple[float, float]] = {
         "positions": (1, 65_536),
@@ -205,8 +205,8 @@ def checked(spec: MotionSpec) -> MotionSpec:
         "width": (8, 65_536),
         "height": (8, 65_536),
     }
-    words = {"resnet_norm": ("frame", "clip"), "motion_norm": ("frame", "clip")}
-    for column in fields(MotionSpec):
+    words = {"resnet_norm": ("per-frame", "pooled"), "motion_norm": ("per-frame", "pooled")}
+    for column in fields(MotionConfig):
         name, value = column.name, getattr(spec, column.name)
         whole = type(value) is int and 0 < value <= 2**20
         if name in ("channels", "layers", "heads"):
@@ -229,7 +229,7 @@ def checked(spec: MotionSpec) -> MotionSpec:
     return spec
 
 
-def _divisible(spec: MotionSpec) -> MotionSpec:
+def _divisible(spec: MotionConfig) -> MotionConfig:
     for channels, heads in zip(spec.channels, spec.heads, strict=True):
         if channels % heads or channels % spec.norm_groups:
             raise Damaged(
@@ -243,7 +243,7 @@ def _counts(value: Any, most: int = 2**20) -> bool:
     return isinstance(value, tuple) and all(type(each) is int and 0 < each <= most for each in value)
 
 
-def adapter_config(spec: MotionSpec) -> dict[str, Any]:
+def adapter_config(spec: MotionConfig) -> dict[str, Any]:
     """The config.json of the diffusers MotionAdapter that holds this spec; `Mismatch` if none can."""
     if spec.up is not None:
         raise Mismatch(
@@ -267,7 +267,7 @@ def adapter_config(spec: MotionSpec) -> dict[str, Any]:
     }
 
 
-def spec_from_adapter_config(config: Mapping[str, Any], name: str = "custom") -> MotionSpec:
+def spec_from_adapter_config(config: Mapping[str, Any], name: str = "custom") -> MotionConfig:
     """The spec a MotionAdapter config describes (old ones too), by the rules of `family_of`."""
     channels = _per_block(config.get("block_out_channels", FAMILIES["sd15-v2"].channels), 1)
     layers = _per_block(config.get("motion_layers_per_block", 2), len(channels))
@@ -277,7 +277,7 @@ def spec_from_adapter_config(config: Mapping[str, Any], name: str = "custom") ->
             f"{name} has a config of {channels} channels in {layers} layers: no motion model has it."
         )
     shape = tuple((c,) * n for c, n in zip(channels, layers, strict=True))
-    measured = Measured(
+    measured = MotionShapes(
         down=shape,
         mid=mid,
         up=tuple((c,) * (n + 1) for c, n in zip(channels[::-1], layers[::-1], strict=True)),
@@ -305,14 +305,14 @@ def _config_columns(config: Mapping[str, Any], blocks: int) -> dict[str, Any]:
     }
 
 
-def _row_of_shape(m: Measured) -> MotionSpec:
+def _row_of_shape(m: MotionShapes) -> MotionConfig:
     """The row with exactly these widths (emoji, ...), or a new one named custom."""
     layers = tuple(map(len, m.down))
     for row in FAMILIES.values():
         if (row.channels, row.layers, row.mid) == (m.channels, layers, m.mid):
             return row
     shared = gcd(*m.channels)
-    return MotionSpec(
+    return MotionConfig(
         "custom",
         base="custom",
         channels=m.channels,
@@ -322,7 +322,7 @@ def _row_of_shape(m: Measured) -> MotionSpec:
     )
 
 
-def _agreeing(spec: MotionSpec, m: Measured) -> MotionSpec:
+def _agreeing(spec: MotionConfig, m: MotionShapes) -> MotionConfig:
     if (spec.down_widths, spec.mid, spec.up_widths) != (m.down, m.mid, m.up):
         raise Damaged(
             f"The header says {spec.name} motion ({spec.shape}), but the tensors are of another shape."

@@ -1,6 +1,4 @@
 """Files and folders of weights: their headers (names and shapes, nothing read) and their tensors.
-
-Knows formats and wrappings, not what the names mean (that is identify.py), and asks no hub (that is hub.py).
 """
 
 from __future__ import annotations
@@ -63,7 +61,7 @@ class Header(dict[str, Shape]):
 
     @property
     def parameters(self) -> int:
-        """Numbers in all tensors together."""
+        """Parameters of all tensors together."""
         return sum(math.prod(shape) for shape in self.values())
 
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from stillmotion.errors import Mismatch, UnknownFile, WrongKind
-from stillmotion.motion.spec import MotionSpec
-from stillmotion.weights.kinds import BASES, KINDS, LOOKED_FOR, TEXT_WIDTHS, FileKind
+from stillmotion.motion.spec import MotionConfig
+from stillmotion.weights.kinds import BASES, KINDS, LOOKED_FOR, TEXT_WIDTHS, FileInfo
 
 SUGGESTIONS = {
     "sd15": ("an SD 1.5 module such as v3_sd15_mm.ckpt", "a Stable Diffusion 1.5 checkpoint"),
@@ -18,13 +18,13 @@ SUGGESTIONS = {
 """For a base: a motion module to use with it; for a module: a base to use with it."""
 
 
-def expect(found: FileKind, *wanted: str) -> None:
+def require_kind(found: FileInfo, *wanted: str) -> None:
     """Nothing if the file is of a wanted kind; else `WrongKind` (or `UnknownFile`), saying what it is for."""
     if found.kind in wanted:
         return
     if not found.known:
         raise UnknownFile(
-            f"{found.name} is not a file we know ({found.facts.get('tensors', 'no')} tensors); "
+            f"{found.name} is not a file we know ({found.details.get('tensors', 'no')} tensors); "
             f"looked for {'; '.join(LOOKED_FOR)}."
         )
     words = " or ".join(KINDS[kind].title for kind in wanted)
@@ -39,8 +39,8 @@ def base_of_unet(config: Mapping[str, Any]) -> str:
     return text if known.get(text) == channels else "custom"
 
 
-def check_fits(
-    spec: MotionSpec, unet_config: Mapping[str, Any], motion: str = "the motion", base: str = "the base"
+def check_compatible(
+    spec: MotionConfig, unet_config: Mapping[str, Any], motion: str = "the motion", base: str = "the base"
 ) -> None:
     """Nothing if the motion modules fit the UNet of this diffusers config; else `Mismatch`, with a way out.
 

@@ -1,4 +1,4 @@
-"""The formats weights come in, by their first bytes; and safetensors. Knows no names of keys and no torch."""
+"""The formats weights come in, by their first bytes; and safetensors."""
 
 from __future__ import annotations
 

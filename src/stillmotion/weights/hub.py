@@ -1,4 +1,4 @@
-"""Where a model is: a path, a bundled model's name, or a name on the hub. Knows nothing of its content."""
+"""Where a model is: a path, a bundled model's name, or a name on the hub."""
 
 from __future__ import annotations
 

@@ -11,16 +11,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from stillmotion.motion.spec import MotionSpec
+from stillmotion.motion.spec import MotionConfig
 from stillmotion.weights import embedding_names
 from stillmotion.weights.convert import holds_whole_unet, rename
 from stillmotion.weights.families import family_of, measure
 from stillmotion.weights.files import Header, read_header, read_json
 from stillmotion.weights.hub import INSIDE
-from stillmotion.weights.kinds import BASES, TEXT_WIDTHS, FileKind, architecture_of, job_of
-from stillmotion.weights.loras import kinds as lora_kinds
+from stillmotion.weights.kinds import BASES, TEXT_WIDTHS, FileInfo, architecture_of, job_of
+from stillmotion.weights.loras import kinds as lora_detect
 from stillmotion.weights.names import layout_of
-from stillmotion.weights.told import told
+from stillmotion.weights.told import training_facts
 
 _IMAGE_ENCODER = "img_encoder."
 
@@ -31,10 +31,10 @@ class Rule:
 
     kind: str
     when: Callable[[Header], bool]
-    describe: Callable[[Header, str], FileKind] | None = None
+    describe: Callable[[Header, str], FileInfo] | None = None
 
 
-def identify(file: str | Path | Header, name: str | None = None) -> FileKind:
+def identify(file: str | Path | Header, name: str | None = None) -> FileInfo:
     """What a file, a folder or a header is; kind "unknown" if no rule fits.
 
     `name` is what the user calls it (it may hint at Lightning or AnimateLCM); `call_name` by default.
@@ -52,7 +52,7 @@ def identify(file: str | Path | Header, name: str | None = None) -> FileKind:
     if rule is None:
         return _unknown(header)
     if rule.describe is None:
-        return FileKind(rule.kind, header.name, facts=_size(header))
+        return FileInfo(rule.kind, header.name, details=_size(header))
     return rule.describe(header, name)
 
 
@@ -75,8 +75,8 @@ def _match(header: Header, pattern: re.Pattern[str]) -> bool:
     return any(pattern.search(key) for key in header)
 
 
-def _motion(header: Header, name: str) -> FileKind:
-    layout = layout_of(header) or "original"
+def _motion(header: Header, name: str) -> FileInfo:
+    layout = layout_of(header) or "animatediff"
     shapes = {key: shape for key, shape in header.items() if not key.startswith(_IMAGE_ENCODER)}
     whole = holds_whole_unet(shapes)
     found = measure(rename(shapes, layout), layout, whole_unet=whole, hint=name)
@@ -86,20 +86,20 @@ def _motion(header: Header, name: str) -> FileKind:
             "It holds a whole UNet (as the original train.py saves it); only its motion modules are used."
         )
     if len(shapes) < len(header):
-        return FileKind("motion-i2v", header.name, "animatelcm-i2v", layout, spec.base, facts=_size(header))
-    return FileKind(
+        return FileInfo("motion-i2v", header.name, "animatelcm-i2v", layout, spec.base, details=_size(header))
+    return FileInfo(
         "motion",
         header.name,
         spec.name,
         layout,
         spec.base,
         spec,
-        {"title": f"a motion module, family {spec.name} ({layout} layout)", **_motion_facts(spec, header)},
+        {"title": f"a motion module, family {spec.name} ({layout} layout)", **_motion_details(spec, header)},
         tuple(notes),
     )
 
 
-def _motion_facts(spec: MotionSpec, header: Header) -> dict[str, str]:
+def _motion_details(spec: MotionConfig, header: Header) -> dict[str, str]:
     return {
         "modules": f"{len(spec.modules())} ({spec.shape}), positions for {spec.positions} frames",
         **_size(header),
@@ -116,20 +116,20 @@ def _size(header: Header) -> dict[str, str]:
     return {"size": f"{header.parameters / 1e6:,.1f} M parameters ({kinds})"}
 
 
-def _lora_facts(header: Header) -> dict[str, str]:
-    found = lora_kinds.rank(header)
+def _lora_details(header: Header) -> dict[str, str]:
+    found = lora_detect.rank(header)
     return {"rank": str(found)} if found else {}
 
 
-def _motion_lora(header: Header, name: str) -> FileKind:
+def _motion_lora(header: Header, name: str) -> FileInfo:
     director = "motion_director" in header.metadata.get("model_type", "")
     made_by = " made by MotionDirector" if director or _has(header, "ff.net") else ""
-    algorithm, spec = lora_kinds.algorithm(header), lora_kinds.motion_family(header)
+    algorithm, spec = lora_detect.algorithm(header), lora_detect.motion_family(header)
     family, base = (spec.name, spec.base) if spec else ("custom", "custom")
     what = "" if algorithm in ("LoRA", "LoCon") else f", {algorithm}"
     title = f"a motion LoRA{what}{made_by} (it changes a motion module)"
-    facts = {"title": title, "goes on": MOTION_LORA_GOES_ON.get(family, family), **_lora_facts(header)}
-    return FileKind("motion-lora", header.name, family, lora_kinds.layout(header), base, facts=facts)
+    details = {"title": title, "goes on": MOTION_LORA_GOES_ON.get(family, family), **_lora_details(header)}
+    return FileInfo("motion-lora", header.name, family, lora_detect.layout(header), base, details=details)
 
 
 MOTION_LORA_GOES_ON = {
@@ -143,45 +143,45 @@ MOTION_LORA_GOES_ON = {
 
 def _is_domain_adapter(header: Header) -> bool:
     """Attention-processor LoRA of bare UNet names: its rank, name or config tells it from an old LoRA."""
-    if not _match(header, lora_kinds.ATTENTION_PROCESSOR) or _starts(header, "unet.", "text_encoder"):
+    if not _match(header, lora_detect.ATTENTION_PROCESSOR) or _starts(header, "unet.", "text_encoder"):
         return False
     named = "adapter" in header.name.lower() or "animatediff_config" in header.extras
-    return lora_kinds.base(header) in ("sd15", None) and (named or lora_kinds.rank(header) == 128)
+    return lora_detect.base(header) in ("sd15", None) and (named or lora_detect.rank(header) == 128)
 
 
-def _domain_adapter(header: Header, name: str) -> FileKind:
+def _domain_adapter(header: Header, name: str) -> FileInfo:
     """The v3 one, or one trained for a base of another shape (`stillmotion train domain-adapter`)."""
-    facts = _lora_facts(header)
-    if lora_kinds.base(header) or not _has(header, "attn2.processor."):
-        return FileKind("domain-adapter", header.name, "sd15-v3", "attention-processor", "sd15", facts=facts)
-    facts = {"title": "a domain adapter (a LoRA of the image layers) for a base of its shape", **facts}
-    return FileKind("domain-adapter", header.name, None, "attention-processor", None, facts=facts)
+    details = _lora_details(header)
+    if lora_detect.base(header) or not _has(header, "attn2.processor."):
+        return FileInfo("domain-adapter", header.name, "sd15-v3", "attention-processor", "sd15", details=details)
+    details = {"title": "a domain adapter (a LoRA of the image layers) for a base of its shape", **details}
+    return FileInfo("domain-adapter", header.name, None, "attention-processor", None, details=details)
 
 
-def _lora(header: Header, name: str) -> FileKind:
-    algorithm, layout, base = lora_kinds.algorithm(header), lora_kinds.layout(header), lora_kinds.base(header)
-    facts = {
-        "title": f"{lora_kinds.article(algorithm)} {algorithm} for the image model ({layout} layout)",
-        "changes": lora_kinds.parts(header),
-        **_lora_facts(header),
+def _lora(header: Header, name: str) -> FileInfo:
+    algorithm, layout, base = lora_detect.algorithm(header), lora_detect.layout(header), lora_detect.base(header)
+    details = {
+        "title": f"{lora_detect.article(algorithm)} {algorithm} for the image model ({layout} layout)",
+        "changes": lora_detect.parts(header),
+        **_lora_details(header),
     }
-    facts |= {
-        ("title inside" if label == "title" else label): text for label, text in told(header.metadata).items()
+    details |= {
+        ("title inside" if label == "title" else label): text for label, text in training_facts(header.metadata).items()
     }
     notes = () if base else ("Its keys do not tell which base model it belongs to.",)
-    return FileKind("lora", header.name, algorithm, layout, base, facts=facts, notes=notes)
+    return FileInfo("lora", header.name, algorithm, layout, base, details=details, notes=notes)
 
 
-def _sparsectrl(header: Header, name: str) -> FileKind:
+def _sparsectrl(header: Header, name: str) -> FileInfo:
     rgb = "controlnet_cond_embedding.weight" in header
     family = "rgb" if rgb else "scribble"
     title = f"a SparseCtrl encoder, {family} (it conditions a clip on a few given frames)"
-    return FileKind(
-        "sparsectrl", header.name, family, layout_of(header), "sd15", facts={"title": title, **_size(header)}
+    return FileInfo(
+        "sparsectrl", header.name, family, layout_of(header), "sd15", details={"title": title, **_size(header)}
     )
 
 
-def _checkpoint(header: Header, name: str) -> FileKind:
+def _checkpoint(header: Header, name: str) -> FileInfo:
     base = _text_base(header, ("model.diffusion_model.", "model_ema."))
     first = ("model.diffusion_model.input_blocks.0.0.weight", "model_ema.diffusion_modelinput_blocks00weight")
     last = ("model.diffusion_model.out.2.weight", "model_ema.diffusion_modelout2weight")
@@ -193,13 +193,13 @@ def _checkpoint(header: Header, name: str) -> FileKind:
     notes = [f"It has no {part}." for part in missing]
     if all(key in header for key in first):
         notes.append("It holds averaged weights (EMA) beside the plain ones; the plain ones are used.")
-    return FileKind(
+    return FileInfo(
         "checkpoint",
         header.name,
         special,
         "ldm",
         base,
-        facts={"title": title, **_size(header)},
+        details={"title": title, **_size(header)},
         notes=tuple(notes),
     )
 
@@ -225,27 +225,27 @@ def _text_base(header: Header, prefix: str | tuple[str, ...] = "") -> str:
     return "custom"
 
 
-def _unet(header: Header, name: str) -> FileKind:
+def _unet(header: Header, name: str) -> FileInfo:
     layout = "ldm" if _starts(header, "input_blocks.") else "diffusers"
-    return FileKind("unet", header.name, None, layout, _text_base(header), facts=_size(header))
+    return FileInfo("unet", header.name, None, layout, _text_base(header), details=_size(header))
 
 
-def _other_architecture(header: Header, name: str) -> FileKind:
-    facts = {"title": f"a model of another architecture ({architecture_of(header)})", **_size(header)}
-    return FileKind("other-architecture", header.name, facts=facts)
+def _other_architecture(header: Header, name: str) -> FileInfo:
+    details = {"title": f"a model of another architecture ({architecture_of(header)})", **_size(header)}
+    return FileInfo("other-architecture", header.name, details=details)
 
 
-def _controlnet(header: Header, name: str) -> FileKind:
+def _controlnet(header: Header, name: str) -> FileInfo:
     layout = "ldm" if _starts(header, "control_model.") else "diffusers"
-    return FileKind("controlnet", header.name, None, layout, _text_base(header), facts=_size(header))
+    return FileInfo("controlnet", header.name, None, layout, _text_base(header), details=_size(header))
 
 
-def _embedding(header: Header, name: str) -> FileKind:
+def _embedding(header: Header, name: str) -> FileInfo:
     found = embedding_names.places(header)
     widths = {header[key][-1] for key in found}
     two = {"clip_g", "clip_l", "text_encoders_0", "text_encoders_1"} & found.keys()
     base = "sdxl" if two else TEXT_WIDTHS.get(max(widths), "custom")
-    return FileKind("embedding", header.name, None, None, base)
+    return FileInfo("embedding", header.name, None, None, base)
 
 
 _LDM_UNET = re.compile(r"^input_blocks\.\d+\.")
@@ -260,9 +260,9 @@ RULES = (
         _sparsectrl,
     ),
     Rule("cameractrl", lambda h: _has(h, "qkv_merge") and _has(h, "motion_modules.")),
-    Rule("motion-lora", lambda h: _match(h, lora_kinds.MOTION), _motion_lora),
+    Rule("motion-lora", lambda h: _match(h, lora_detect.MOTION), _motion_lora),
     Rule("domain-adapter", _is_domain_adapter, _domain_adapter),
-    Rule("lora", lambda h: _match(h, lora_kinds.MARKS), _lora),
+    Rule("lora", lambda h: _match(h, lora_detect.MARKS), _lora),
     Rule("motion", lambda h: layout_of(h) is not None, _motion),
     Rule(
         "checkpoint",
@@ -286,23 +286,23 @@ RULES = (
 )
 
 
-def _pipeline(folder: Path) -> FileKind:
+def _pipeline(folder: Path) -> FileInfo:
     index = read_json(folder / "model_index.json")
     card = read_json(folder / "stillmotion.json") if (folder / "stillmotion.json").is_file() else {}
-    facts = {"title": f"a model in a diffusers folder ({index.get('_class_name', 'of no named class')})"}
+    details = {"title": f"a model in a diffusers folder ({index.get('_class_name', 'of no named class')})"}
     base = card.get("family")
     if base is None and (folder / "unet" / "config.json").is_file():
         config = read_json(folder / "unet" / "config.json")
         base = TEXT_WIDTHS.get(config.get("cross_attention_dim", 0), "custom")
     inside = [part for part in INSIDE if (folder / part).is_dir()]
     if inside:
-        facts["motion"] = f"inside, in {inside[0]}/"
+        details["motion"] = f"inside, in {inside[0]}/"
     if card.get("defaults"):
-        facts["settings"] = ", ".join(f"{name} {value}" for name, value in card["defaults"].items())
-    return FileKind("pipeline", folder.name, index.get("_class_name"), "diffusers", base, facts=facts)
+        details["settings"] = ", ".join(f"{name} {value}" for name, value in card["defaults"].items())
+    return FileInfo("pipeline", folder.name, index.get("_class_name"), "diffusers", base, details=details)
 
 
-def _unknown(header: Header) -> FileKind:
+def _unknown(header: Header) -> FileInfo:
     names = ", ".join(sorted(header)[:3]) or "nothing"
-    facts = {"tensors": f"{len(header)} ({names}{', ...' if len(header) > 3 else ''})", **_size(header)}
-    return FileKind("unknown", header.name, facts=facts)
+    details = {"tensors": f"{len(header)} ({names}{', ...' if len(header) > 3 else ''})", **_size(header)}
+    return FileInfo("unknown", header.name, details=details)

@@ -1,4 +1,4 @@
-"""The kinds of files people have, in words: what each is called and how it is used. Knows no keys."""
+"""The kinds of files people have, in words: what each is called and how it is used."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from stillmotion.motion.spec import MotionSpec
+from stillmotion.motion.spec import MotionConfig
 
 BASES = {
     "sd15": "Stable Diffusion 1.x",
@@ -41,7 +41,7 @@ KINDS: dict[str, Kind] = {
     ),
     "motion-i2v": Kind(
         "the AnimateLCM image-to-video module (a motion module with an image encoder)",
-        "it needs a first picture, which stillmotion cannot give it yet; for text use AnimateLCM t2v",
+        "it needs a first image, which stillmotion cannot give it yet; for text use AnimateLCM t2v",
     ),
     "motion-lora": Kind(
         "a motion LoRA (it changes a motion module)",
@@ -55,7 +55,7 @@ KINDS: dict[str, Kind] = {
     "lora": Kind("a LoRA for the image model", 'stillmotion animate "PROMPT" --lora {name}=0.8'),
     "sparsectrl": Kind(
         "a SparseCtrl encoder (it conditions a clip on a few given frames)",
-        "it needs condition pictures; this version of stillmotion does not apply SparseCtrl yet",
+        "it needs condition images; this version of stillmotion does not apply SparseCtrl yet",
     ),
     "cameractrl": Kind(
         "CameraCtrl (camera paths for a motion module)",
@@ -85,7 +85,7 @@ KINDS: dict[str, Kind] = {
         "a textual inversion embedding (a word for prompts)",
         'stillmotion animate "PROMPT WITH ITS WORD" --embedding {name}',
     ),
-    "vae": Kind("a VAE (it turns latents into pictures)", 'stillmotion animate "PROMPT" --vae {name}'),
+    "vae": Kind("a VAE (it turns latents into images)", 'stillmotion animate "PROMPT" --vae {name}'),
     "text-encoder": Kind(
         "a text encoder alone",
         "it is a part of a model; give the whole checkpoint or the diffusers folder as --base",
@@ -105,16 +105,16 @@ LOOKED_FOR = (
 
 
 @dataclass(frozen=True)
-class FileKind:
-    """What a file is. `facts` are short (name, value) pairs; `notes` say what is not certain."""
+class FileInfo:
+    """What a file is. `details` are short (name, value) pairs; `notes` say what is not certain."""
 
     kind: str
     name: str = ""
     family: str | None = None
     layout: str | None = None
     base: str | None = None
-    spec: MotionSpec | None = None
-    facts: dict[str, str] = field(default_factory=dict)
+    spec: MotionConfig | None = None
+    details: dict[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     source: str = ""
     """how the user names it on the command line; `name` if it is not known"""
@@ -126,7 +126,7 @@ class FileKind:
     @property
     def title(self) -> str:
         """What it is, in words, with family and algorithm: "an AnimateDiff motion module (sd15-v2)"."""
-        return self.facts.get("title", KINDS[self.kind].title)
+        return self.details.get("title", KINDS[self.kind].title)
 
     @property
     def usage(self) -> str:
@@ -135,12 +135,12 @@ class FileKind:
         usage = KINDS[self.kind].usage.format(name=shlex.quote(self.source or self.name))
         if self.kind == "motion-lora" and self.base == "emoji":  # the default base and motion
             usage = usage.replace(" --base CHECKPOINT --motion MOTION", "")
-        return usage.removesuffix(" --motion MOTION") if "motion" in self.facts else usage
+        return usage.removesuffix(" --motion MOTION") if "motion" in self.details else usage
 
-    def sentences(self) -> list[str]:
+    def describe(self) -> list[str]:
         """What a person wants to know, a few lines: what it is, what it fits, its settings, how to use it."""
         lines = [f"{self.name}: {self.title}"]
-        rows = dict(self.facts)
+        rows = dict(self.details)
         rows.pop("title", None)
         if self.base:
             label = "family" if self.kind in ("checkpoint", "pipeline") else "fits"

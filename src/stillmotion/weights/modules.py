@@ -1,4 +1,4 @@
-"""Modules of diffusers and transformers made from a config and named tensors. Knows no files of weights.
+"""Modules of diffusers and transformers made from a config and named tensors.
 
 The libraries' own `from_pretrained` replaces functions of torch for the whole process while it runs
 (accelerate's `init_empty_weights`, transformers' `no_init_weights` and default dtype), so modules that

@@ -1,6 +1,6 @@
-"""Names of motion weights as tables: each tensor of a module in each layout. Knows no tensors and no shapes.
+"""Names of motion weights as tables: each tensor of a module in each layout.
 
-    original    down_blocks.0.motion_modules.1.temporal_transformer.transformer_blocks.0.norms.0.weight
+    animatediff down_blocks.0.motion_modules.1.temporal_transformer.transformer_blocks.0.norms.0.weight
     diffusers   down_blocks.0.motion_modules.1.transformer_blocks.0.norm1.weight
     hotshot     down_blocks.0.temporal_attentions.1.transformer_blocks.0.norms.0.weight
 
@@ -16,7 +16,7 @@ from typing import Literal
 
 from stillmotion.errors import UnknownFile
 
-Layout = Literal["original", "diffusers", "hotshot"]
+Layout = Literal["animatediff", "diffusers", "hotshot"]
 
 _BLOCK = "transformer_blocks.0."
 _TO_DIFFUSERS_PARTS = {
@@ -81,7 +81,7 @@ def layout_of(names: Iterable[str]) -> Layout | None:
         return None
     if any(".temporal_attentions." in name or name.endswith("positional_encoding") for name in motion):
         return "hotshot"
-    return "original" if any(".temporal_transformer." in name for name in motion) else "diffusers"
+    return "animatediff" if any(".temporal_transformer." in name for name in motion) else "diffusers"
 
 
 def canonical_names(name: str, layout: Layout) -> tuple[str, ...]:
@@ -97,7 +97,7 @@ def canonical_names(name: str, layout: Layout) -> tuple[str, ...]:
     if layout == "diffusers":
         suffixes = POSITIONS if rest == POSITIONS_DIFFUSERS else (FROM_DIFFUSERS.get(rest),)
     else:
-        suffixes = (_original_suffix(rest.removeprefix("temporal_transformer.")),)
+        suffixes = (_animatediff_suffix(rest.removeprefix("temporal_transformer.")),)
     if None in suffixes:
         raise UnknownFile(
             f"The {layout} layout of motion modules has no tensor {name}: the kind of file is new to us."
@@ -107,7 +107,7 @@ def canonical_names(name: str, layout: Layout) -> tuple[str, ...]:
 
 def layout_name(canonical: str, layout: Layout) -> str:
     """The name of a canonical tensor in a layout: the inverse of `canonical_names`."""
-    if layout == "original" or not MODULE.fullmatch(canonical):
+    if layout == "animatediff" or not MODULE.fullmatch(canonical):
         return canonical
     place, _, suffix = canonical.partition(".temporal_transformer.")
     if layout == "hotshot":
@@ -116,7 +116,7 @@ def layout_name(canonical: str, layout: Layout) -> str:
     return f"{place}.{POSITIONS_DIFFUSERS if suffix in POSITIONS else TO_DIFFUSERS[suffix]}"
 
 
-def _original_suffix(rest: str) -> str | None:
+def _animatediff_suffix(rest: str) -> str | None:
     head, _, last = rest.rpartition(".")
     if last in POSITION_NAMES and head.endswith(".pos_encoder"):
         rest = f"{head}.pe"

@@ -2,7 +2,7 @@
 
 A pickle is a program. `survey` walks through it without running it: which classes it names, and whether it
 builds more than a file of weights needs. Then it is read with `weights_only=True` and nothing else; classes
-that trainers leave beside the weights get inert stand-ins and are never imported. Knows no names of keys.
+that trainers leave beside the weights get inert stand-ins and are never imported.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from typing import Literal
 
 from stillmotion.weights.files import Header
 
-Prediction = Literal["epsilon", "v_prediction"]
+PredictionType = Literal["epsilon", "v_prediction"]
 
 _VELOCITY = re.compile(r"parameterization:\s*[\"']?v\b")
 _SD2_BASE_STEP = 875000
@@ -20,28 +20,28 @@ _SD2_BASE_STEP = 875000
 
 
 @dataclass(frozen=True)
-class Told:
+class DetectedPrediction:
     """The prediction type and whether the betas end at zero signal, with what told us."""
 
-    prediction: Prediction
+    prediction_type: PredictionType
     zero_snr: bool
     why: str
 
 
-def prediction_of(header: Header, path: Path, base: str | None) -> Told:
+def detect_prediction(header: Header, path: Path, base: str | None) -> DetectedPrediction:
     """What the file tells of its prediction type; epsilon (velocity for SD 2) if nothing does."""
     zero_snr = "ztsnr" in header
     if "v_pred" in header:
-        return Told("v_prediction", zero_snr, "a v_pred mark among its keys")
-    told = header.metadata.get("modelspec.prediction_type", "")
-    if told:
-        return Told("v_prediction" if told.startswith("v") else "epsilon", zero_snr, "its metadata")
+        return DetectedPrediction("v_prediction", zero_snr, "a v_pred mark among its keys")
+    detected = header.metadata.get("modelspec.prediction_type", "")
+    if detected:
+        return DetectedPrediction("v_prediction" if detected.startswith("v") else "epsilon", zero_snr, "its metadata")
     sheet = path.with_suffix(".yaml")
     if sheet.is_file():
         velocity = _VELOCITY.search(sheet.read_text(encoding="utf-8"))
-        return Told("v_prediction" if velocity else "epsilon", zero_snr, sheet.name)
+        return DetectedPrediction("v_prediction" if velocity else "epsilon", zero_snr, sheet.name)
     if base != "sd2":
-        return Told("epsilon", zero_snr, "its family")
+        return DetectedPrediction("epsilon", zero_snr, "its family")
     if header.extras.get("global_step") == _SD2_BASE_STEP or re.search(r"512|base", path.stem.lower()):
-        return Told("epsilon", zero_snr, "its training step or name")
-    return Told("v_prediction", zero_snr, "its family")
+        return DetectedPrediction("epsilon", zero_snr, "its training step or name")
+    return DetectedPrediction("v_prediction", zero_snr, "its family")

@@ -18,10 +18,10 @@ import torch
 
 from stillmotion.errors import Damaged, UnknownFile, WeightsError, WrongKind
 from stillmotion.weights.files import Header, read_header, read_json, read_state
-from stillmotion.weights.fit import expect
+from stillmotion.weights.fit import require_kind
 from stillmotion.weights.hub import locate
 from stillmotion.weights.identify import identify, missing_parts
-from stillmotion.weights.kinds import BASES, FileKind
+from stillmotion.weights.kinds import BASES, FileInfo
 from stillmotion.weights.ldm.configs import CONFIGS_KEY, VOCABULARY, unpacked
 from stillmotion.weights.ldm.names import (
     EMA,
@@ -35,7 +35,7 @@ from stillmotion.weights.ldm.names import (
     unet_names,
 )
 from stillmotion.weights.modules import current_names, fill, make_module
-from stillmotion.weights.prediction import Prediction, prediction_of
+from stillmotion.weights.prediction import PredictionType, detect_prediction
 from stillmotion.weights.scaled import dequantized
 
 if TYPE_CHECKING:
@@ -69,21 +69,21 @@ def load_single_file(
     *,
     vae: str | Path | None = None,
     config: Path | None = None,
-    prediction: Prediction | None = None,
+    prediction_type: PredictionType | None = None,
     ema: bool = False,
 ) -> StableDiffusionPipeline | StableDiffusionXLPipeline:
     """The pipeline in a checkpoint of LDM layout (SD 1.x, 2.x, XL); arguments as in `load_base`."""
     header = read_header(path)
     found = identify(header)
     _check_base(found, header, vae is not None)
-    told = prediction_of(header, path, found.base)
+    detected = detect_prediction(header, path, found.base)
     if config is None and CONFIGS_KEY not in header.metadata:
-        prediction = prediction or told.prediction
+        prediction_type = prediction_type or detected.prediction_type
     state = _chosen(_with_text_model(read_state(path)), ema, path.name)
-    scheduler = {"prediction_type": prediction} if prediction else {}
-    if told.zero_snr:
+    scheduler = {"prediction_type": prediction_type} if prediction_type else {}
+    if detected.zero_snr:
         scheduler |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
-    with _configs(config, header, found, prediction) as folder:
+    with _configs(config, header, found, prediction_type) as folder:
 
         def weights(part: str, kind: str) -> nn.Module:
             return _converted(kind, state, path.name, folder, part, dtypes.get(part, dtypes["default"]))
@@ -92,14 +92,14 @@ def load_single_file(
 
 
 def _configs(
-    config: Path | None, header: Header, found: FileKind, prediction: Prediction | None
+    config: Path | None, header: Header, found: FileInfo, prediction_type: PredictionType | None
 ) -> AbstractContextManager[Path]:
     """The folder of configs: the one given, the one in the header, or that of the family."""
     if config is not None:
         return nullcontext(config)
     if CONFIGS_KEY in header.metadata:
         return unpacked(header.metadata[CONFIGS_KEY], header.name)
-    return nullcontext(_config_of(found, prediction))
+    return nullcontext(_config_of(found, prediction_type))
 
 
 def build_pipeline(
@@ -159,16 +159,16 @@ def load_vae(source: str | Path, config: Path, dtype: torch.dtype) -> nn.Module:
     A folder has its own config; a file is built after `vae/config.json` in the folder `config`.
     """
     path = locate(source)
-    expect(identify(path), "vae")
+    require_kind(identify(path), "vae")
     folder = path.resolve() if (path / "config.json").is_file() else config / "vae"
     return _converted("AutoencoderKL", read_state(path), path.name, folder.parent, folder.name, dtype)
 
 
-def _check_base(found: FileKind, header: Header, other_vae: bool) -> None:
-    expect(found, "checkpoint")
+def _check_base(found: FileInfo, header: Header, other_vae: bool) -> None:
+    require_kind(found, "checkpoint")
     if found.family:
         raise WrongKind(
-            f"{found.name} is {found.title}: it takes a picture besides the noise. Use the plain checkpoint."
+            f"{found.name} is {found.title}: it takes an image besides the noise. Use the plain checkpoint."
         )
     missing = [part for part in missing_parts(header) if not (part == "VAE" and other_vae)]
     if missing:
@@ -186,8 +186,8 @@ def _chosen(state: dict[str, Tensor], ema: bool, name: str) -> dict[str, Tensor]
     return {key: tensor for key, tensor in state.items() if not key.startswith(EMA if plain else UNET)}
 
 
-def _config_of(found: FileKind, prediction: Prediction | None) -> Path:
-    names = {"sd15": "sd15", "sd2": "sd21-v" if prediction == "v_prediction" else "sd21", "sdxl": "sdxl"}
+def _config_of(found: FileInfo, prediction_type: PredictionType | None) -> Path:
+    names = {"sd15": "sd15", "sd2": "sd21-v" if prediction_type == "v_prediction" else "sd21", "sdxl": "sdxl"}
     if found.base not in names:
         raise UnknownFile(
             f"{found.name} is a checkpoint for {BASES[found.base or 'custom']}; known sizes are Stable "

@@ -24,16 +24,16 @@ LONGEST = 200
 MOST_WORDS = 10
 
 
-def told(metadata: Mapping[str, str]) -> dict[str, str]:
+def training_facts(metadata: Mapping[str, str]) -> dict[str, str]:
     """Label -> what the metadata says, each a short printable line; trigger words among them."""
-    facts = {}
+    details = {}
     words = metadata.get("modelspec.trigger_phrase") or ", ".join(_frequent(metadata))
     rows = [(label, next((metadata[key] for key in keys if metadata.get(key)), "")) for label, keys in LABELS]
     for label, text in [("trigger", words), *rows]:
         line = printable(" ".join(text.split()))[:LONGEST]
         if line and line.lower() not in ("none", "null"):
-            facts[label] = line
-    return facts
+            details[label] = line
+    return details
 
 
 def _frequent(metadata: Mapping[str, str]) -> list[str]:

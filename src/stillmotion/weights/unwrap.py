@@ -2,7 +2,7 @@
 
     {"epoch": 3, "state_dict": {"module.unet.down_blocks...": tensor}}   ->   {"down_blocks...": tensor}
 
-Pure functions on mappings: a leaf is whatever the caller calls one (a tensor, a shape). Knows no files.
+Pure functions on mappings: a leaf is whatever the caller calls one (a tensor, a shape).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Settings of training runs: what all share, and one class per target. Knows no torch."""
+"""Settings of training runs: what all share, and one class per target."""
 
 from stillmotion.training.config.clips import (
     ClipConfig,

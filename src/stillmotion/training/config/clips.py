@@ -1,4 +1,4 @@
-"""Settings of runs that learn from clips. Knows no torch."""
+"""Settings of runs that learn from clips."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, model_validator
 
-from stillmotion.data.sampling import Span, least
+from stillmotion.data.sampling import Span, min_length
 from stillmotion.training.config.shared import Betas, DenoiseConfig, InitialLora
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ class ClipConfig(VideoConfig):
 
     @property
     def needed(self) -> int:
-        return least(self.frames, self.stride, self.loop, self.span)
+        return min_length(self.frames, self.stride, self.loop, self.span)
 
 
 class MotionTrainConfig(ClipConfig):
@@ -89,11 +89,11 @@ class MotionTrainConfig(ClipConfig):
         None,
         description="fresh weights: a module in the mid block too (as v2); default: if the base has a place",
     )
-    near_frames: bool = Field(
-        False, description="start with half of the heads looking at near frames: order is learnt much sooner"
+    local_init: bool = Field(
+        False, description="start with half of the heads attending to near frames: their order is learnt much sooner"
     )
-    motion_norm: Literal["frame", "clip"] = Field(
-        "frame",
+    motion_norm: Literal["per-frame", "pooled"] = Field(
+        "per-frame",
         description="fresh weights: statistics of the motion norms, per frame or pooled over the clip",
     )
 
@@ -109,7 +109,7 @@ class MotionTrainConfig(ClipConfig):
 class DomainAdapterConfig(VideoConfig):
     """Training an image LoRA on single frames of the videos (AnimateDiff v3, first stage)."""
 
-    batch_size: int = Field(4, ge=1, description="pictures per process and pass")
+    batch_size: int = Field(4, ge=1, description="images per process and pass")
     rank: int = Field(32, ge=1, description="size of the adapter; AnimateDiff v3 has 128")
     alpha: float | None = Field(
         None, gt=0, description="the adapter acts at ALPHA / RANK; default: at 1, as AnimateDiff's"

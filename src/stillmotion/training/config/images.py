@@ -1,4 +1,4 @@
-"""Settings of runs that learn from pictures: style LoRA, DreamBooth, textual inversion. Knows no torch."""
+"""Settings of runs that learn from images: style LoRA, DreamBooth, textual inversion."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ FULL_RATE = 5e-6
 """learning rate that trains a whole UNet without washing out what it knew"""
 
 
-class PictureConfig(DenoiseConfig):
-    """How pictures become samples, and defaults for short runs."""
+class ImageConfig(DenoiseConfig):
+    """How images become samples, and defaults for short runs."""
 
     resolution: int = Field(
-        512, ge=8, description="pictures are resized to about so many pixels in height and width"
+        512, ge=8, description="images are resized to about so many pixels in height and width"
     )
     buckets: bool = Field(
-        True, description="keep the shapes of pictures (sizes of about RESOLUTION^2 pixels); no: cut squares"
+        True, description="keep the shapes of images (sizes of about RESOLUTION^2 pixels); no: cut squares"
     )
-    flip: bool = Field(False, description="show every second picture as its mirror image")
-    batch_size: int = Field(1, ge=1, description="pictures per process and pass")
+    flip: bool = Field(False, description="show every second image as its mirror image")
+    batch_size: int = Field(1, ge=1, description="images per process and pass")
     max_train_steps: int = Field(1000, ge=1, description="optimizer steps of the whole run")
     learning_rate: float = Field(2e-4, gt=0, description="after the warm-up")
     ema_decay: float = Field(
         0.0, ge=0, lt=1, description="running mean of the weights, which is then what is saved; 0 = none"
     )
-    validation_steps: int = Field(250, ge=0, description="sample pictures every so many steps; 0 = never")
+    validation_steps: int = Field(250, ge=0, description="sample images every so many steps; 0 = never")
     checkpoint_steps: int = Field(250, ge=1, description="a checkpoint every so many steps")
 
 
-class LowRankConfig(PictureConfig):
+class LowRankConfig(ImageConfig):
     """How large a LoRA is, and what it changes."""
 
     usual_rate: ClassVar[float] = 2e-4
@@ -61,20 +61,20 @@ class LowRankConfig(PictureConfig):
 
 
 class LoraTrainConfig(LowRankConfig):
-    """Training a style LoRA on pictures with captions."""
+    """Training a style LoRA on images with captions."""
 
     images: Path = Field(
-        description="folder of pictures with captions in .txt files beside them (else the folder's name is "
+        description="folder of images with captions in .txt files beside them (else the folder's name is "
         "the caption, after kohya's number of repeats: '10_red cat'), or JSONL"
     )
 
 
 class DreamBoothConfig(LowRankConfig):
-    """Teaching the base one subject from a few pictures: by a LoRA or by the whole UNet."""
+    """Teaching the base one subject from a few images: by a LoRA or by the whole UNet."""
 
     base: str = Field(description="text-to-image model: a diffusers folder, a hub name or a single file")
 
-    instance_images: Path = Field(description="folder with a few (3 to 5) pictures of the subject")
+    instance_images: Path = Field(description="folder with a few (3 to 5) images of the subject")
     instance_prompt: str = Field(
         min_length=1, description="a rare word and what it is, such as 'a photo of sks dog'"
     )
@@ -84,11 +84,11 @@ class DreamBoothConfig(LowRankConfig):
     )
     class_images: Path | None = Field(
         None,
-        description="folder of pictures for CLASS_PROMPT; what is missing there the base draws first; "
+        description="folder of images for CLASS_PROMPT; what is missing there the base draws first; "
         "default: OUTPUT/class-images",
     )
     num_class_images: int = Field(
-        50, ge=1, description="pictures of the class; the base draws them as it draws samples"
+        50, ge=1, description="images of the class; the base draws them as it draws samples"
     )
     prior_weight: float = Field(1.0, gt=0, description="weight of the class in the loss")
     method: Literal["lora", "full"] = Field(
@@ -124,20 +124,20 @@ class DreamBoothConfig(LowRankConfig):
         if self.class_images is not None and self.class_prompt is None:
             raise ValueError(
                 f"class_images is {str(self.class_images)!r}, but class_prompt is missing: say what these "
-                "pictures show, such as 'a photo of dog'"
+                "images show, such as 'a photo of dog'"
             )
         if self.initial_lora and self.trains_whole_model:
             raise ValueError("initial_lora needs method lora: method full trains the model itself")
         return self
 
 
-class TextualInversionConfig(PictureConfig):
-    """Teaching the text encoder a new word from a few pictures; nothing else of the model changes."""
+class TextualInversionConfig(ImageConfig):
+    """Teaching the text encoder a new word from a few images; nothing else of the model changes."""
 
     usual_rate: ClassVar[float] = 5e-3
 
     images: Path = Field(
-        description="folder with a few (3 to 10) pictures of the subject or style; captions in .txt files "
+        description="folder with a few (3 to 10) images of the subject or style; captions in .txt files "
         "count where they contain the token"
     )
     token: str = Field(min_length=1, description="the new word, such as '<my-dog>'; CLIP reads lower case")

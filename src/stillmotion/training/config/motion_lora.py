@@ -1,4 +1,4 @@
-"""Settings of motion LoRAs: from videos, from one reference video, or of a camera move. Knows no torch."""
+"""Settings of motion LoRAs: from videos, from one reference video, or of a camera move."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field, model_validator
 
-from stillmotion.data.moves import AMOUNTS, Move
+from stillmotion.data.moves import AMOUNTS, MoveName
 from stillmotion.data.sampling import Span
 from stillmotion.training.config.clips import ClipConfig
 from stillmotion.training.config.shared import InitialLora
@@ -26,7 +26,7 @@ class MotionLoraConfig(ClipConfig):
     )
     reference: Path | None = Field(None, description="the one video whose motion is learnt; needs --prompt")
     prompt: str | None = Field(None, description="what is to be seen in the reference video")
-    camera: Move | None = Field(
+    camera: MoveName | None = Field(
         None, description="learn this move of the camera, made from the stills or clips of --videos"
     )
     camera_amount: float | None = Field(
@@ -41,7 +41,7 @@ class MotionLoraConfig(ClipConfig):
         description="shots made of each still or clip, all a bit different; every second one shows half of "
         "the move, learnt at half the weight",
     )
-    camera_unseen: float = Field(
+    static_input_fraction: float = Field(
         0.0,
         ge=0,
         le=1,
@@ -71,7 +71,7 @@ class MotionLoraConfig(ClipConfig):
     learning_rate: float = Field(2e-4, gt=0, description="after the warm-up")
     max_train_steps: int = Field(500, ge=1, description="optimizer steps of the whole run")
     checkpoint_steps: int = Field(100, ge=1, description="a checkpoint every so many steps")
-    validation_steps: int = Field(250, ge=0, description="sample pictures every so many steps; 0 = never")
+    validation_steps: int = Field(250, ge=0, description="sample images every so many steps; 0 = never")
 
     @property
     def source(self) -> Path:
@@ -101,7 +101,7 @@ class MotionLoraConfig(ClipConfig):
             raise ValueError("camera makes its clips from videos, not from reference: give one of the two")
         if self.camera is not None and (self.span != "whole" or self.loop):
             raise ValueError("camera makes open clips of FRAMES frames: leave out span and loop")
-        for name in ("camera_amount", "camera_unseen"):
+        for name in ("camera_amount", "static_input_fraction"):
             if self.camera is None and getattr(self, name):
                 raise ValueError(f"{name} needs camera, the name of a move such as zoom-in")
         return self

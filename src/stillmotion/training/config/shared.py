@@ -1,6 +1,4 @@
 """Settings that all runs share, validated at birth. Every field is a key of the YAML file and a flag.
-
-Knows no torch: `stillmotion train motion --help` is written from these fields.
 """
 
 from __future__ import annotations
@@ -94,12 +92,12 @@ class TrainConfig(BaseModel):
 
 
 class DenoiseConfig(TrainConfig):
-    """What every target shares that teaches a diffusion model: size, text, noise, sample pictures."""
+    """What every target shares that teaches a diffusion model: size, text, noise, sample images."""
 
     cache: Path | None = Field(
         None, description="folder for latents; may be shared by runs; default: OUTPUT/latents"
     )
-    resolution: int = Field(256, ge=8, description="training pictures are resized to about so many pixels")
+    resolution: int = Field(256, ge=8, description="training images are resized to about so many pixels")
     text_dropout: float = Field(
         0.1, ge=0, le=1, description="part of the samples trained without text, for guidance"
     )
@@ -128,7 +126,7 @@ class DenoiseConfig(TrainConfig):
         None, ge=1, le=1000, description="end of the timesteps that are trained; default: of the schedule"
     )
 
-    validation_steps: int = Field(1000, ge=0, description="sample pictures every so many steps; 0 = never")
+    validation_steps: int = Field(1000, ge=0, description="sample images every so many steps; 0 = never")
     validation_prompts: list[str] = Field(
         [], description="prompts of the samples; default: captions of the data"
     )

@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
     from stillmotion.training.config import TrainConfig
-    from stillmotion.training.draws import Draw
+    from stillmotion.training.draws import SampleRng
 
 
 @dataclass
 class Loss:
-    """The loss of one pass, and what the watch wants to know of it."""
+    """The loss of one pass, and what the diagnostics need."""
 
     value: Tensor
     """scalar with gradient: the mean over the samples"""
@@ -32,12 +32,12 @@ class Loss:
 
 
 class Target(Protocol):
-    """Loads its models and prepares its data when it is made; `say` speaks to the user."""
+    """Loads its models and prepares its data when it is made; `log` speaks to the user."""
 
-    product: str
+    artifact: str
     """file or folder in the run's folder that the user takes away"""
 
-    def __init__(self, config: TrainConfig, accelerator: Accelerator, say: Callable[[str], None]) -> None: ...
+    def __init__(self, config: TrainConfig, accelerator: Accelerator, log: Callable[[str], None]) -> None: ...
 
     def data_key(self) -> str:
         """Names the training data: when it changes between two starts, the order of samples does too."""
@@ -45,11 +45,11 @@ class Target(Protocol):
     def parameters(self) -> Mapping[str, Parameter]:
         """The weights that train, in fp32, by the name they have in files."""
 
-    def loss(self, draws: Sequence[Draw]) -> Loss:
+    def loss(self, rngs: Sequence[SampleRng]) -> Loss:
         """One pass over one sample per draw."""
 
     def save(self, output: Path, weights: Mapping[str, Tensor], step: int = 0) -> None:
-        """Writes `product` from weights by name, atomically."""
+        """Writes `artifact` from weights by name, atomically."""
 
     def samples(self, folder: Path, step: int) -> Path | None:
         """Draws sample clips with the present weights; the path of their sheet, or None without any."""

@@ -2,7 +2,7 @@
 
 First stage of AnimateDiff v3: trained on single frames, then frozen and on while motion trains (`train
 motion --domain-adapter`), so that compression, watermarks and style of the videos stay out of the motion;
-left out or scaled when clips are made. Knows nothing of motion, optimizers and checkpoints.
+left out or scaled when clips are made.
 """
 
 from __future__ import annotations
@@ -19,38 +19,38 @@ from stillmotion.data.sources import CLIP_SUFFIXES, STILL_SUFFIXES, find_items
 from stillmotion.training.clips import key_of, note_captions, prepare_clips
 from stillmotion.training.config import DomainAdapterConfig
 from stillmotion.training.denoise import Denoiser, Sample, loss_of
-from stillmotion.training.draws import Draw
-from stillmotion.training.low_rank import LowRanks, attention_layers
+from stillmotion.training.draws import SampleRng
+from stillmotion.training.low_rank import LoraParameters, attention_layers
 from stillmotion.training.metadata import lora_metadata
 from stillmotion.training.targets import Loss
 from stillmotion.training.validation import sample_sheet
 
-SHOWN = 4
+MAX_SAMPLES = 4
 ROW = 4
-"""sample pictures per prompt"""
+"""sample images per prompt"""
 
 
 class DomainAdapterTarget:
     """Base frozen in the working precision, a LoRA on its attentions, latents of all frames on disk."""
 
-    product = "adapter.safetensors"
+    artifact = "adapter.safetensors"
 
     def __init__(
-        self, config: DomainAdapterConfig, accelerator: Accelerator, say: Callable[[str], None]
+        self, config: DomainAdapterConfig, accelerator: Accelerator, log: Callable[[str], None]
     ) -> None:
         self.config = config
         report = Report()
         items = find_items(config.videos, report, config.video_folder, CLIP_SUFFIXES | STILL_SUFFIXES)
         self.denoiser = Denoiser(config, accelerator.device)
         vae, unet = self.denoiser.pipeline.vae, self.denoiser.unet
-        self.clips = prepare_clips(config, items, report, vae, accelerator, say)
+        self.clips = prepare_clips(config, items, report, vae, accelerator, log)
         if config.gradient_checkpointing:
             unet.enable_gradient_checkpointing()
-        self.ranks = LowRanks({"unet": unet}, attention_layers, config)
+        self.lora_params = LoraParameters({"unet": unet}, attention_layers, config)
         frames = sum(clip.length for clip in self.clips)
-        weights = f"{self.ranks.size / 1e6:.1f} M LoRA weights"
-        say(f"{frames} frames of {len(self.clips)} clips, {weights}, {self.denoiser}.")
-        note_captions(self.clips, self.denoiser.pipeline, say)
+        weights = f"{self.lora_params.size / 1e6:.1f} M LoRA parameters"
+        log(f"{frames} frames of {len(self.clips)} clips, {weights}, {self.denoiser}.")
+        note_captions(self.clips, self.denoiser.pipeline, log)
 
     def data_key(self) -> str:
         """Names clips and captions."""
@@ -58,31 +58,31 @@ class DomainAdapterTarget:
 
     def parameters(self) -> Mapping[str, Parameter]:
         """The LoRA."""
-        return self.ranks.parameters()
+        return self.lora_params.parameters()
 
-    def loss(self, draws: Sequence[Draw]) -> Loss:
+    def loss(self, rngs: Sequence[SampleRng]) -> Loss:
         """L2 (optionally min-SNR weighted) on the noise or velocity of one random frame per draw."""
-        guess = self.denoiser.guess([self.sample(draw) for draw in draws])
-        return loss_of(self.denoiser.losses(guess).mean(), guess)
+        prediction = self.denoiser.predict([self.sample(rng) for rng in rngs])
+        return loss_of(self.denoiser.losses(prediction).mean(), prediction)
 
-    def sample(self, draw: Draw) -> Sample:
+    def sample(self, rng: SampleRng) -> Sample:
         """One frame (1, c, h, w) of one clip, with noise, a timestep and a caption."""
-        clip = self.clips[draw.item(len(self.clips))]
-        which, *others = draw.choices(4)
+        clip = self.clips[rng.item(len(self.clips))]
+        which, *others = rng.uniforms(4)
         frame = clip.latents([int(which * clip.length)])
-        return self.denoiser.sample(draw, frame, clip.item.captions, *others)
+        return self.denoiser.sample(rng, frame, clip.item.captions, *others)
 
     def save(self, output: Path, weights: Mapping[str, Tensor], step: int = 0) -> None:
         """The adapter in the layout of AnimateDiff's, and in that of plain diffusers."""
-        lora = self.ranks.lora(weights)
+        lora = self.lora_params.lora(weights)
         captions = (caption for clip in self.clips for caption in clip.item.captions)
         facts = lora_metadata(self.config, self.denoiser, captions, step)
-        lora.save(output / self.product, "original", metadata=facts)
+        lora.save(output / self.artifact, "animatediff", metadata=facts)
         lora.save(output / "adapter-peft.safetensors", "peft", metadata=facts)
 
     def samples(self, folder: Path, step: int) -> Path | None:
         """Some stills per validation prompt with the adapter on."""
         captions = dict.fromkeys(clip.item.captions[0] for clip in self.clips)
-        prompts = self.config.validation_prompts or list(captions)[:SHOWN]
-        with self.ranks.resting():
+        prompts = self.config.validation_prompts or list(captions)[:MAX_SAMPLES]
+        with self.lora_params.eval_mode():
             return sample_sheet(self.denoiser, prompts, folder, step, ROW)

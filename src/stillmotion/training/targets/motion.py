@@ -1,7 +1,7 @@
 """The motion target: temporal modules on a frozen text-to-image UNet, trained on clips with captions.
 
 AnimateDiff's recipe (Guo et al. 2023): one timestep for all frames of a clip, L2 on what the base predicts, a
-noise schedule of its own. Knows nothing of optimizers and checkpoints.
+noise schedule of its own.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from stillmotion.atomic import write_text
 from stillmotion.data.report import Report
 from stillmotion.data.sources import find_items
 from stillmotion.errors import WrongKind
-from stillmotion.lora_model import AttachedLora, Lora
+from stillmotion.lora_model import LoraAttachment, Lora
 from stillmotion.motion.attach import attach
-from stillmotion.motion.nearness import look_near
+from stillmotion.motion.nearness import init_local_attention
 from stillmotion.motion_model import MotionModel
-from stillmotion.training.clips import key_of, note_captions, pace, prepare_clips, stretch
+from stillmotion.training.clips import key_of, note_captions, sample_fps, prepare_clips, sample_frames
 from stillmotion.training.config import MotionTrainConfig
 from stillmotion.training.config.clips import LINEAR
 from stillmotion.training.denoise import BETAS, Denoiser, Sample, loss_of
-from stillmotion.training.draws import Draw
-from stillmotion.training.given import betas, carried, load_motion, origin
+from stillmotion.training.draws import SampleRng
+from stillmotion.training.given import betas, resolve_noise_alpha, load_motion, describe_origin
 from stillmotion.training.targets import Loss
 from stillmotion.training.validation import sample_sheet
 
-SHOWN = 4
+MAX_SAMPLES = 4
 FINE = 1e-4
 """highest learning rate that is usual for going on from given weights"""
 
@@ -42,10 +42,10 @@ FINE = 1e-4
 class MotionTarget:
     """Base frozen in the working precision, motion attached to it, latents of all clips on disk."""
 
-    product = "motion"
+    artifact = "motion"
 
     def __init__(
-        self, config: MotionTrainConfig, accelerator: Accelerator, say: Callable[[str], None]
+        self, config: MotionTrainConfig, accelerator: Accelerator, log: Callable[[str], None]
     ) -> None:
         self.config = config
         report = Report()
@@ -57,18 +57,18 @@ class MotionTarget:
             config,
             accelerator.device,
             LINEAR if spec is None else betas(spec),
-            noise_alpha=carried(config.noise_alpha, spec),
+            noise_alpha=resolve_noise_alpha(config.noise_alpha, spec),
         )
         self.pipeline = self.denoiser.pipeline
         self.adapter = self._adapter()
-        self.clips = prepare_clips(config, items, report, self.pipeline.vae, accelerator, say)
-        self.fps = pace(self.clips, config)
+        self.clips = prepare_clips(config, items, report, self.pipeline.vae, accelerator, log)
+        self.fps = sample_fps(self.clips, config)
         self.motion = self._settled(given or self._fresh()).to(accelerator.device)
         if config.gradient_checkpointing:
             self.motion.set_gradient_checkpointing(True)
             self.pipeline.unet.enable_gradient_checkpointing()
         self.attachment = attach(self.pipeline.unet, self.motion, frames=config.frames)
-        self._advise(say, given)
+        self._advise(log, given)
 
     def data_key(self) -> str:
         """Names clips and captions."""
@@ -78,15 +78,15 @@ class MotionTarget:
         """All of the motion net."""
         return dict(self.motion.named_parameters())
 
-    def loss(self, draws: Sequence[Draw]) -> Loss:
+    def loss(self, rngs: Sequence[SampleRng]) -> Loss:
         """L2 (optionally min-SNR weighted) on the noise or velocity of one clip per draw."""
-        guess = self.denoiser.guess([self.sample(draw) for draw in draws])
-        return loss_of(self.denoiser.losses(guess).mean(), guess)
+        prediction = self.denoiser.predict([self.sample(rng) for rng in rngs])
+        return loss_of(self.denoiser.losses(prediction).mean(), prediction)
 
-    def sample(self, draw: Draw) -> Sample:
+    def sample(self, rng: SampleRng) -> Sample:
         """A stretch of one clip, with noise, one timestep and a caption."""
-        start, *others = draw.choices(4)
-        return self.denoiser.sample(draw, *stretch(draw, self.clips, self.config, start), *others)
+        start, *others = rng.uniforms(4)
+        return self.denoiser.sample(rng, *sample_frames(rng, self.clips, self.config, start), *others)
 
     def save(self, output: Path, weights: Mapping[str, Tensor], step: int = 0) -> None:
         """`motion/`: a folder that MotionModel.load and diffusers' MotionAdapter.from_pretrained read."""
@@ -97,12 +97,12 @@ class MotionTarget:
         net = MotionModel.from_state(self.motion.spec, state)
         net.extra = self.motion.extra
         # the card first: weights that appear after a kill between the two are never without their noise
-        write_text(output / self.product / "stillmotion.json", json.dumps(self._facts(), indent=1) + "\n")
-        net.save(output / self.product)
+        write_text(output / self.artifact / "stillmotion.json", json.dumps(self._facts(), indent=1) + "\n")
+        net.save(output / self.artifact)
 
     def samples(self, folder: Path, step: int) -> Path | None:
         """One clip per validation prompt, always from the same noise, in one sheet."""
-        prompts = self.config.validation_prompts or [clip.item.captions[0] for clip in self.clips[:SHOWN]]
+        prompts = self.config.validation_prompts or [clip.item.captions[0] for clip in self.clips[:MAX_SAMPLES]]
         return sample_sheet(self.denoiser, prompts, folder, step, self.config.frames, self.fps)
 
     def _fresh(self) -> MotionModel:
@@ -116,15 +116,15 @@ class MotionTarget:
 
     def _settled(self, net: MotionModel) -> MotionModel:
         """Its spec says what it is trained for from here on; family, norms and positions stay."""
-        if self.config.near_frames:
-            look_near(net)
+        if self.config.local_init:
+            init_local_attention(net)
         size = self.config.resolution
         net.spec = replace(
             net.spec, **self._noise(), frames=self.config.frames, width=size, height=size, fps=self.fps
         )
         return net
 
-    def _adapter(self) -> AttachedLora | None:
+    def _adapter(self) -> LoraAttachment | None:
         """The frozen domain adapter, on the UNet for the whole run."""
         file, scale = self.config.domain_adapter, self.config.domain_adapter_scale
         if file is None:
@@ -135,7 +135,7 @@ class MotionTarget:
                 f"{lora.name} is {lora.kind.title}; domain_adapter takes a LoRA of the image model, such as "
                 "`stillmotion train domain-adapter` makes."
             )
-        return lora.attach(self.pipeline, strength=scale)
+        return lora.attach(self.pipeline, weight=scale)
 
     def _facts(self) -> dict[str, Any]:
         """The model card of the motion: what its clips are like, and the noise it knows."""
@@ -151,17 +151,17 @@ class MotionTarget:
         betas = {name: self.pipeline.scheduler.config[name] for name in BETAS}
         return betas | {"noise_alpha": self.denoiser.noise_alpha}
 
-    def _advise(self, say: Callable[[str], None], given: MotionModel | None) -> None:
+    def _advise(self, log: Callable[[str], None], given: MotionModel | None) -> None:
         config = self.config
         count = sum(parameter.numel() for parameter in self.motion.parameters())
-        say(f"{len(self.clips)} clips, {count / 1e6:.1f} M motion weights, {self.denoiser}.")
+        log(f"{len(self.clips)} clips, {count / 1e6:.1f} M motion parameters, {self.denoiser}.")
         if given is not None:
-            say(f"Starting from {origin(given)}.")
+            log(f"Starting from {describe_origin(given)}.")
             if config.learning_rate > FINE:
-                say(
+                log(
                     f"Note: learning_rate {config.learning_rate:g} is high for weights that are good: "
                     f"1e-05 to {FINE:g} is usual, so that they learn your videos and forget little."
                 )
         if self.adapter is not None:
-            say(f"With {config.domain_adapter} at {config.domain_adapter_scale:g}, which stays as it is.")
-        note_captions(self.clips, self.denoiser.pipeline, say)
+            log(f"With {config.domain_adapter} at {config.domain_adapter_scale:g}, which stays as it is.")
+        note_captions(self.clips, self.denoiser.pipeline, log)

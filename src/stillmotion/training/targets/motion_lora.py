@@ -3,7 +3,7 @@
 From a folder of videos, from clips made by a camera move, or from one reference video. For one video the two
 paths of MotionDirector (Zhao et al. 2023) keep its motion apart from its looks: a LoRA on the UNet learns
 single frames without motion and so takes in the appearance; it is on, but gets no gradient, while the LoRA on
-the motion learns the clip. Knows nothing of optimizers and checkpoints.
+the motion learns the clip.
 """
 
 from __future__ import annotations
@@ -19,27 +19,27 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.nn import Parameter
 
-from stillmotion.data.filming import filmed, read_filmed
+from stillmotion.data.filming import camera_clips, read_camera_clip
 from stillmotion.data.report import Report
 from stillmotion.data.sources import CLIP_SUFFIXES, STILL_SUFFIXES, Item, find_items
 from stillmotion.errors import DataError
 from stillmotion.lora_model import Lora
 from stillmotion.motion.attach import attach
-from stillmotion.training.clips import key_of, pace, prepare_clips, stretch
+from stillmotion.training.clips import key_of, sample_fps, prepare_clips, sample_frames
 from stillmotion.training.config import MotionLoraConfig
-from stillmotion.training.denoise import Denoiser, Guess, Sample, loss_of
-from stillmotion.training.draws import Draw
-from stillmotion.training.given import betas, carried, motion_of, origin
-from stillmotion.training.low_rank import LowRanks, attention_layers
+from stillmotion.training.denoise import Denoiser, Prediction, Sample, loss_of
+from stillmotion.training.draws import SampleRng
+from stillmotion.training.given import betas, resolve_noise_alpha, motion_for, describe_origin
+from stillmotion.training.low_rank import LoraParameters, attention_layers
 from stillmotion.training.metadata import lora_metadata
-from stillmotion.training.objectives import debiased
-from stillmotion.training.passes import frozen, settled
+from stillmotion.training.objectives import appearance_debiased
+from stillmotion.training.passes import frozen, backward_now
 from stillmotion.training.targets import Loss
 from stillmotion.training.text import note_cut_captions
 from stillmotion.training.validation import sample_sheet
 
-SHOWN = 4
-SHOTS = "shots"
+MAX_SAMPLES = 4
+CAMERA_STREAM = "shots"
 """series of draws from which camera moves get their variations"""
 
 
@@ -48,7 +48,7 @@ def temporal_layers(path: str, layer: nn.Module) -> bool:
     return attention_layers(path, layer) or path.endswith(("ff.net.0.proj", "ff.net.2"))
 
 
-def held(clip: Tensor) -> Tensor:
+def repeat_frame(clip: Tensor) -> Tensor:
     """The frame (f, ...) in the middle, all the time."""
     return clip[len(clip) // 2].expand_as(clip)
 
@@ -56,32 +56,32 @@ def held(clip: Tensor) -> Tensor:
 class MotionLoraTarget:
     """Base and motion frozen in the working precision, LoRAs on them, latents of all clips on disk."""
 
-    product = "motion-lora.safetensors"
+    artifact = "motion-lora.safetensors"
 
     def __init__(
-        self, config: MotionLoraConfig, accelerator: Accelerator, say: Callable[[str], None]
+        self, config: MotionLoraConfig, accelerator: Accelerator, log: Callable[[str], None]
     ) -> None:
         self.config = config
         report = Report()
         items = self._items(report)
-        given = motion_of(config.motion, config.base)
-        alpha = carried(config.noise_alpha, given.spec)
+        given = motion_for(config.motion, config.base)
+        alpha = resolve_noise_alpha(config.noise_alpha, given.spec)
         self.denoiser = Denoiser(config, accelerator.device, betas(given.spec), noise_alpha=alpha)
         unet = self.denoiser.unet
         self.motion = given.requires_grad_(False).eval().to(accelerator.device, self.denoiser.dtype)
         self.attachment = attach(unet, self.motion, frames=config.frames)
-        read = read_filmed if config.camera else None
-        self.clips = prepare_clips(config, items, report, self.denoiser.pipeline.vae, accelerator, say, read)
-        note_cut_captions(self.denoiser.pipeline, (c for clip in self.clips for c in clip.item.captions), say)
-        self.fps = pace(self.clips, config)
+        read = read_camera_clip if config.camera else None
+        self.clips = prepare_clips(config, items, report, self.denoiser.pipeline.vae, accelerator, log, read)
+        note_cut_captions(self.denoiser.pipeline, (c for clip in self.clips for c in clip.item.captions), log)
+        self.fps = sample_fps(self.clips, config)
         if config.gradient_checkpointing:
             self.motion.set_gradient_checkpointing(True)
             unet.enable_gradient_checkpointing()
         networks = {"motion": self.motion, **({"unet": unet} if config.reference else {})}
         wanted = temporal_layers if config.feed_forward else attention_layers
-        self.ranks = LowRanks(networks, wanted, config)
-        say(f"{len(self.clips)} clips, {self.ranks.size / 1e6:.1f} M LoRA weights, {self.denoiser}.")
-        say(f"The LoRA is for {origin(given)}.")
+        self.lora_params = LoraParameters(networks, wanted, config)
+        log(f"{len(self.clips)} clips, {self.lora_params.size / 1e6:.1f} M LoRA parameters, {self.denoiser}.")
+        log(f"The LoRA is for {describe_origin(given)}.")
 
     def data_key(self) -> str:
         """Names clips and captions; with a camera also the moves."""
@@ -89,75 +89,75 @@ class MotionLoraTarget:
 
     def parameters(self) -> Mapping[str, Parameter]:
         """The LoRA of the motion, and with a reference that of the UNet."""
-        return self.ranks.parameters()
+        return self.lora_params.parameters()
 
-    def loss(self, draws: Sequence[Draw]) -> Loss:
+    def loss(self, rngs: Sequence[SampleRng]) -> Loss:
         """L2 and appearance-debiased L2 on one clip per draw; with a reference also L2 on single frames."""
         if self.config.camera:
-            return self.dialled(draws)
-        samples = [self.sample(draw) for draw in draws]
+            return self.scaled_move_loss(rngs)
+        samples = [self.sample(rng) for rng in rngs]
         if not self.config.reference:
-            guess = self.denoiser.guess(samples)
-            return loss_of(self.moving(guess, draws), guess)
-        looks = self.still(samples, draws)
+            prediction = self.denoiser.predict(samples)
+            return loss_of(self.motion_loss(prediction, rngs), prediction)
+        looks = self.appearance_loss(samples, rngs)
         with frozen(self._spatial()):
-            guess = self.denoiser.guess(samples)
-            value = settled(self.moving(guess, draws), self.parameters().values())
-        return loss_of(looks + value, guess)
+            prediction = self.denoiser.predict(samples)
+            value = backward_now(self.motion_loss(prediction, rngs), self.parameters().values())
+        return loss_of(looks + value, prediction)
 
-    def dialled(self, draws: Sequence[Draw]) -> Loss:
+    def scaled_move_loss(self, rngs: Sequence[SampleRng]) -> Loss:
         """Shots of a camera, each with the LoRA at the part of the move that it shows.
 
         Half of a move is a quarter in squares: each part counts as if it were the whole.
         """
 
-        def part_of(draw: Draw) -> float:
-            return self.clips[draw.item(len(self.clips))].item.part  # type: ignore[attr-defined]
+        def part_of(rng: SampleRng) -> float:
+            return self.clips[rng.item(len(self.clips))].item.part  # type: ignore[attr-defined]
 
-        value, guesses = torch.zeros((), device=self.denoiser.device), []
-        for part, group in groupby(sorted(draws, key=part_of), part_of):
+        value, predictions = torch.zeros((), device=self.denoiser.device), []
+        for part, group in groupby(sorted(rngs, key=part_of), part_of):
             alike = list(group)
-            with self.ranks.at(part):
-                guess = self.denoiser.guess([self.sample(draw) for draw in alike])
-                share = self.moving(guess, alike) / part**2 * len(alike) / len(draws)
-                value = value + settled(share, self.parameters().values())
-            guesses.append((guess.said, guess.wanted, guess.times))
-        return loss_of(value, Guess(*map(torch.cat, zip(*guesses, strict=True))))
+            with self.lora_params.scaled(part):
+                prediction = self.denoiser.predict([self.sample(rng) for rng in alike])
+                share = self.motion_loss(prediction, alike) / part**2 * len(alike) / len(rngs)
+                value = value + backward_now(share, self.parameters().values())
+            predictions.append((prediction.output, prediction.target, prediction.timesteps))
+        return loss_of(value, Prediction(*map(torch.cat, zip(*predictions, strict=True))))
 
-    def sample(self, draw: Draw) -> Sample:
+    def sample(self, rng: SampleRng) -> Sample:
         """A stretch of one clip, with noise, one timestep and a caption."""
-        start, *others = draw.choices(4)
-        sample = self.denoiser.sample(draw, *stretch(draw, self.clips, self.config, start), *others)
-        if not self.config.camera_unseen:
+        start, *others = rng.uniforms(4)
+        sample = self.denoiser.sample(rng, *sample_frames(rng, self.clips, self.config, start), *others)
+        if not self.config.static_input_fraction:
             return sample
-        if draw.choices(7)[6] < self.config.camera_unseen:
-            return replace(sample, shown=held(sample.latents))
-        return replace(sample, time=int(others[-1] * len(self.denoiser.abar)))
+        if rng.uniforms(7)[6] < self.config.static_input_fraction:
+            return replace(sample, input_latents=repeat_frame(sample.latents))
+        return replace(sample, timestep=int(others[-1] * len(self.denoiser.alphas_cumprod)))
 
-    def moving(self, guess: Guess, draws: Sequence[Draw]) -> Tensor:
+    def motion_loss(self, prediction: Prediction, rngs: Sequence[SampleRng]) -> Tensor:
         """Loss of whole clips: L2, and L2 of what is left when a random frame of the clip is taken away."""
-        anchors = [int(draw.choices(5)[4] * self.config.frames) for draw in draws]
-        apart = debiased(guess.said, anchors) - debiased(guess.wanted, anchors)
-        biased = apart.square().flatten(1).mean(1) * self.denoiser.weights(guess.times)
-        return (self.denoiser.losses(guess) + self.config.debias_weight * biased).mean()
+        anchors = [int(rng.uniforms(5)[4] * self.config.frames) for rng in rngs]
+        apart = appearance_debiased(prediction.output, anchors) - appearance_debiased(prediction.target, anchors)
+        biased = apart.square().flatten(1).mean(1) * self.denoiser.weights(prediction.timesteps)
+        return (self.denoiser.losses(prediction) + self.config.debias_weight * biased).mean()
 
-    def still(self, samples: Sequence[Sample], draws: Sequence[Draw]) -> Tensor:
+    def appearance_loss(self, samples: Sequence[Sample], rngs: Sequence[SampleRng]) -> Tensor:
         """Loss of one random frame of each clip, without motion: the appearance."""
-        taken = [int(draw.choices(6)[5] * self.config.frames) for draw in draws]
+        taken = [int(rng.uniforms(6)[5] * self.config.frames) for rng in rngs]
         frames = [
             replace(sample, latents=sample.latents[k : k + 1], noise=sample.noise[k : k + 1])
             for sample, k in zip(samples, taken, strict=True)
         ]
         with self._one_frame():
-            return settled(self.denoiser.losses(self.denoiser.guess(frames)).mean(), self._spatial())
+            return backward_now(self.denoiser.losses(self.denoiser.predict(frames)).mean(), self._spatial())
 
     def save(self, output: Path, weights: Mapping[str, Tensor], step: int = 0) -> None:
-        """The motion LoRA in the original and in diffusers' layout; of a reference its looks too."""
-        parts = self.ranks.lora(weights).parts
+        """The motion LoRA in AnimateDiff's and in diffusers' layout; of a reference its looks too."""
+        parts = self.lora_params.lora(weights).parts
         motion = Lora({"motion": parts["motion"]})
         captions = (caption for clip in self.clips for caption in clip.item.captions)
         facts = lora_metadata(self.config, self.denoiser, captions, step)
-        motion.save(output / self.product, "original", metadata=facts)
+        motion.save(output / self.artifact, "animatediff", metadata=facts)
         motion.save(output / "motion-lora-peft.safetensors", "peft", metadata=facts)
         if "unet" in parts:
             Lora({"unet": parts["unet"]}).save(output / "spatial-lora.safetensors", "kohya", metadata=facts)
@@ -165,9 +165,9 @@ class MotionLoraTarget:
     def samples(self, folder: Path, step: int) -> Path | None:
         """One clip per validation prompt with the motion LoRA on, without the looks of a reference."""
         captions = dict.fromkeys(clip.item.captions[0] for clip in self.clips)
-        prompts = self.config.validation_prompts or list(captions)[:SHOWN]
-        plain = self.ranks.at(0.0, "unet") if self.config.reference else nullcontext()
-        with self.ranks.resting(), plain:
+        prompts = self.config.validation_prompts or list(captions)[:MAX_SAMPLES]
+        plain = self.lora_params.scaled(0.0, "unet") if self.config.reference else nullcontext()
+        with self.lora_params.eval_mode(), plain:
             return sample_sheet(self.denoiser, prompts, folder, step, self.config.frames, self.fps)
 
     def _items(self, report: Report) -> Sequence[Item]:
@@ -180,13 +180,13 @@ class MotionLoraTarget:
         if config.camera is None:
             return find_items(config.videos, report, config.video_folder)
         items = find_items(config.videos, report, config.video_folder, CLIP_SUFFIXES | STILL_SUFFIXES)
-        return filmed(
+        return camera_clips(
             items,
             config.camera,
             config.amount,
             config.frames,
             config.camera_variants,
-            lambda number: Draw(config.seed, number).other(SHOTS).choices(2),
+            lambda number: SampleRng(config.seed, number).stream(CAMERA_STREAM).uniforms(2),
         )
 
     def _spatial(self) -> list[Parameter]:
@@ -194,7 +194,7 @@ class MotionLoraTarget:
 
     @contextmanager
     def _one_frame(self) -> Iterator[None]:
-        """The batch is single pictures: motion rests."""
+        """The batch is single images: motion rests."""
         self.attachment.frames = 1
         try:
             yield

@@ -11,18 +11,18 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from stillmotion.atomic import durable
-from stillmotion.data.pictures import find_pictures
+from stillmotion.data.pictures import find_images
 from stillmotion.data.report import Report
 from stillmotion.data.sources import Item
-from stillmotion.training.album import SHOWN, Album, picture_loss
+from stillmotion.training.album import MAX_SAMPLES, ImageDataset, image_loss
 from stillmotion.training.config.images import TextualInversionConfig
 from stillmotion.training.denoise import Denoiser
-from stillmotion.training.draws import Draw
-from stillmotion.training.new_word import NewWord
+from stillmotion.training.draws import SampleRng
+from stillmotion.training.new_word import LearnedEmbedding
 from stillmotion.training.targets import Loss
 from stillmotion.training.validation import sample_sheet
 from stillmotion.weights.embeddings import WORD
-from stillmotion.words import spelled
+from stillmotion.words import normalize_tokens
 
 TEMPLATES = {
     "object": (
@@ -45,53 +45,53 @@ TEMPLATES = {
         "{}",
     ),
 }
-"""Sentences for pictures whose captions do not have the word."""
+"""Sentences for images whose captions do not have the word."""
 
 
 class TextualInversionTarget:
     """The base, frozen, and a word whose vectors train in its text encoders."""
 
-    product = "embedding.safetensors"
+    artifact = "embedding.safetensors"
 
     def __init__(
-        self, config: TextualInversionConfig, accelerator: Accelerator, say: Callable[[str], None]
+        self, config: TextualInversionConfig, accelerator: Accelerator, log: Callable[[str], None]
     ) -> None:
         self.config, report = config, Report()
-        found = find_pictures(config.images, report)  # before models load: a wrong path is said at once
+        found = find_images(config.images, report)  # before models load: a wrong path is said at once
         self.denoiser = Denoiser(config, accelerator.device)
-        self.album = Album(config, found, report, self.denoiser, accelerator, say)
-        self.word = NewWord(self.denoiser, config.token, config.initializer_word, config.vectors)
+        self.dataset = ImageDataset(config, found, report, self.denoiser, accelerator, log)
+        self.word = LearnedEmbedding(self.denoiser, config.token, config.initializer_word, config.vectors)
         sentences = config.templates or TEMPLATES[config.learnable]
         self.sentences = tuple(sentence.replace("{}", self.word.text) for sentence in sentences)
         if config.gradient_checkpointing:
             self.denoiser.unet.enable_gradient_checkpointing()
-        say(f"{len(self.album)} pictures, {self.word}, {self.denoiser}.")
-        for note in self.album.size_notes():
-            say(note)
+        log(f"{len(self.dataset)} images, {self.word}, {self.denoiser}.")
+        for note in self.dataset.size_notes():
+            log(note)
 
     def data_key(self) -> str:
-        """Changes with the pictures and their captions."""
-        return self.album.key()
+        """Changes with the images and their captions."""
+        return self.dataset.key()
 
     def parameters(self) -> Mapping[str, Parameter]:
         """The vectors, by text encoder."""
         return self.word.vectors
 
-    def loss(self, draws: Sequence[Draw]) -> Loss:
-        """L2 on the noise or velocity of one picture per draw, with a sentence that has the word."""
-        return picture_loss(self.denoiser, [self.album.sample(draw, self.captions) for draw in draws])
+    def loss(self, rngs: Sequence[SampleRng]) -> Loss:
+        """L2 on the noise or velocity of one image per draw, with a sentence that has the word."""
+        return image_loss(self.denoiser, [self.dataset.sample(rng, self.captions) for rng in rngs])
 
     def captions(self, item: Item) -> tuple[str, ...]:
-        """Those of the picture's captions that have the word, else the templates."""
-        own = (spelled(caption, [self.word.text]) for caption in item.captions)
+        """Those of the image's captions that have the word, else the templates."""
+        own = (normalize_tokens(caption, [self.word.text]) for caption in item.captions)
         return tuple(caption for caption in own if self.word.text in caption) or self.sentences
 
     def save(self, output: Path, weights: Mapping[str, Tensor], step: int = 0) -> None:
         """{word: (vectors, width)}, or for SDXL clip_l and clip_g."""
-        with durable(output / self.product) as unfinished:
+        with durable(output / self.artifact) as unfinished:
             save_file(self.word.state(weights), unfinished, {"format": "pt", WORD: self.word.text})
 
     def samples(self, folder: Path, step: int) -> Path | None:
         """A row of stills per prompt, always from the same noise."""
-        prompts = [spelled(prompt, [self.word.text]) for prompt in self.config.validation_prompts]
-        return sample_sheet(self.denoiser, prompts or self.sentences[:1], folder, step, SHOWN)
+        prompts = [normalize_tokens(prompt, [self.word.text]) for prompt in self.config.validation_prompts]
+        return sample_sheet(self.denoiser, prompts or self.sentences[:1], folder, step, MAX_SAMPLES)

@@ -1,7 +1,6 @@
 """The configs of a pipeline as one text, for the header of a single file, and as a folder again.
 
 With them a file of any sizes (the emoji base, a fine-tune with its own schedule) can be loaded by itself.
-Knows no tensors.
 """
 
 from __future__ import annotations

@@ -105,12 +105,12 @@ def vae_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def clip_state(state: Mapping[str, Tensor], prefix: str = TEXT) -> dict[str, Tensor]:
     """A CLIPTextModel behind a prefix, by the names it has always had in files."""
-    return {f"{prefix}text_model.{name}": tensor for name, tensor in _bare(state).items()}
+    return {f"{prefix}text_model.{name}": tensor for name, tensor in _without_text_model(state).items()}
 
 
 def open_clip_state(state: Mapping[str, Tensor], prefix: str = TEXT_OPEN) -> dict[str, Tensor]:
     """A CLIPTextModel, with projection or not, in OpenCLIP's names: q, k and v are one matrix there."""
-    state, written = _bare(state), {}
+    state, written = _without_text_model(state), {}
     for name, tensor in state.items():
         if name == "text_projection.weight":
             written["text_projection"] = tensor.T
@@ -173,7 +173,7 @@ def _vae_name(name: str, blocks: int) -> str:
     )
 
 
-def _bare(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _without_text_model(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Without the `text_model.` that transformers 5.6 took out of CLIPTextModel, and without its counter."""
     return {
         name.removeprefix("text_model."): tensor

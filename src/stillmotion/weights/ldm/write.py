@@ -35,10 +35,10 @@ def save_single_file(pipeline: DiffusionPipeline, path: str | Path, dtype: torch
         name: tensor.detach().to("cpu", dtype if tensor.is_floating_point() else None).contiguous()
         for name, tensor in ldm_state(pipeline).items()
     }
-    prediction = pipeline.scheduler.config.get("prediction_type", "epsilon")
+    prediction_type = pipeline.scheduler.config.get("prediction_type", "epsilon")
     metadata = {
         "format": "pt",
-        "modelspec.prediction_type": "v" if prediction == "v_prediction" else prediction,
+        "modelspec.prediction_type": "v" if prediction_type == "v_prediction" else prediction_type,
         CONFIGS_KEY: packed(pipeline),
     }
     with replacing(path, overwrite=True) as unfinished:

@@ -1,1 +1,1 @@
-"""LoRAs of every layout and algorithm: what a file is, and its names there and back. Knows no models."""
+"""LoRAs of every layout and algorithm: what a file is, and its names there and back."""

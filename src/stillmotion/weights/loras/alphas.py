@@ -1,8 +1,6 @@
 """Alphas in the header of a file, where diffusers and peft keep them instead of beside the tensors.
 
     "lora_adapter_metadata": {"unet.r": 8, "unet.lora_alpha": 4, "unet.alpha_pattern": {"conv_in": 2}, ...}
-
-Knows no tensors but their ranks.
 """
 
 from __future__ import annotations
@@ -15,7 +13,7 @@ from dataclasses import dataclass, field
 from math import isfinite, sqrt
 from typing import Any
 
-from stillmotion.adapt.factors import Factors
+from stillmotion.adapt.factors import LayerDelta
 from stillmotion.errors import Damaged
 from stillmotion.foreign import parse_json
 from stillmotion.weights.loras.places import DOTTED, diffusers_layer
@@ -101,10 +99,10 @@ def alphas_in(metadata: Mapping[str, str]) -> Alphas:
     return Alphas(settings, frozenset(map(str, without)))
 
 
-def with_alphas(parts: Mapping[str, Mapping[str, Factors]], metadata: dict[str, str]) -> dict[str, str]:
+def with_alphas(parts: Mapping[str, Mapping[str, LayerDelta]], metadata: dict[str, str]) -> dict[str, str]:
     """`metadata` with the alphas of these layers as diffusers reads them; as it was if no layer has one."""
     layers = {diffusers_layer(part, path): f for part, paths in parts.items() for path, f in paths.items()}
-    without = [layer for layer, factors in layers.items() if factors.alpha is None]
+    without = [layer for layer, delta in layers.items() if delta.alpha is None]
     if len(without) == len(layers):
         return metadata
     settings: dict[str, Any] = {}
@@ -120,9 +118,9 @@ def _short(layer: str, start: str) -> str:
     return layer.removeprefix(start).removeprefix("text_model.")
 
 
-def _config(layers: Mapping[str, Factors]) -> dict[str, Any]:
+def _config(layers: Mapping[str, LayerDelta]) -> dict[str, Any]:
     """The peft LoraConfig of these layers; alpha is the rank where there is none, which means the same."""
-    ranks = {path: factors.rank for path, factors in layers.items()}
+    ranks = {path: delta.rank for path, delta in layers.items()}
     alphas = {path: ranks[path] if f.alpha is None else f.alpha for path, f in layers.items()}
     rank, alpha = (Counter(values.values()).most_common(1)[0][0] for values in (ranks, alphas))
     return {
@@ -131,5 +129,5 @@ def _config(layers: Mapping[str, Factors]) -> dict[str, Any]:
         "rank_pattern": {path: value for path, value in ranks.items() if value != rank},
         "alpha_pattern": {path: value for path, value in alphas.items() if value != alpha},
         "target_modules": sorted(layers),
-        "use_dora": any(factors.magnitude is not None for factors in layers.values()),
+        "use_dora": any(delta.magnitude is not None for delta in layers.values()),
     }

@@ -34,12 +34,12 @@ _FROM_LDM = {ldm: ours for ours, ldm in UNET_PARTS.items()}
 _FROM_RESNET = {ldm: ours for ours, ldm in RESNET.items()}
 
 
-def flatten(path: str) -> str:
+def path_to_kohya(path: str) -> str:
     """down_blocks.0.attentions.1 -> down_blocks_0_attentions_1"""
     return path.replace(".", "_")
 
 
-def unflatten(flat: str) -> str:
+def kohya_to_path(flat: str) -> str:
     """down_blocks_0_attentions_1 -> down_blocks.0.attentions.1; the longest known word counts."""
     pieces, path = flat.split("_"), []
     while pieces:

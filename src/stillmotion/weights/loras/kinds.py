@@ -1,11 +1,11 @@
-"""What names and shapes tell of a LoRA: its algorithm, layout, rank and base model. Knows no tensors."""
+"""What names and shapes tell of a LoRA: its algorithm, layout, rank and base model."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
 
-from stillmotion.motion.spec import FAMILIES, MotionSpec
+from stillmotion.motion.spec import FAMILIES, MotionConfig
 from stillmotion.weights.kinds import TEXT_WIDTHS
 
 Shape = tuple[int, ...]
@@ -129,7 +129,7 @@ def base(shapes: Mapping[str, Shape]) -> str | None:
     return None
 
 
-def motion_family(shapes: Mapping[str, Shape]) -> MotionSpec | None:
+def motion_family(shapes: Mapping[str, Shape]) -> MotionConfig | None:
     """The family of motion modules that a motion LoRA was made for, by its widths; None if unknown.
 
     v2 stands for all of Stable Diffusion's: they have the same widths, and only v2 had motion LoRAs.

@@ -3,7 +3,7 @@
     parse    kohya, LyCORIS, peft, diffusers (new, old), AnimateDiff, MotionDirector -> parts
     write    parts -> the tensors and the metadata of one of these layouts
 
-    parts    {"unet": {"mid_block.attentions.0.proj_in": Factors}, "text_encoder": ..., "motion": ...}
+    parts    {"unet": {"mid_block.attentions.0.proj_in": LayerDelta}, "text_encoder": ..., "motion": ...}
 
 Strict: each key is used, or an error names it. parse(*write(parts, layout)) == parts for what the layout can
 hold. Pure functions; a layer's name is read by places.py, alphas in metadata by alphas.py.
@@ -18,14 +18,14 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from stillmotion.adapt.factors import Algorithm, Factors
+from stillmotion.adapt.factors import Algorithm, LayerDelta
 from stillmotion.errors import Damaged, UnknownFile, WrongKind
 from stillmotion.weights.loras.alphas import alphas_in, with_alphas
-from stillmotion.weights.loras.places import diffusers_layer, kohya_layer, place_of
+from stillmotion.weights.loras.places import diffusers_layer, kohya_layer, resolve_layer
 from stillmotion.weights.loras.tensors import factors_of
 
-Parts = dict[str, dict[str, Factors]]
-LoraLayout = Literal["kohya", "peft", "diffusers", "original"]
+LoraState = dict[str, dict[str, LayerDelta]]
+LoraLayout = Literal["kohya", "peft", "diffusers", "animatediff"]
 
 KOHYA: dict[tuple[Algorithm, str], str] = {
     ("lora", "down"): "lora_down.weight",
@@ -43,7 +43,7 @@ KOHYA: dict[tuple[Algorithm, str], str] = {
     ("norm", "diff"): "w_norm",
     ("norm", "bias"): "b_norm",
 }
-"""Tensor of Factors -> how its key ends in kohya's and LyCORIS' files; any other change of a bias: diff_b."""
+"""Tensor of LayerDelta -> how its key ends in kohya's and LyCORIS' files; any other change of a bias: diff_b."""
 
 ENDS: dict[str, tuple[Algorithm | None, str]] = {
     **{end: role for role, end in KOHYA.items() if end != "weight"},
@@ -70,7 +70,7 @@ ENDS: dict[str, tuple[Algorithm | None, str]] = {
     "lora_magnitude_vector": (None, "peft magnitude"),
     "lora_magnitude_vector.weight": (None, "peft magnitude"),
 }
-"""How keys end, in all layouts -> algorithm and tensor of Factors."""
+"""How keys end, in all layouts -> algorithm and tensor of LayerDelta."""
 
 TEXT_OF_SDXL = 2048
 """Width of SDXL's two texts together, which its UNet takes in."""
@@ -87,7 +87,7 @@ _PROCESSOR = re.compile(r"_lora\.(down\.weight|up\.weight|up\.bias|alpha)$")
 
 def parse(
     state: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None, whole: bool = False
-) -> Parts:
+) -> LoraState:
     """The changes in a file's tensors; `metadata` are the strings of its header (peft keeps alpha there).
 
     `whole`: the file also has weights and biases in place of the model's own (peft's modules_to_save and
@@ -99,11 +99,11 @@ def parse(
         if key.startswith(BUNDLED):
             continue
         layer, role = _read_key(key, whole, state)
-        there = layers.setdefault(place_of(layer), {})
+        there = layers.setdefault(resolve_layer(layer), {})
         if role in there:
             raise Damaged(f"{key} and another key of the file are for the same layer: two LoRAs are mixed.")
         there[role] = tensor
-    alphas, parts = alphas_in(metadata or {}), Parts()
+    alphas, parts = alphas_in(metadata or {}), LoraState()
     changed = {place: t for place, t in layers.items() if t.keys() - {(None, "alpha")}}
     for (part, path), tensors in (changed or layers).items():
         if (gain := tensors.get(("ia3", "gain"))) is not None:
@@ -113,18 +113,18 @@ def parse(
     return parts
 
 
-def write(parts: Parts, layout: LoraLayout) -> tuple[dict[str, Tensor], dict[str, str]]:
+def write(parts: LoraState, layout: LoraLayout) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors and metadata of a file; WrongKind naming a layer that the layout cannot express.
 
-    The original layout has no alpha: there it is multiplied into `up`.
+    The animatediff layout has no alpha: there it is multiplied into `up`.
     """
     if layout not in WRITERS:
         raise WrongKind(f"LoRAs have no layout {layout!r}: choose one of {', '.join(get_args(LoraLayout))}.")
     two, tensors = _has_two_texts(parts), {}
     for part, layers in parts.items():
-        for path, factors in layers.items():
-            written = WRITERS[layout](part, path, factors, two)
-            if any(place_of(_read_key(key, state=written)[0]) != (part, path) for key in written):
+        for path, delta in layers.items():
+            written = WRITERS[layout](part, path, delta, two)
+            if any(resolve_layer(_read_key(key, state=written)[0]) != (part, path) for key in written):
                 raise _inexpressible(layout, path, f"a layer of the {part} of this name")
             tensors |= written
     metadata = {"format": "pt"}
@@ -155,74 +155,74 @@ def _read_key(
 _LONGEST = sorted(ENDS, key=len, reverse=True)
 
 
-def _kohya(part: str, path: str, factors: Factors, two: bool) -> dict[str, Tensor]:
+def _kohya(part: str, path: str, delta: LayerDelta, two: bool) -> dict[str, Tensor]:
     layer = kohya_layer(part, path, two)
-    if factors.algorithm == "whole" or {"gain", "whole_bias"} & factors.tensors.keys():
+    if delta.algorithm == "whole" or {"gain", "whole_bias"} & delta.tensors.keys():
         raise _inexpressible("kohya", path, "a weight or bias in place of the model's own")
     written = {
-        f"{layer}.{KOHYA.get((factors.algorithm, name), 'diff_b')}": tensor
-        for name, tensor in factors.tensors.items()
+        f"{layer}.{KOHYA.get((delta.algorithm, name), 'diff_b')}": tensor
+        for name, tensor in delta.tensors.items()
     }
-    if factors.alpha == 0 and factors.rank is not None:
+    if delta.alpha == 0 and delta.rank is not None:
         raise _inexpressible("kohya", path, "an alpha of 0, which it reads as none")
-    if factors.alpha is not None:
-        written[f"{layer}.alpha"] = torch.tensor(factors.alpha)
-    if factors.magnitude is not None:
-        written[f"{layer}.dora_scale"] = factors.magnitude
+    if delta.alpha is not None:
+        written[f"{layer}.alpha"] = torch.tensor(delta.alpha)
+    if delta.magnitude is not None:
+        written[f"{layer}.dora_scale"] = delta.magnitude
     return written
 
 
-def _peft(part: str, path: str, factors: Factors, two: bool) -> dict[str, Tensor]:
-    layer, magnitude = diffusers_layer(part, path), factors.magnitude
-    written = _plain("peft", path, factors, f"{layer}.lora_A.weight", f"{layer}.lora_B.weight")
+def _peft(part: str, path: str, delta: LayerDelta, two: bool) -> dict[str, Tensor]:
+    layer, magnitude = diffusers_layer(part, path), delta.magnitude
+    written = _plain("peft", path, delta, f"{layer}.lora_A.weight", f"{layer}.lora_B.weight")
     if magnitude is None:
         return written
-    up = factors.tensors["up"]
+    up = delta.tensors["up"]
     if len(magnitude) != len(up):
         raise _inexpressible("peft", path, "a DoRA with a length for each input")
     shape = (-1,) if up.ndim == 2 else (1, -1, 1, 1)
     return written | {f"{layer}.lora_magnitude_vector": magnitude.reshape(shape)}
 
 
-def _diffusers(part: str, path: str, factors: Factors, two: bool) -> dict[str, Tensor]:
-    _refuse_dora("diffusers", path, factors)
+def _diffusers(part: str, path: str, delta: LayerDelta, two: bool) -> dict[str, Tensor]:
+    _refuse_dora("diffusers", path, delta)
     middle = "lora_linear_layer" if part.startswith("text") else "lora"
     layer = f"{diffusers_layer(part, path)}.{middle}"
-    return _plain("diffusers", path, factors, f"{layer}.down.weight", f"{layer}.up.weight")
+    return _plain("diffusers", path, delta, f"{layer}.down.weight", f"{layer}.up.weight")
 
 
-def _original(part: str, path: str, factors: Factors, two: bool) -> dict[str, Tensor]:
-    _refuse_dora("original", path, factors)
+def _animatediff(part: str, path: str, delta: LayerDelta, two: bool) -> dict[str, Tensor]:
+    _refuse_dora("animatediff", path, delta)
     place, _, name = path.removesuffix(".0" if path.endswith(".to_out.0") else "").rpartition(".")
     if part not in ("unet", "motion") or not place:
-        raise _inexpressible("original", path, f"a layer of the {part} of this name")
+        raise _inexpressible("animatediff", path, f"a layer of the {part} of this name")
     layer = f"{place}.processor.{name}_lora"
-    written = _plain("original", path, factors, f"{layer}.down.weight", f"{layer}.up.weight")
-    if factors.scale() != 1.0:
-        written[f"{layer}.up.weight"] = factors.tensors["up"] * factors.scale()
+    written = _plain("animatediff", path, delta, f"{layer}.down.weight", f"{layer}.up.weight")
+    if delta.scale() != 1.0:
+        written[f"{layer}.up.weight"] = delta.tensors["up"] * delta.scale()
     return written
 
 
-WRITERS: dict[str, Callable[[str, str, Factors, bool], dict[str, Tensor]]] = {
+WRITERS: dict[str, Callable[[str, str, LayerDelta, bool], dict[str, Tensor]]] = {
     "kohya": _kohya,
     "peft": _peft,
     "diffusers": _diffusers,
-    "original": _original,
+    "animatediff": _animatediff,
 }
 """Layout -> the tensors of one layer, by key."""
 
 
-def _plain(layout: str, path: str, factors: Factors, down: str, up: str) -> dict[str, Tensor]:
-    more = factors.tensors.keys() - {"down", "up"}
-    if factors.algorithm != "lora":
-        raise _inexpressible(layout, path, f"a {factors.algorithm} change")
+def _plain(layout: str, path: str, delta: LayerDelta, down: str, up: str) -> dict[str, Tensor]:
+    more = delta.tensors.keys() - {"down", "up"}
+    if delta.algorithm != "lora":
+        raise _inexpressible(layout, path, f"a {delta.algorithm} change")
     if more:
         raise _inexpressible(layout, path, "a Tucker core" if "mid" in more else "a change of the bias")
-    return {down: factors.tensors["down"], up: factors.tensors["up"]}
+    return {down: delta.tensors["down"], up: delta.tensors["up"]}
 
 
-def _refuse_dora(layout: str, path: str, factors: Factors) -> None:
-    if factors.magnitude is not None:
+def _refuse_dora(layout: str, path: str, delta: LayerDelta) -> None:
+    if delta.magnitude is not None:
         raise _inexpressible(layout, path, "a DoRA")
 
 
@@ -231,7 +231,7 @@ def _inexpressible(layout: str, path: str, what: str) -> WrongKind:
     return WrongKind(f"The {layout} layout cannot hold {what} ({path}): {other}.")
 
 
-def _has_two_texts(parts: Parts) -> bool:
+def _has_two_texts(parts: LoraState) -> bool:
     """Whether it is for SDXL: by its second text encoder, or by the width of the text the UNet takes in."""
     downs = (
         f.tensors.get("down") for path, f in parts.get("unet", {}).items() if path.endswith("attn2.to_k")

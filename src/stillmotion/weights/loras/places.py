@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 
 from stillmotion.errors import UnknownFile
-from stillmotion.weights.loras.flat import flatten, from_ldm, unflatten
+from stillmotion.weights.loras.flat import path_to_kohya, from_ldm, kohya_to_path
 from stillmotion.weights.names import MODULE, canonical_names, layout_name, layout_of
 
 FLAT = {
@@ -48,11 +48,11 @@ _COMFY_TEXT = re.compile(r"^(?:text_encoders\.)?clip_([lg])\.(?:transformer\.)?"
 """How text encoders begin in files of ComfyUI."""
 
 
-def place_of(layer: str) -> tuple[str, str]:
+def resolve_layer(layer: str) -> tuple[str, str]:
     """The part (unet, text_encoder, text_encoder_2, motion) and the canonical path of a layer of any file."""
-    flat = next((start for start in FLAT if layer.startswith(start)), None)
-    if flat is not None:
-        part, path = FLAT[flat], from_ldm(unflatten(layer.removeprefix(flat)))
+    prefix = next((start for start in FLAT if layer.startswith(start)), None)
+    if prefix is not None:
+        part, path = FLAT[prefix], from_ldm(kohya_to_path(layer.removeprefix(prefix)))
     else:
         layer = re.sub(r"^(base_model\.(model\.)?)+", "", layer)
         layer = _COMFY_TEXT.sub(lambda found: COMFY_TEXTS[found[1]], layer)
@@ -68,18 +68,18 @@ def place_of(layer: str) -> tuple[str, str]:
 
 
 def kohya_layer(part: str, path: str, two_text_encoders: bool) -> str:
-    """The name of a layer in kohya's scheme, the inverse of `place_of`."""
+    """The name of a layer in kohya's scheme, the inverse of `resolve_layer`."""
     starts = {
         "unet": "lora_unet_",
         "motion": "lora_unet_",
         "text_encoder": "lora_te1_" if two_text_encoders else "lora_te_",
         "text_encoder_2": "lora_te2_",
     }
-    return starts[part] + flatten(path)
+    return starts[part] + path_to_kohya(path)
 
 
 def diffusers_layer(part: str, path: str) -> str:
-    """The name of a layer in diffusers' scheme, the inverse of `place_of`."""
+    """The name of a layer in diffusers' scheme, the inverse of `resolve_layer`."""
     if part == "motion":
         return "unet." + layout_name(f"{path}.weight", "diffusers").removesuffix(".weight")
     return f"{part}.{path}"
@@ -95,7 +95,7 @@ def _canonical(part: str, path: str) -> tuple[str, str]:
 
 
 def _motion_path(path: str) -> str:
-    names = canonical_names(f"{path}.weight", layout_of([path]) or "original")
+    names = canonical_names(f"{path}.weight", layout_of([path]) or "animatediff")
     if len(names) != 1:
         raise UnknownFile(f"Motion modules have no single layer {path} that a LoRA could change.")
     return names[0].removesuffix(".weight")

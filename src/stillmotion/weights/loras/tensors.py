@@ -1,4 +1,4 @@
-"""The tensors of one layer in a file -> Factors: what different programs write, brought to one form."""
+"""The tensors of one layer in a file -> LayerDelta: what different programs write, brought to one form."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from stillmotion.adapt.factors import Algorithm, Factors
+from stillmotion.adapt.factors import Algorithm, LayerDelta
 from stillmotion.errors import Damaged
 from stillmotion.weights.loras.alphas import Alpha
 
@@ -23,7 +23,7 @@ SCALED: dict[str, tuple[str, ...]] = {
 """Tensors that a factor for the whole change is multiplied into: the first that is there, of glora both."""
 
 
-def factors_of(path: str, tensors: Mapping[Role, Tensor], told: Alpha | None) -> Factors:
+def factors_of(path: str, tensors: Mapping[Role, Tensor], told: Alpha | None) -> LayerDelta:
     """The change of the layer `path`; `told` is the alpha in the file's header or config, if it has one.
 
     Damaged for a layer that lacks a tensor, has tensors of two algorithms or an alpha that is no number.
@@ -45,7 +45,7 @@ def factors_of(path: str, tensors: Mapping[Role, Tensor], told: Alpha | None) ->
     if (scalar := tensors.get((None, "scalar"))) is not None:
         changes = _scaled(algorithm, changes, _number(path, "scalar", scalar))
     try:
-        found = Factors(algorithm, changes, None, magnitude)
+        found = LayerDelta(algorithm, changes, None, magnitude)
     except Damaged as error:
         raise Damaged(f"{path}: {error}") from None
     if own is not None:  # as kohya and LyCORIS read it, 0 is no alpha
@@ -54,7 +54,7 @@ def factors_of(path: str, tensors: Mapping[Role, Tensor], told: Alpha | None) ->
         return found
     if found.rank is None:
         scaled = _scaled(algorithm, changes, told.scale(told.rank)) if algorithm in SCALED else changes
-        return Factors(algorithm, scaled, None, magnitude)
+        return LayerDelta(algorithm, scaled, None, magnitude)
     return _with_alpha(found, told.scale(found.rank) * found.rank)
 
 
@@ -75,8 +75,8 @@ def _scaled(algorithm: Algorithm, t: Mapping[str, Tensor], factor: float) -> dic
     return {name: tensor * factor if name in names else tensor for name, tensor in t.items()}
 
 
-def _with_alpha(factors: Factors, alpha: float | None) -> Factors:
-    return Factors(factors.algorithm, factors.tensors, alpha, factors.magnitude)
+def _with_alpha(delta: LayerDelta, alpha: float | None) -> LayerDelta:
+    return LayerDelta(delta.algorithm, delta.tensors, alpha, delta.magnitude)
 
 
 def _number(path: str, what: str, tensor: Tensor) -> float:

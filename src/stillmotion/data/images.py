@@ -1,4 +1,4 @@
-"""Pictures with captions for training: found, measured, put into buckets, read as pixels. Knows no VAE.
+"""Images with captions for training: found, measured, put into buckets, read as pixels.
 
 dog/a.png  dog/a.txt        caption: the lines of a.txt, as alternatives
 10_red cat/b.jpg            no .txt: "red cat", the folder's name; shown 10 times per epoch
@@ -23,14 +23,14 @@ from stillmotion.data.sources import LISTS, Item, find_items
 from stillmotion.data.text import cleaned
 from stillmotion.errors import DataError
 
-PICTURE_SUFFIXES = STILLS | {".gif"}
+IMAGE_SUFFIXES = STILLS | {".gif"}
 FOLDER = re.compile(r"(?:(\d+)_)?(.+)", re.DOTALL)
 """kohya's names of folders: times per epoch, and what they show"""
 
 
 @dataclass(frozen=True)
-class Picture:
-    """A picture on disk: its own size, the bucket it goes into, and how often an epoch shows it."""
+class ImageItem:
+    """An image on disk: its own size, the bucket it goes into, and how often an epoch shows it."""
 
     item: Item
     size: Size
@@ -43,22 +43,22 @@ class Picture:
         return self.size[0] < self.bucket[0] or self.size[1] < self.bucket[1]
 
 
-def find_pictures(
+def find_images(
     source: str | Path, report: Report, captions: Sequence[str] | None = None
 ) -> list[tuple[Item, int]]:
-    """The pictures of a source with how often an epoch shows each; `captions` overrule all others.
+    """The images of a source with how often an epoch shows each; `captions` overrule all others.
 
     Raises DataError when the source cannot be used.
     """
     source = Path(source)
     if not source.is_dir() and not (source.is_file() and source.suffix.lower() in LISTS):
-        what = "is no folder of pictures" if source.exists() else "does not exist"
+        what = "is no folder of images" if source.exists() else "does not exist"
         raise DataError(
-            f"{source} {what}; give a folder with captions in .txt files beside the pictures, or a .jsonl "
+            f"{source} {what}; give a folder with captions in .txt files beside the images, or a .jsonl "
             "file with file and caption."
         )
     found = []
-    for item in find_items(source, report, None, PICTURE_SUFFIXES, lambda path: _folder(path)[1]):
+    for item in find_items(source, report, None, IMAGE_SUFFIXES, lambda path: _folder(path)[1]):
         repeats = _folder(item.path)[0] if source.is_dir() else 1
         found.append((replace(item, captions=tuple(captions)) if captions else item, repeats))
     return found
@@ -76,8 +76,8 @@ def _folder(path: Path) -> tuple[int, str]:
 
 def measured(
     found: Iterable[tuple[Item, int]], sizes: Sequence[Size], flip: bool, report: Report
-) -> Iterator[Picture]:
-    """The readable pictures with their buckets among `sizes`; the others go to the report."""
+) -> Iterator[ImageItem]:
+    """The readable images with their buckets among `sizes`; the others go to the report."""
     for item, repeats in found:
         try:
             opened = open_frames(item.path)
@@ -87,13 +87,13 @@ def measured(
         size = (opened.height, opened.width)
         bucket = nearest(*size, sizes)
         variant = f"picture {bucket[0]}x{bucket[1]}{' flip' if flip else ''}"
-        yield Picture(replace(item, variant=variant), size, bucket, repeats)
+        yield ImageItem(replace(item, variant=variant), size, bucket, repeats)
 
 
-def read_picture(item: Item, size: int, batch: int) -> tuple[float, Iterator[Tensor]]:
+def read_image(item: Item, size: int, batch: int) -> tuple[float, Iterator[Tensor]]:
     """The first frame in the size of its bucket and, if flips are wanted, its mirror image (1, 3, h, w)."""
     _, bucket, *flip = item.variant.split()
     tall, wide = map(int, bucket.split("x"))
-    picture = open_frames(item.path).frames([0])
-    views = [picture, np.ascontiguousarray(picture[:, :, ::-1])] if flip else [picture]
+    image = open_frames(item.path).frames([0])
+    views = [image, np.ascontiguousarray(image[:, :, ::-1])] if flip else [image]
     return 1.0, (pixels(view, (tall, wide)) for view in views)

@@ -1,4 +1,4 @@
-"""Animated pictures and folders of stills through Pillow: GIF, WebP, APNG, PNG. Knows no video and no Clip.
+"""Animated images and folders of stills through Pillow: GIF, WebP, APNG, PNG.
 
 Pillow and libwebp merge equal neighbouring frames into one that stands longer; the tag's frame count and
 `timing` bring them back.
@@ -14,11 +14,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, PngImagePlugin
 
-from stillmotion.clip.contents import Contents
+from stillmotion.clip.contents import StreamInfo
 from stillmotion.clip.metadata import KEY
 from stillmotion.clip.palette import Dither, to_palette
 from stillmotion.clip.pixels import Colour, enlarged, opaque
-from stillmotion.clip.stills import first_frame, frames_of, open_picture, upright
+from stillmotion.clip.stills import first_frame, frames_of, open_image, upright
 from stillmotion.clip.timing import delays
 from stillmotion.errors import DataError, OutputError
 
@@ -38,14 +38,14 @@ def write_gif(path: Path, frames: np.ndarray, fps: float, comment: str, scale: i
             f"GIF shows at most 50 frames per second, not {fps:g}: save as .webp or .mp4, or slow down."
         )
     indices, palette = to_palette(frames, dither)
-    pictures = []
+    images = []
     for index in enlarged(indices, scale):
-        pictures.append(Image.fromarray(index, "L"))
-        pictures[-1].putpalette(palette.tobytes())
+        images.append(Image.fromarray(index, "L"))
+        images[-1].putpalette(palette.tobytes())
     _save_all(
         path,
         "GIF",
-        pictures,
+        images,
         delays(len(frames), fps, 10),
         comment=comment.encode("ascii"),
         palette=palette.tobytes(),
@@ -60,17 +60,17 @@ def write_webp(path: Path, frames: np.ndarray, fps: float, comment: str, scale: 
     exif[IMAGE_DESCRIPTION] = comment
     lossless = quality == 100
     effort = 75 if lossless else quality  # what `quality` means to libwebp depends on the mode
-    pictures = [Image.fromarray(frame) for frame in enlarged(frames, scale)]
-    stands = delays(len(frames), fps, 1)
+    images = [Image.fromarray(frame) for frame in enlarged(frames, scale)]
+    durations_ms = delays(len(frames), fps, 1)
     _save_all(
-        path, "WEBP", pictures, stands, exif=exif.tobytes(), lossless=lossless, quality=effort, method=4
+        path, "WEBP", images, durations_ms, exif=exif.tobytes(), lossless=lossless, quality=effort, method=4
     )
 
 
 def write_apng(path: Path, frames: np.ndarray, fps: float, comment: str, scale: int) -> None:
     """Lossless; programs that know only PNG show the first frame."""
-    pictures = [Image.fromarray(frame) for frame in enlarged(frames, scale)]
-    _save_all(path, "PNG", pictures, delays(len(frames), fps, 1), pnginfo=_png_text(comment))
+    images = [Image.fromarray(frame) for frame in enlarged(frames, scale)]
+    _save_all(path, "PNG", images, delays(len(frames), fps, 1), pnginfo=_png_text(comment))
 
 
 def write_folder(path: Path, frames: np.ndarray, fps: float, comment: str, scale: int) -> None:
@@ -83,10 +83,10 @@ def write_folder(path: Path, frames: np.ndarray, fps: float, comment: str, scale
 
 
 def _save_all(
-    path: Path, format: str, pictures: list[Image.Image], stands: list[int], **options: object
+    path: Path, format: str, images: list[Image.Image], durations_ms: list[int], **options: object
 ) -> None:
-    pictures[0].save(
-        path, format, save_all=True, append_images=pictures[1:], duration=stands, loop=0, **options
+    images[0].save(
+        path, format, save_all=True, append_images=images[1:], duration=durations_ms, loop=0, **options
     )
 
 
@@ -96,57 +96,57 @@ def _png_text(comment: str) -> PngImagePlugin.PngInfo:
     return info
 
 
-def scan_picture(path: Path) -> Contents:
-    """Decodes a picture once, keeping nothing: what it holds, and whether all of it is readable."""
-    with open_picture(path) as picture:
-        stands = []
-        for _ in frames_of(picture):
-            picture.load()  # WebP and GIF know their times only now
-            stands.append(float(picture.info.get("duration") or 0))
-        if picture.format == "GIF" and len(stands) > 1:
-            stands = [100.0 if stand <= 10 else stand for stand in stands]  # as every browser does
-        if getattr(picture, "is_animated", False):
-            picture.seek(first_frame(picture))  # of another size than the last, perhaps
-        width, height = upright(picture).size
-        return Contents(width, height, tuple(stands), TICKS.get(picture.format, 1.0), _comment(picture))
+def scan_image(path: Path) -> StreamInfo:
+    """Decodes an image once, keeping nothing: what it holds, and whether all of it is readable."""
+    with open_image(path) as image:
+        durations_ms = []
+        for _ in frames_of(image):
+            image.load()  # WebP and GIF know their times only now
+            durations_ms.append(float(image.info.get("duration") or 0))
+        if image.format == "GIF" and len(durations_ms) > 1:
+            durations_ms = [100.0 if duration_ms <= 10 else duration_ms for duration_ms in durations_ms]  # as every browser does
+        if getattr(image, "is_animated", False):
+            image.seek(first_frame(image))  # of another size than the last, perhaps
+        width, height = upright(image).size
+        return StreamInfo(width, height, tuple(durations_ms), TICKS.get(image.format, 1.0), _comment(image))
 
 
-def decode_picture(
-    path: Path, contents: Contents, wanted: Sequence[int], background: Colour
+def decode_image(
+    path: Path, info: StreamInfo, wanted: Sequence[int], background: Colour
 ) -> Iterator[tuple[int, np.ndarray]]:
-    """The `wanted` stored pictures, which must be ascending."""
-    with open_picture(path) as picture:
-        offset = first_frame(picture)
+    """The `wanted` stored images, which must be ascending."""
+    with open_image(path) as image:
+        offset = first_frame(image)
         for number in wanted:
             if number + offset:  # stills of some formats cannot seek
-                picture.seek(number + offset)
-            yield number, opaque(upright(picture), background)
+                image.seek(number + offset)
+            yield number, opaque(upright(image), background)
 
 
-def scan_folder(path: Path) -> Contents:
+def scan_folder(path: Path) -> StreamInfo:
     """A folder of stills in natural order of their names, all of one size (which decoding verifies)."""
     stills = _stills(path)
     if not stills:
-        raise DataError(f"{path} has no pictures in it: expected {', '.join(STILLS)}.")
-    with open_picture(stills[0]) as picture:
-        width, height = upright(picture).size
+        raise DataError(f"{path} has no images in it: expected {', '.join(STILLS)}.")
+    with open_image(stills[0]) as image:
+        width, height = upright(image).size
     tag = path / FOLDER_TAG
     comment = tag.read_text(encoding="utf-8") if tag.is_file() else None
-    return Contents(width, height, (0.0,) * len(stills), 1.0, comment)
+    return StreamInfo(width, height, (0.0,) * len(stills), 1.0, comment)
 
 
 def decode_folder(
-    path: Path, contents: Contents, wanted: Sequence[int], background: Colour
+    path: Path, info: StreamInfo, wanted: Sequence[int], background: Colour
 ) -> Iterator[tuple[int, np.ndarray]]:
     """The `wanted` stills."""
     stills = _stills(path)
     for number in wanted:
-        with open_picture(stills[number]) as picture:
-            pixels = opaque(upright(picture), background)
-        if pixels.shape[:2] != (contents.height, contents.width):
+        with open_image(stills[number]) as image:
+            pixels = opaque(upright(image), background)
+        if pixels.shape[:2] != (info.height, info.width):
             raise DataError(
-                f"{stills[number]} is {pixels.shape[1]}x{pixels.shape[0]}, but the first picture there is "
-                f"{contents.width}x{contents.height}: frames of one clip have one size."
+                f"{stills[number]} is {pixels.shape[1]}x{pixels.shape[0]}, but the first image there is "
+                f"{info.width}x{info.height}: frames of one clip have one size."
             )
         yield number, pixels
 
@@ -161,7 +161,7 @@ def _parts(file: Path) -> list[str]:
     return re.split(r"(\d+)", file.name)
 
 
-def _comment(picture: Image.Image) -> str | bytes | None:
-    if picture.format == "WEBP":
-        return picture.getexif().get(IMAGE_DESCRIPTION)
-    return picture.info.get("comment") or picture.info.get(KEY)
+def _comment(image: Image.Image) -> str | bytes | None:
+    if image.format == "WEBP":
+        return image.getexif().get(IMAGE_DESCRIPTION)
+    return image.info.get("comment") or image.info.get(KEY)
