@@ -59,7 +59,7 @@ def test_without_motion_a_model_of_clips_draws_stills(emoji_folder) -> None:
 
 
 def test_an_installation_without_the_bundled_model_says_so(monkeypatch, tmp_path) -> None:
-    monkeypatch.setattr("stillmotion.card.files", lambda _: tmp_path)
+    monkeypatch.setattr("stillmotion.request.model_card.files", lambda _: tmp_path)
     with pytest.raises(UnknownFile, match="no bundled model 'emoji'.*--base"):
         Animator.load()
 
@@ -208,7 +208,8 @@ def test_alpha_counts_unless_the_original_is_wanted(sd15_folder, motion_folder, 
     animator = Animator.load(str(sd15_folder), str(motion_folder), {str(path): 1.0}, "fp32")
     fields = {"seed": 1, "frames": 3, "num_inference_steps": 2}
     kohya, original = (
-        animator.animate("a rocket", lora_alpha=lora_alpha, **fields).frames for lora_alpha in ("use", "ignore")
+        animator.animate("a rocket", lora_alpha=lora_alpha, **fields).frames
+        for lora_alpha in ("use", "ignore")
     )
     assert not np.array_equal(kohya, original) and np.array_equal(kohya, frames_of(animator))
 

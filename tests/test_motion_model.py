@@ -38,7 +38,12 @@ FORMS = ("folder", "motion.safetensors")
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize(
     "overrides",
-    [{}, {"mid": False, "name": "mine"}, {"motion_norm": "pooled", "resnet_norm": "pooled"}, {"heads": (2, 8)}],
+    [
+        {},
+        {"mid": False, "name": "mine"},
+        {"motion_norm": "pooled", "resnet_norm": "pooled"},
+        {"heads": (2, 8)},
+    ],
 )
 def test_a_round_trip_keeps_every_column_and_every_bit(form: str, overrides: dict, tmp_path: Path) -> None:
     saved = model(**overrides, beta_end=0.02, fps=12.0)

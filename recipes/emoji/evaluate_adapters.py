@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from adapters import CLASS_PROMPT, MOVES, NEW_STYLES, IMAGES, SUBJECT_PROMPT
+from adapters import CLASS_PROMPT, IMAGES, MOVES, NEW_STYLES, SUBJECT_PROMPT
 from assemble import DEFAULTS
 from classifier import small
 from concepts import STYLES, concepts

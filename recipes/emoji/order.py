@@ -42,7 +42,9 @@ def clips(animator: sm.Animator, count: int) -> list[Tensor]:
 def losses(animator: sm.Animator, latents: list[Tensor], time: int) -> tuple[float, float, float]:
     """Mean loss of the base, with motion, and with motion on shuffled frames."""
     spec, unet = animator.spec, animator.pipeline.unet
-    alpha_bar = alphas_cumprod(spec.beta_schedule, spec.beta_start, spec.beta_end, 1000, zero_terminal_snr=True)
+    alpha_bar = alphas_cumprod(
+        spec.beta_schedule, spec.beta_start, spec.beta_end, 1000, zero_terminal_snr=True
+    )
     alpha_bar = torch.tensor(alpha_bar[time], dtype=torch.float32)
     text = animator.pipeline.encode_prompt("", "cpu", FRAMES, False)[0]
     order = torch.randperm(FRAMES, generator=torch.Generator().manual_seed(2))

@@ -1,5 +1,4 @@
-"""Where the recipe keeps what it downloads and makes: `$STILLMOTION_WORK`, else the user's cache.
-"""
+"""Where the recipe keeps what it downloads and makes: `$STILLMOTION_WORK`, else the user's cache."""
 
 from __future__ import annotations
 

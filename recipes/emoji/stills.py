@@ -78,9 +78,7 @@ def render(package: str, icon: str) -> np.ndarray | None:
     )
     png = bytes(resvg_py.svg_to_bytes(svg_string=svg, width=SIZE, height=SIZE))
     image = Image.open(io.BytesIO(png)).convert("RGBA")
-    return np.asarray(
-        image if image.size == (SIZE, SIZE) else image.resize((SIZE, SIZE), Image.LANCZOS)
-    )
+    return np.asarray(image if image.size == (SIZE, SIZE) else image.resize((SIZE, SIZE), Image.LANCZOS))
 
 
 def over(rgba: np.ndarray, colour: tuple[int, int, int] = (255, 255, 255)) -> np.ndarray:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from stillmotion.animator import Animator
     from stillmotion.clip import Clip
     from stillmotion.errors import StillmotionError
-    from stillmotion.lora_model import LoraAttachment, Lora, attach_lora
+    from stillmotion.lora_model import Lora, LoraAttachment, attach_lora
     from stillmotion.motion.attach import MotionAttachment, attach
     from stillmotion.motion.noise import progressive_noise
     from stillmotion.motion.spec import FAMILIES, MotionConfig

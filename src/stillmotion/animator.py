@@ -18,7 +18,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stillmotion.card import ModelCard
 from stillmotion.clip import Clip
 from stillmotion.errors import Mismatch, RequestError, SamplingError, StillmotionWarning
 from stillmotion.fast.precision import float32_outside
@@ -28,7 +27,9 @@ from stillmotion.motion.attach import attach, check_frames
 from stillmotion.motion.noise import progressive_noise
 from stillmotion.motion.spec import FAMILIES, MotionConfig
 from stillmotion.notes import prompt_notes
-from stillmotion.request import FILLED_BY_MODEL, Request
+from stillmotion.request import Request
+from stillmotion.request.model_card import ModelCard
+from stillmotion.request.request import FILLED_BY_MODEL
 from stillmotion.schedulers import check_steps, make_scheduler
 from stillmotion.words import normalize_tokens, text_model_named
 
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
 
     from stillmotion.lora_model import Lora
     from stillmotion.motion.module import MotionModules
-    from stillmotion.strength import LayerWeights
+    from stillmotion.request.layer_weights import LayerWeights
 
 ProgressCallback = Callable[[str, int, int], None]
 """Called as (stage, steps done, all steps); stage is "sampling" or "decoding"."""
@@ -93,7 +94,9 @@ class Animator:
         self.loras = dict(loras or {})
         self.notes, self.words = tuple(notes), tuple(words)
         self.spec = replace(motion.spec, **self.card.schedule) if motion is not None else None
-        self.defaults = self.family_defaults() | self.card.defaults | ({} if motion is not None else {"frames": 1})
+        self.defaults = (
+            self.family_defaults() | self.card.defaults | ({} if motion is not None else {"frames": 1})
+        )
 
     @classmethod
     def load(
@@ -117,10 +120,18 @@ class Animator:
         """
         loaded = load_models(base, motion, loras, dtype, device, motion_loras, vae, embeddings, **others)
         return cls(
-            loaded.pipeline, loaded.motion, loaded.card, loaded.models, loaded.loras, loaded.notes, loaded.words
+            loaded.pipeline,
+            loaded.motion,
+            loaded.card,
+            loaded.models,
+            loaded.loras,
+            loaded.notes,
+            loaded.words,
         )
 
-    def animate(self, prompt: str | Request, on_progress: ProgressCallback | None = None, **fields: Any) -> Clip:
+    def animate(
+        self, prompt: str | Request, on_progress: ProgressCallback | None = None, **fields: Any
+    ) -> Clip:
         """A clip of a prompt or Request; `fields` are those of Request and win over it.
 
         The clip carries the complete request, its seed included: the same request gives the same frames on
@@ -274,9 +285,7 @@ class Animator:
         """All LoRAs attached to pipeline and motion."""
         with ExitStack() as stack:
             for lora, weight in self.loras.items():
-                attached = lora.attach(
-                    self.pipeline, self.motion, weight, request.frames, request.lora_alpha
-                )
+                attached = lora.attach(self.pipeline, self.motion, weight, request.frames, request.lora_alpha)
                 stack.enter_context(attached)
             return stack.pop_all()
 

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from stillmotion.card import BUNDLED, ModelCard, bundled_folder
 from stillmotion.errors import Mismatch, RequestError, WeightsError, WrongKind
 from stillmotion.fast.precision import as_device, best_device, best_dtype
 from stillmotion.lora_model import Lora
 from stillmotion.motion_model import MotionModel
-from stillmotion.request import DTYPES
-from stillmotion.strength import LayerWeights
+from stillmotion.request.layer_weights import LayerWeights
+from stillmotion.request.model_card import BUNDLED, ModelCard, bundled_folder
+from stillmotion.request.request import DTYPES
 from stillmotion.weights.base import load_base
 from stillmotion.weights.embeddings import read_embedding
 from stillmotion.weights.fit import check_compatible
@@ -176,7 +176,9 @@ def _merged(base: ModelCard, motion: ModelCard) -> ModelCard:
     )
 
 
-def _read_loras(given: Mapping[str, Mapping[str, LayerWeights]], base: Path) -> list[tuple[str, Lora, LayerWeights]]:
+def _read_loras(
+    given: Mapping[str, Mapping[str, LayerWeights]], base: Path
+) -> list[tuple[str, Lora, LayerWeights]]:
     """Flag, LoRA and strength of each; WrongKind or Mismatch for what the base at this place cannot take."""
     if not any(given.values()):
         return []
@@ -190,7 +192,9 @@ def _read_loras(given: Mapping[str, Mapping[str, LayerWeights]], base: Path) -> 
 
 
 def _fitting(
-    adapters: Iterable[tuple[str, Lora, LayerWeights]], pipeline: DiffusionPipeline, motion: MotionModel | None
+    adapters: Iterable[tuple[str, Lora, LayerWeights]],
+    pipeline: DiffusionPipeline,
+    motion: MotionModel | None,
 ) -> dict[Lora, LayerWeights]:
     """The same, once each has been on: Mismatch for one that does not fit, before any sampling."""
     for _, lora, weight in adapters:

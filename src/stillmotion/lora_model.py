@@ -24,7 +24,7 @@ from stillmotion.adapt.factors import LayerDelta, LoraAlpha
 from stillmotion.atomic import replacing
 from stillmotion.errors import Damaged, Mismatch, OutputError, UnknownFile, WrongKind
 from stillmotion.hooks import Attachment
-from stillmotion.strength import LayerWeights
+from stillmotion.request.layer_weights import LayerWeights
 from stillmotion.weights.embeddings import Embedding, bundled_embeddings
 from stillmotion.weights.files import read_header, read_state
 from stillmotion.weights.finite import check_finite
@@ -231,7 +231,12 @@ class Lora:
             yield part, network, own_paths(network, deltas)
 
     def _build_layers(
-        self, pipeline: Any, part: str, network: nn.Module, deltas: Mapping[str, LayerDelta], lora_alpha: LoraAlpha
+        self,
+        pipeline: Any,
+        part: str,
+        network: nn.Module,
+        deltas: Mapping[str, LayerDelta],
+        lora_alpha: LoraAlpha,
     ) -> dict[str, nn.Module]:
         try:
             return build_layers(network, deltas, lora_alpha)

@@ -21,7 +21,7 @@ from stillmotion.converting import check_target, load_model, save_model
 from stillmotion.errors import Mismatch, RequestError, WrongKind
 from stillmotion.lora_model import Lora, own_paths
 from stillmotion.motion_model import MotionModel
-from stillmotion.strength import LayerWeights
+from stillmotion.request.layer_weights import LayerWeights
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -125,7 +125,9 @@ def _check_shares(others: Mapping[str, float]) -> None:
         )
 
 
-def _check_bakes(model: Model, lora: Lora, layer_weights: LayerWeights, lora_alpha: LoraAlpha, name: str) -> None:
+def _check_bakes(
+    model: Model, lora: Lora, layer_weights: LayerWeights, lora_alpha: LoraAlpha, name: str
+) -> None:
     motion = isinstance(model, MotionModel)
     if layer_weights.by_frame:
         raise RequestError(
@@ -136,7 +138,9 @@ def _check_bakes(model: Model, lora: Lora, layer_weights: LayerWeights, lora_alp
         kinds = ("a motion module", "a text-to-image model")
         ours, fits = kinds if motion else kinds[::-1]
         raise WrongKind(f"{lora.name} is {lora.kind.title}, but {name} is {ours}: merge it into {fits}.")
-    lora.attach(None if motion else model, model if motion else None, layer_weights, lora_alpha=lora_alpha).detach()
+    lora.attach(
+        None if motion else model, model if motion else None, layer_weights, lora_alpha=lora_alpha
+    ).detach()
     for layer, delta, _ in _changes(model, lora, layer_weights):
         if layer.bias is None and delta.bias_change(None) is not None:
             raise Mismatch(
@@ -145,7 +149,9 @@ def _check_bakes(model: Model, lora: Lora, layer_weights: LayerWeights, lora_alp
             )
 
 
-def _changes(model: Model, lora: Lora, layer_weights: LayerWeights) -> Iterator[tuple[nn.Module, LayerDelta, float]]:
+def _changes(
+    model: Model, lora: Lora, layer_weights: LayerWeights
+) -> Iterator[tuple[nn.Module, LayerDelta, float]]:
     """Layer, change and weight, for every layer that a LoRA changes by more than nothing."""
     networks = _networks(model)
     for part, layers in lora.parts.items():

@@ -135,9 +135,7 @@ def test_gif_without_times_runs_as_in_a_browser_and_holds_are_repeats(tmp_path):
     images = [Image.new("RGB", (8, 8), (80 * n, 0, 0)) for n in range(3)]
     images[0].save(tmp_path / "fast.gif", save_all=True, append_images=images[1:], duration=0)
     assert open_frames(tmp_path / "fast.gif").fps == pytest.approx(10)
-    images[0].save(
-        tmp_path / "hold.gif", save_all=True, append_images=images[1:], duration=[100, 100, 500]
-    )
+    images[0].save(tmp_path / "hold.gif", save_all=True, append_images=images[1:], duration=[100, 100, 500])
     source = open_frames(tmp_path / "hold.gif")
     assert source.shown.tolist() == [0, 1, 2, 2, 2, 2, 2] and source.fps == pytest.approx(10)
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stillmotion.clip.timing import at_rate, delays, constant_rate
+from stillmotion.clip.timing import at_rate, constant_rate, delays
 
 counts = st.integers(1, 200)
 
@@ -15,7 +15,9 @@ counts = st.integers(1, 200)
 @given(counts, st.floats(1, 50), st.sampled_from([1, 10]))
 def test_delays_are_whole_ticks_whose_sum_is_the_duration(frames, fps, tick):
     durations_ms = delays(frames, fps, tick)
-    assert len(durations_ms) == frames and all(duration_ms > 0 and duration_ms % tick == 0 for duration_ms in durations_ms)
+    assert len(durations_ms) == frames and all(
+        duration_ms > 0 and duration_ms % tick == 0 for duration_ms in durations_ms
+    )
     assert abs(sum(durations_ms) - frames * 1000 / fps) <= tick / 2 + 1e-6
 
 

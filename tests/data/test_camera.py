@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from stillmotion.data.camera import background, warp, evenly_spaced
+from stillmotion.data.camera import background, evenly_spaced, warp
 from stillmotion.data.filming import camera_clips, read_camera_clip
-from stillmotion.data.moves import AMOUNTS, MoveName, CameraMove, matrices
+from stillmotion.data.moves import AMOUNTS, CameraMove, MoveName, matrices
 from stillmotion.data.sources import Item
 
 MOVES = get_args(MoveName)
@@ -85,7 +85,9 @@ def test_the_pace_is_steady(move, frames):
 def test_variations_stay_near_what_was_asked(move, uniforms):
     amount = amount_of(move)
     camera_move = CameraMove.varied(move, amount, 8, uniforms)
-    assert 0.75 * amount - 1e-6 <= camera_move.amount <= 1.25 * amount + 1e-6 and abs(camera_move.shift) <= 0.25
+    assert (
+        0.75 * amount - 1e-6 <= camera_move.amount <= 1.25 * amount + 1e-6 and abs(camera_move.shift) <= 0.25
+    )
     assert camera_move == CameraMove.varied(move, amount, 8, uniforms)
 
 

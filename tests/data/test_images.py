@@ -9,10 +9,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from stillmotion.data.pictures import find_images, measured, read_image
 
 from stillmotion.data.buckets import bucket_sizes, fitting_step, grouped, nearest
 from stillmotion.data.latents import LatentCache
-from stillmotion.data.pictures import find_images, measured, read_image
 from stillmotion.data.report import Report
 from stillmotion.errors import DataError
 

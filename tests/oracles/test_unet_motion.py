@@ -56,7 +56,9 @@ def _each(added):
 )
 def test_original_parity_equals_the_reference(shape, mid, resnet_norm, motion_norm):
     unet = SHAPES[shape]()
-    net = lively(MotionModules.for_unet(unet, mid=mid, heads=4, resnet_norm=resnet_norm, motion_norm=motion_norm))
+    net = lively(
+        MotionModules.for_unet(unet, mid=mid, heads=4, resnet_norm=resnet_norm, motion_norm=motion_norm)
+    )
     clip, text, added = inputs(unet)
     reference = ReferenceUNet(
         unet, net.state_dict(), 4, net.spec.norm_groups, resnet_norm == "pooled", motion_norm == "pooled"
@@ -82,7 +84,10 @@ def test_the_norm_columns_change_the_numbers(column):
 def test_parity_diffusers_overrides_both_columns():
     unet = sd15_shaped()
     clip, text, added = inputs(unet)
-    rows = [{"resnet_norm": "pooled", "motion_norm": "per-frame"}, {"resnet_norm": "per-frame", "motion_norm": "pooled"}]
+    rows = [
+        {"resnet_norm": "pooled", "motion_norm": "per-frame"},
+        {"resnet_norm": "per-frame", "motion_norm": "pooled"},
+    ]
     results = [
         attached(unet, lively(MotionModules.for_unet(unet, **row)), clip, text, added, "pooled")
         for row in rows

@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 from scipy.ndimage import gaussian_filter
 
 from stillmotion.data.camera import warp
-from stillmotion.data.moves import AMOUNTS, MoveName, CameraMove
+from stillmotion.data.moves import AMOUNTS, CameraMove, MoveName
 from stillmotion.errors import StillmotionError
 from stillmotion.quality.flow import camera_of
 
@@ -59,9 +59,7 @@ def test_the_numbers_are_those_of_the_move(image):
     steps = FRAMES - 1
     pan = camera_of(clip_of(IMAGES[image], "pan-right"))
     assert pan.of_width[0] == pytest.approx(0.1 / steps, rel=0.1)
-    assert camera_of(clip_of(IMAGES[image], "tilt-down")).of_width[1] == pytest.approx(
-        -0.1 / steps, rel=0.1
-    )
+    assert camera_of(clip_of(IMAGES[image], "tilt-down")).of_width[1] == pytest.approx(-0.1 / steps, rel=0.1)
     zoom = camera_of(clip_of(IMAGES[image], "zoom-out")).zoom
     assert zoom == pytest.approx(1.125 ** (-1 / steps) - 1, rel=0.15)
     roll = camera_of(clip_of(IMAGES[image], "roll-clockwise")).roll

@@ -61,7 +61,11 @@ def test_from_an_input_that_stands_still_the_move_is_wanted(configure_lora, pred
         alpha_bar = target.denoiser.alphas_cumprod[sample.timestep]
         noisy = objectives.add_noise(sample.input_latents, sample.noise, alpha_bar)
         wanted = target.denoiser.predict([sample]).target[0]
-        noise = alpha_bar.sqrt() * wanted + (1 - alpha_bar).sqrt() * noisy if prediction_type == "v_prediction" else wanted
+        noise = (
+            alpha_bar.sqrt() * wanted + (1 - alpha_bar).sqrt() * noisy
+            if prediction_type == "v_prediction"
+            else wanted
+        )
         arrived = (noisy - (1 - alpha_bar).sqrt() * noise) / alpha_bar.sqrt()
         assert torch.allclose(arrived, sample.latents, atol=1e-4)
 

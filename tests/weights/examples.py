@@ -10,7 +10,9 @@ SD15 = "up_blocks.3.attentions.1.transformer_blocks.0."
 KOHYA = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k."
 
 
-def motion(family: str, layout: str = "animatediff", positions: int | None = 0, name: str = "mm.ckpt") -> Header:
+def motion(
+    family: str, layout: str = "animatediff", positions: int | None = 0, name: str = "mm.ckpt"
+) -> Header:
     """A motion file of a family; `positions` 0 is the family's own length, None leaves the tables out."""
     spec = FAMILIES[family]
     shapes = spec.shapes()

@@ -19,7 +19,7 @@ from stillmotion.errors import Damaged, UnknownFile, WrongKind
 from stillmotion.motion.module import MotionModules
 from stillmotion.motion.spec import FAMILIES
 from stillmotion.weights.ldm.names import UNET, unet_names
-from stillmotion.weights.loras.flat import WORDS, path_to_kohya, from_ldm, kohya_to_path
+from stillmotion.weights.loras.flat import WORDS, from_ldm, kohya_to_path, path_to_kohya
 from stillmotion.weights.loras.names import parse, write
 from stillmotion.weights.loras.places import resolve_layer
 
@@ -194,7 +194,11 @@ def test_names_of_their_authors_lead_back_to_every_layer(name) -> None:
     names = unet_names(f"{path}.weight" for path in paths)
     for path in paths:
         theirs = names[f"{path}.weight"].removeprefix(UNET).removesuffix(".weight")
-        assert resolve_layer(f"lora_unet_{path_to_kohya(theirs)}") == resolve_layer(f"unet.{theirs}") == ("unet", path)
+        assert (
+            resolve_layer(f"lora_unet_{path_to_kohya(theirs)}")
+            == resolve_layer(f"unet.{theirs}")
+            == ("unet", path)
+        )
 
 
 @settings(deadline=None)

@@ -117,7 +117,9 @@ def test_diffusers_own_converters_read_it_back(shape: str, tmp_path: Path) -> No
         found = diffusers_tables.convert_open_clip_checkpoint(first, state, "cond_stage_model.model.")
     else:
         found = diffusers_tables.convert_ldm_clip_checkpoint(state)
-    assert same({name.removeprefix("text_model."): tensor for name, tensor in found.items()}, plain_state(first))
+    assert same(
+        {name.removeprefix("text_model."): tensor for name, tensor in found.items()}, plain_state(first)
+    )
     if second is not None:
         found = diffusers_tables.convert_open_clip_checkpoint(second, state, "conditioner.embedders.1.model.")
         assert same(

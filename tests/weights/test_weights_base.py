@@ -305,7 +305,9 @@ def test_what_tells_the_prediction_type(header, name, sheet, base, told, tmp_pat
 def test_marks_of_velocity_and_zero_snr_reach_the_scheduler(pipeline, sd15_folder, tmp_path) -> None:
     marks = {"v_pred": torch.zeros(()), "ztsnr": torch.zeros(())}
     torch.save(ldm_state(pipeline) | marks, tmp_path / "x.ckpt")
-    config = load_base(tmp_path / "x.ckpt", config=sd15_folder, prediction_type="v_prediction").scheduler.config
+    config = load_base(
+        tmp_path / "x.ckpt", config=sd15_folder, prediction_type="v_prediction"
+    ).scheduler.config
     assert (config.prediction_type, config.rescale_betas_zero_snr) == ("v_prediction", True)
     assert config.timestep_spacing == "trailing"
 

@@ -178,7 +178,9 @@ def test_an_unknown_file_is_refused_with_what_was_looked_for() -> None:
 
 def test_modules_for_another_base_are_refused_with_a_way_out() -> None:
     with pytest.raises(Mismatch) as caught:
-        check_compatible(FAMILIES["sdxl-beta"], SD15_UNET, "mm_sdxl_v10_beta.ckpt", "toonyou_beta6.safetensors")
+        check_compatible(
+            FAMILIES["sdxl-beta"], SD15_UNET, "mm_sdxl_v10_beta.ckpt", "toonyou_beta6.safetensors"
+        )
     assert str(caught.value) == (
         "mm_sdxl_v10_beta.ckpt is a motion module for Stable Diffusion XL (320, 640, 1280) but "
         "toonyou_beta6.safetensors is Stable Diffusion 1.x (320, 640, 1280, 1280). "

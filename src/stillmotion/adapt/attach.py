@@ -19,7 +19,7 @@ from stillmotion.adapt.factors import LayerDelta, LoraAlpha
 from stillmotion.adapt.layers import Bent, LoraLayer, build_layer
 from stillmotion.errors import AttachError, Mismatch
 from stillmotion.hooks import Attachment
-from stillmotion.strength import LayerWeights
+from stillmotion.request.layer_weights import LayerWeights
 
 WeightLike = LayerWeights | float | str | Mapping[str | int, float]
 

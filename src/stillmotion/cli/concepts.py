@@ -6,10 +6,10 @@ from pathlib import Path
 
 import click
 
-from stillmotion.card import ModelCard, bundled_folder
 from stillmotion.cli.output import echo
-from stillmotion.concepts import Concept, Concepts
 from stillmotion.errors import UnknownFile
+from stillmotion.request.concepts import Concept, Concepts
+from stillmotion.request.model_card import ModelCard, bundled_folder
 
 
 @click.command()

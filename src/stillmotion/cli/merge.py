@@ -11,7 +11,8 @@ from stillmotion.cli.options import PathType, dtype_option, force_option, given
 from stillmotion.cli.output import echo
 from stillmotion.cli.progress import quiet_libraries, waiting
 from stillmotion.errors import RequestError
-from stillmotion.request import LoraAlpha, Request
+from stillmotion.request import Request
+from stillmotion.request.request import LoraAlpha
 from stillmotion.weights.identify import identify
 
 

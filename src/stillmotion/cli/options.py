@@ -11,8 +11,9 @@ import click
 from stillmotion.cli.hints import dropped
 from stillmotion.clip.palette import Dither
 from stillmotion.errors import RequestError
-from stillmotion.request import LORAS, REPEATED, Flag, Request
-from stillmotion.strength import LayerWeights
+from stillmotion.request import Request
+from stillmotion.request.layer_weights import LayerWeights
+from stillmotion.request.request import LORAS, REPEATED, Flag
 
 METAVARS = {int: "NUMBER", float: "NUMBER", str: "TEXT"}
 
@@ -125,9 +126,7 @@ _OUTPUT = (
         default=90,
         help="For WebP (100 is lossless) and video [default: 90].",
     ),
-    click.option(
-        "--sheet", type=PathType(path_type=Path), help="Also write all frames on one image (.png)."
-    ),
+    click.option("--sheet", type=PathType(path_type=Path), help="Also write all frames on one image (.png)."),
 )
 
 count_option = click.option(

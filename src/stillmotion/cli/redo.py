@@ -20,7 +20,7 @@ from stillmotion.cli.render import Target, free_name, render
 from stillmotion.cli.trust import MODELS, check_trust, trust_option
 from stillmotion.clip import open_frames
 from stillmotion.errors import DataError
-from stillmotion.request import REPEATED
+from stillmotion.request.request import REPEATED
 
 
 @click.command()

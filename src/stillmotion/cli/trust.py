@@ -19,7 +19,8 @@ import click
 
 from stillmotion.errors import RequestError, WrongKind
 from stillmotion.foreign import printable
-from stillmotion.request import REPEATED, Request
+from stillmotion.request import Request
+from stillmotion.request.request import REPEATED
 from stillmotion.weights.files import SUFFIXES
 from stillmotion.weights.hub import bundled_loras, bundled_names
 

@@ -104,7 +104,9 @@ def scan_image(path: Path) -> StreamInfo:
             image.load()  # WebP and GIF know their times only now
             durations_ms.append(float(image.info.get("duration") or 0))
         if image.format == "GIF" and len(durations_ms) > 1:
-            durations_ms = [100.0 if duration_ms <= 10 else duration_ms for duration_ms in durations_ms]  # as every browser does
+            durations_ms = [
+                100.0 if duration_ms <= 10 else duration_ms for duration_ms in durations_ms
+            ]  # as every browser does
         if getattr(image, "is_animated", False):
             image.seek(first_frame(image))  # of another size than the last, perhaps
         width, height = upright(image).size

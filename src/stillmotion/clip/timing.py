@@ -35,7 +35,13 @@ def constant_rate(durations_ms: Sequence[float], tick: float) -> tuple[float, np
     if total <= 0:
         return 1.0, np.arange(len(durations_ms))
     commonest = Counter(duration_ms for duration_ms in durations_ms if duration_ms > 0).most_common(1)[0][0]
-    step = np.mean([duration_ms for duration_ms in durations_ms if abs(duration_ms - commonest) <= tick and duration_ms > 0])
+    step = np.mean(
+        [
+            duration_ms
+            for duration_ms in durations_ms
+            if abs(duration_ms - commonest) <= tick and duration_ms > 0
+        ]
+    )
     counts = [max(1, round(duration_ms / step)) for duration_ms in durations_ms]
     if sum(counts) > MOST_FRAMES:  # one image stands for hours: a few bytes would become gigabytes
         counts = [1] * len(durations_ms)

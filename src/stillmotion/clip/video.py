@@ -153,7 +153,9 @@ def decode_video(
                     yield number, rgb(frame, info.width, info.height, background)
                 if not numbers:
                     return
-    raise DataError(f"{path} is damaged: frame {min(numbers.values())} of {len(timestamps)} cannot be decoded.")
+    raise DataError(
+        f"{path} is damaged: frame {min(numbers.values())} of {len(timestamps)} cannot be decoded."
+    )
 
 
 @contextmanager

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from stillmotion.clip.readers import FOLDER_FPS, open_frames
-from stillmotion.data.camera import warp, evenly_spaced
-from stillmotion.data.moves import MoveName, CameraMove
+from stillmotion.data.camera import evenly_spaced, warp
+from stillmotion.data.moves import CameraMove, MoveName
 from stillmotion.data.sources import Item
 
 MOVE_PARTS = (1.0, 0.5)
@@ -38,8 +38,12 @@ def camera_clips(
     for number, item in enumerate(items):
         for variant in range(variants):
             part = MOVE_PARTS[variant % len(MOVE_PARTS)]
-            camera_move = CameraMove.varied(move, part * amount, frames, uniforms(number * variants + variant))
-            found.append(CameraClip(item.path, item.captions, f" {camera_move}", camera_move=camera_move, part=part))
+            camera_move = CameraMove.varied(
+                move, part * amount, frames, uniforms(number * variants + variant)
+            )
+            found.append(
+                CameraClip(item.path, item.captions, f" {camera_move}", camera_move=camera_move, part=part)
+            )
     return found
 
 

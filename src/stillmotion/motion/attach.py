@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from stillmotion.errors import AttachError
 from stillmotion.hooks import Attachment
 from stillmotion.motion.module import MotionModule, MotionModules
-from stillmotion.motion.slots import unwrap_unet, has_mid, slots, widths
+from stillmotion.motion.slots import has_mid, slots, unwrap_unet, widths
 from stillmotion.motion.spec import MotionConfig, Norm, describe_shape
 
 GroupNormMode = Literal["family", "pooled"]
@@ -72,7 +72,9 @@ class MotionAttachment(Attachment):
     ) -> None:
         super().__init__()
         if group_norm not in get_args(GroupNormMode):
-            raise AttachError(f"group_norm is {group_norm!r}, expected one of {', '.join(get_args(GroupNormMode))}.")
+            raise AttachError(
+                f"group_norm is {group_norm!r}, expected one of {', '.join(get_args(GroupNormMode))}."
+            )
         self.unet = unwrap_unet(unet)
         self.motions = [_net(m) for m in (motion if isinstance(motion, Sequence) else [motion])]
         self.group_norm = group_norm
@@ -105,9 +107,7 @@ class MotionAttachment(Attachment):
     def scale(self, scale: float | Sequence[float]) -> None:
         each = list(scale) if isinstance(scale, Sequence) else [scale] * len(self.motions)
         if len(each) != len(self.motions):
-            raise AttachError(
-                f"{len(each)} scales were given for {len(self.motions)} motions: one for each."
-            )
+            raise AttachError(f"{len(each)} scales were given for {len(self.motions)} motions: one for each.")
         self._scale = [float(value) for value in each]
 
     def _hook(self) -> None:

@@ -25,7 +25,7 @@ from torch.utils.checkpoint import checkpoint
 
 from stillmotion.errors import AttachError, Mismatch
 from stillmotion.motion.positions import Positions
-from stillmotion.motion.slots import unwrap_unet, has_mid, widths
+from stillmotion.motion.slots import has_mid, unwrap_unet, widths
 from stillmotion.motion.spec import EMOJI, SDXL, V3, MotionConfig, Norm
 
 if TYPE_CHECKING:

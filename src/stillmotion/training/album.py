@@ -106,9 +106,7 @@ class ImageDataset:
         return grouped(shuffled(seed, epoch, count).tolist(), self._buckets, self.batch, first)
 
 
-def image_loss(
-    denoiser: Denoiser, samples: Sequence[Sample], weights: Sequence[float] | None = None
-) -> Loss:
+def image_loss(denoiser: Denoiser, samples: Sequence[Sample], weights: Sequence[float] | None = None) -> Loss:
     """Weighted sum over samples of any sizes, one pass of the UNet for each size; default: the mean."""
     weights = weights or [1 / len(samples)] * len(samples)
     shapes: dict[torch.Size, list[int]] = {}

@@ -88,7 +88,13 @@ class Denoiser:
         return f"{dtype} on {self.device}, the base predicts {self.prediction_type}"
 
     def sample(
-        self, rng: SampleRng, latents: Tensor, captions: Sequence[str], which: float, dropped: float, timestep: float
+        self,
+        rng: SampleRng,
+        latents: Tensor,
+        captions: Sequence[str],
+        which: float,
+        dropped: float,
+        timestep: float,
     ) -> Sample:
         """Noise, caption and timestep for latents (f, c, h, w); the last three are uniform in [0, 1)."""
         latents = latents.float()
@@ -128,7 +134,9 @@ class Denoiser:
         """(b,): weight of each timestep in the loss; 1 without min-SNR."""
         if self.config.snr_gamma is None:
             return torch.ones(len(timesteps), device=self.device)
-        return objectives.min_snr_weight(self.alphas_cumprod[timesteps], self.config.snr_gamma, self.prediction_type)
+        return objectives.min_snr_weight(
+            self.alphas_cumprod[timesteps], self.config.snr_gamma, self.prediction_type
+        )
 
     @property
     def parts(self) -> dict[str, nn.Module]:

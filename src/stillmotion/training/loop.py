@@ -254,7 +254,9 @@ class Run:
         if self.ema is not None:
             tensors["ema"] = self.ema
         facts = {
-            "settings": {name: value for name, value in self.settings.items() if name not in MUTABLE_SETTINGS},
+            "settings": {
+                name: value for name, value in self.settings.items() if name not in MUTABLE_SETTINGS
+            },
             "processes": self.accelerator.num_processes,
             "data": self.target.data_key(),
             "shapes": self.flat.shapes,

@@ -57,7 +57,9 @@ def appearance_debiased(clips: Tensor, anchors: Sequence[int], beta: float = 1.0
 def min_snr_weight(alpha_bar: Tensor, gamma: float, prediction_type: PredictionType) -> Tensor:
     """min(SNR, gamma) / SNR for epsilon, / (SNR + 1) for v (Hang et al. 2023); finite at both ends."""
     if prediction_type == "epsilon":
-        return torch.where(alpha_bar > 0, torch.clamp(gamma * (1 - alpha_bar) / alpha_bar.clamp(min=1e-12), max=1.0), 1.0)
+        return torch.where(
+            alpha_bar > 0, torch.clamp(gamma * (1 - alpha_bar) / alpha_bar.clamp(min=1e-12), max=1.0), 1.0
+        )
     return torch.minimum(alpha_bar, gamma * (1 - alpha_bar))
 
 

@@ -1,4 +1,4 @@
-"""How far a long preparation is, said now and then. """
+"""How far a long preparation is, said now and then."""
 
 from __future__ import annotations
 

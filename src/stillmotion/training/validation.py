@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from stillmotion.animator import video_noise, decode_frames
+from stillmotion.animator import decode_frames, video_noise
 from stillmotion.atomic import durable
 from stillmotion.clip.clip import Clip, grid
 from stillmotion.clip.pixels import WHITE

@@ -50,7 +50,9 @@ def load_base(
             pipeline = _from_folder(path, str(source), dtypes, vae)
         else:
             config = Path(config) if config else None
-            pipeline = load_single_file(path, dtypes, vae=vae, config=config, prediction_type=prediction_type, ema=ema)
+            pipeline = load_single_file(
+                path, dtypes, vae=vae, config=config, prediction_type=prediction_type, ema=ema
+            )
     if vae is not None:
         _check_vae(pipeline, str(vae), str(source))
     return pipeline

@@ -67,9 +67,7 @@ def _sdxl(m: MotionShapes) -> bool:
 _BY_NAME = (
     "v2, Lightning and AnimateLCM adapters have the same keys; taken for {} because of the file's name."
 )
-_PIA = (
-    "PIA animates a given image: its first convolution is kept, but text-to-video makes no use of it yet."
-)
+_PIA = "PIA animates a given image: its first convolution is kept, but text-to-video makes no use of it yet."
 _LONG = (
     "Its tables are longer than those of v2: taken for a v2 module trained on longer clips (LongAnimateDiff, "
     "or a fine-tune). If it is AnimateLCM, keep `lcm` in the file's name."

@@ -1,5 +1,4 @@
-"""Files and folders of weights: their headers (names and shapes, nothing read) and their tensors.
-"""
+"""Files and folders of weights: their headers (names and shapes, nothing read) and their tensors."""
 
 from __future__ import annotations
 

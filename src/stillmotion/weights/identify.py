@@ -153,20 +153,27 @@ def _domain_adapter(header: Header, name: str) -> FileInfo:
     """The v3 one, or one trained for a base of another shape (`stillmotion train domain-adapter`)."""
     details = _lora_details(header)
     if lora_detect.base(header) or not _has(header, "attn2.processor."):
-        return FileInfo("domain-adapter", header.name, "sd15-v3", "attention-processor", "sd15", details=details)
+        return FileInfo(
+            "domain-adapter", header.name, "sd15-v3", "attention-processor", "sd15", details=details
+        )
     details = {"title": "a domain adapter (a LoRA of the image layers) for a base of its shape", **details}
     return FileInfo("domain-adapter", header.name, None, "attention-processor", None, details=details)
 
 
 def _lora(header: Header, name: str) -> FileInfo:
-    algorithm, layout, base = lora_detect.algorithm(header), lora_detect.layout(header), lora_detect.base(header)
+    algorithm, layout, base = (
+        lora_detect.algorithm(header),
+        lora_detect.layout(header),
+        lora_detect.base(header),
+    )
     details = {
         "title": f"{lora_detect.article(algorithm)} {algorithm} for the image model ({layout} layout)",
         "changes": lora_detect.parts(header),
         **_lora_details(header),
     }
     details |= {
-        ("title inside" if label == "title" else label): text for label, text in training_facts(header.metadata).items()
+        ("title inside" if label == "title" else label): text
+        for label, text in training_facts(header.metadata).items()
     }
     notes = () if base else ("Its keys do not tell which base model it belongs to.",)
     return FileInfo("lora", header.name, algorithm, layout, base, details=details, notes=notes)
@@ -177,7 +184,12 @@ def _sparsectrl(header: Header, name: str) -> FileInfo:
     family = "rgb" if rgb else "scribble"
     title = f"a SparseCtrl encoder, {family} (it conditions a clip on a few given frames)"
     return FileInfo(
-        "sparsectrl", header.name, family, layout_of(header), "sd15", details={"title": title, **_size(header)}
+        "sparsectrl",
+        header.name,
+        family,
+        layout_of(header),
+        "sd15",
+        details={"title": title, **_size(header)},
     )
 
 

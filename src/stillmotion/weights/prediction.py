@@ -35,7 +35,9 @@ def detect_prediction(header: Header, path: Path, base: str | None) -> DetectedP
         return DetectedPrediction("v_prediction", zero_snr, "a v_pred mark among its keys")
     detected = header.metadata.get("modelspec.prediction_type", "")
     if detected:
-        return DetectedPrediction("v_prediction" if detected.startswith("v") else "epsilon", zero_snr, "its metadata")
+        return DetectedPrediction(
+            "v_prediction" if detected.startswith("v") else "epsilon", zero_snr, "its metadata"
+        )
     sheet = path.with_suffix(".yaml")
     if sheet.is_file():
         velocity = _VELOCITY.search(sheet.read_text(encoding="utf-8"))

@@ -90,7 +90,8 @@ class MotionTrainConfig(ClipConfig):
         description="fresh weights: a module in the mid block too (as v2); default: if the base has a place",
     )
     local_init: bool = Field(
-        False, description="start with half of the heads attending to near frames: their order is learnt much sooner"
+        False,
+        description="start with half of the heads attending to near frames: their order is learnt much sooner",
     )
     motion_norm: Literal["per-frame", "pooled"] = Field(
         "per-frame",

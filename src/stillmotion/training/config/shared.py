@@ -1,5 +1,4 @@
-"""Settings that all runs share, validated at birth. Every field is a key of the YAML file and a flag.
-"""
+"""Settings that all runs share, validated at birth. Every field is a key of the YAML file and a flag."""
 
 from __future__ import annotations
 

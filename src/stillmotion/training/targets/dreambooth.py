@@ -74,7 +74,9 @@ class DreamBoothTarget:
     def _datasets(self) -> list[ImageDataset]:
         return [dataset for dataset in (self.subject, self.prior) if dataset is not None]
 
-    def _prior(self, report: Report, accelerator: Accelerator, log: Callable[[str], None]) -> ImageDataset | None:
+    def _prior(
+        self, report: Report, accelerator: Accelerator, log: Callable[[str], None]
+    ) -> ImageDataset | None:
         if self.config.class_prompt is None:
             return None
         folder = class_images(self.config, self.denoiser, accelerator, log)

@@ -21,16 +21,16 @@ from stillmotion.atomic import write_text
 from stillmotion.data.report import Report
 from stillmotion.data.sources import find_items
 from stillmotion.errors import WrongKind
-from stillmotion.lora_model import LoraAttachment, Lora
+from stillmotion.lora_model import Lora, LoraAttachment
 from stillmotion.motion.attach import attach
 from stillmotion.motion.nearness import init_local_attention
 from stillmotion.motion_model import MotionModel
-from stillmotion.training.clips import key_of, note_captions, sample_fps, prepare_clips, sample_frames
+from stillmotion.training.clips import key_of, note_captions, prepare_clips, sample_fps, sample_frames
 from stillmotion.training.config import MotionTrainConfig
 from stillmotion.training.config.clips import LINEAR
 from stillmotion.training.denoise import BETAS, Denoiser, Sample, loss_of
 from stillmotion.training.draws import SampleRng
-from stillmotion.training.given import betas, resolve_noise_alpha, load_motion, describe_origin
+from stillmotion.training.given import betas, describe_origin, load_motion, resolve_noise_alpha
 from stillmotion.training.targets import Loss
 from stillmotion.training.validation import sample_sheet
 
@@ -102,7 +102,9 @@ class MotionTarget:
 
     def samples(self, folder: Path, step: int) -> Path | None:
         """One clip per validation prompt, always from the same noise, in one sheet."""
-        prompts = self.config.validation_prompts or [clip.item.captions[0] for clip in self.clips[:MAX_SAMPLES]]
+        prompts = self.config.validation_prompts or [
+            clip.item.captions[0] for clip in self.clips[:MAX_SAMPLES]
+        ]
         return sample_sheet(self.denoiser, prompts, folder, step, self.config.frames, self.fps)
 
     def _fresh(self) -> MotionModel:

@@ -25,15 +25,15 @@ from stillmotion.data.sources import CLIP_SUFFIXES, STILL_SUFFIXES, Item, find_i
 from stillmotion.errors import DataError
 from stillmotion.lora_model import Lora
 from stillmotion.motion.attach import attach
-from stillmotion.training.clips import key_of, sample_fps, prepare_clips, sample_frames
+from stillmotion.training.clips import key_of, prepare_clips, sample_fps, sample_frames
 from stillmotion.training.config import MotionLoraConfig
 from stillmotion.training.denoise import Denoiser, Prediction, Sample, loss_of
 from stillmotion.training.draws import SampleRng
-from stillmotion.training.given import betas, resolve_noise_alpha, motion_for, describe_origin
+from stillmotion.training.given import betas, describe_origin, motion_for, resolve_noise_alpha
 from stillmotion.training.low_rank import LoraParameters, attention_layers
 from stillmotion.training.metadata import lora_metadata
 from stillmotion.training.objectives import appearance_debiased
-from stillmotion.training.passes import frozen, backward_now
+from stillmotion.training.passes import backward_now, frozen
 from stillmotion.training.targets import Loss
 from stillmotion.training.text import note_cut_captions
 from stillmotion.training.validation import sample_sheet
@@ -137,7 +137,9 @@ class MotionLoraTarget:
     def motion_loss(self, prediction: Prediction, rngs: Sequence[SampleRng]) -> Tensor:
         """Loss of whole clips: L2, and L2 of what is left when a random frame of the clip is taken away."""
         anchors = [int(rng.uniforms(5)[4] * self.config.frames) for rng in rngs]
-        apart = appearance_debiased(prediction.output, anchors) - appearance_debiased(prediction.target, anchors)
+        apart = appearance_debiased(prediction.output, anchors) - appearance_debiased(
+            prediction.target, anchors
+        )
         biased = apart.square().flatten(1).mean(1) * self.denoiser.weights(prediction.timesteps)
         return (self.denoiser.losses(prediction) + self.config.debias_weight * biased).mean()
 

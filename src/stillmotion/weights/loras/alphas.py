@@ -1,6 +1,6 @@
 """Alphas in the header of a file, where diffusers and peft keep them instead of beside the tensors.
 
-    "lora_adapter_metadata": {"unet.r": 8, "unet.lora_alpha": 4, "unet.alpha_pattern": {"conv_in": 2}, ...}
+"lora_adapter_metadata": {"unet.r": 8, "unet.lora_alpha": 4, "unet.alpha_pattern": {"conv_in": 2}, ...}
 """
 
 from __future__ import annotations

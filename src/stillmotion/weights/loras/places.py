@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 
 from stillmotion.errors import UnknownFile
-from stillmotion.weights.loras.flat import path_to_kohya, from_ldm, kohya_to_path
+from stillmotion.weights.loras.flat import from_ldm, kohya_to_path, path_to_kohya
 from stillmotion.weights.names import MODULE, canonical_names, layout_name, layout_of
 
 FLAT = {

@@ -60,7 +60,9 @@ class LayerWeights:
                     f"A weight is given for {key!r}, which is no part ({', '.join(PARTS)}), block "
                     f"(down, mid, up, down_blocks.1) or frame number; expected {FORM}."
                 )
-        return cls(spec, {_long(key): number for key, number in by_layer.items()}, dict(sorted(by_frame.items())))
+        return cls(
+            spec, {_long(key): number for key, number in by_layer.items()}, dict(sorted(by_frame.items()))
+        )
 
     def for_layer(self, part: str, path: str = "") -> float:
         """The weight of the layer `path` of a part (unet, text_encoder, text_encoder_2, motion)."""

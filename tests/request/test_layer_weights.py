@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stillmotion.errors import RequestError
-from stillmotion.strength import BLOCKS, PARTS, LayerWeights
+from stillmotion.request.layer_weights import BLOCKS, PARTS, LayerWeights
 
 ATTENTION = "down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q"
 
@@ -22,7 +22,12 @@ curves = st.dictionaries(st.integers(0, 40), numbers, min_size=1)
 def test_a_number_acts_everywhere(number) -> None:
     for given_ in (number, repr(number), LayerWeights.of(number)):
         layer_weights = LayerWeights.of(given_)
-        assert layer_weights.spec == layer_weights.for_layer("unet", ATTENTION) == layer_weights.for_layer("text_encoder") == number
+        assert (
+            layer_weights.spec
+            == layer_weights.for_layer("unet", ATTENTION)
+            == layer_weights.for_layer("text_encoder")
+            == number
+        )
         assert layer_weights.for_frames(3) is None
 
 
@@ -31,8 +36,12 @@ def test_text_mappings_and_json_mean_the_same(where, by_frame) -> None:
     spec = {**where, **{str(frame): number for frame, number in by_frame.items()}}
     layer_weights = LayerWeights.of(spec)
     text = ",".join(f"{key}:{number!r}" for key, number in spec.items())
-    assert layer_weights == LayerWeights.of(text) == LayerWeights.of(json.loads(json.dumps(layer_weights.spec)))
-    assert layer_weights == LayerWeights.of({int(key) if key.isdecimal() else key: n for key, n in spec.items()})
+    assert (
+        layer_weights == LayerWeights.of(text) == LayerWeights.of(json.loads(json.dumps(layer_weights.spec)))
+    )
+    assert layer_weights == LayerWeights.of(
+        {int(key) if key.isdecimal() else key: n for key, n in spec.items()}
+    )
 
 
 @given(curves, st.integers(1, 50))

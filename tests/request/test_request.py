@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stillmotion.errors import RequestError
-from stillmotion.request import FILLED_BY_MODEL, REQUEST_VERSION, SCHEDULERS, Request
-from stillmotion.sentences import OTHER_NAMES
+from stillmotion.request import Request
+from stillmotion.request.messages import OTHER_NAMES
+from stillmotion.request.request import FILLED_BY_MODEL, REQUEST_VERSION, SCHEDULERS
 
 MODEL = {
     "frames": 16,
@@ -85,7 +86,10 @@ requests = st.fixed_dictionaries(
         ({"steps": 20}, "A request has no field steps: did you mean num_inference_steps?"),
         ({"framse": 20}, "A request has no field framse: did you mean frames?"),
         ({"zebra": 20}, "A request has no field zebra: known are prompt, negative_prompt,"),
-        ({"group_norm": "comfy"}, "group_norm is comfy, but it must be one of family, pooled: give --group-norm"),
+        (
+            {"group_norm": "comfy"},
+            "group_norm is comfy, but it must be one of family, pooled: give --group-norm",
+        ),
     ],
 )
 def test_one_sentence_for_each_mistake(fields, sentence):
@@ -273,6 +277,8 @@ def test_hints_point_to_real_fields():
 
 
 def test_importing_requests_brings_nothing_heavy():
-    heavy = "import sys, stillmotion.request; print(set(sys.modules) & {'torch', 'numpy', 'PIL', 'av'})"
+    heavy = (
+        "import sys, stillmotion.request.request; print(set(sys.modules) & {'torch', 'numpy', 'PIL', 'av'})"
+    )
     result = subprocess.run([sys.executable, "-c", heavy], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "set()"

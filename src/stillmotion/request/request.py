@@ -26,8 +26,8 @@ from pydantic import (
 
 from stillmotion.errors import RequestError, StillmotionWarning
 from stillmotion.foreign import parse_json
-from stillmotion.sentences import extra_of, sentence
-from stillmotion.strength import FORM, LARGEST, LayerWeights
+from stillmotion.request.layer_weights import FORM, LARGEST, LayerWeights
+from stillmotion.request.messages import extra_of, sentence
 
 REQUEST_VERSION = 7
 """Stands in the JSON; goes up by one with every new field: older installations then know what they miss."""

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stillmotion.card import ModelCard, bundled_folder
-from stillmotion.concepts import Concept, Concepts, words_of
 from stillmotion.errors import Damaged, UnknownFile
+from stillmotion.request.concepts import Concept, Concepts, words_of
+from stillmotion.request.model_card import ModelCard, bundled_folder
 
 KNOWN = Concepts(
     [

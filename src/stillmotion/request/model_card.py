@@ -1,8 +1,8 @@
 """What a model folder says of itself in its `stillmotion.json`, and where the bundled models are.
 
-    {"name": "emoji", "family": "emoji", "concepts": "concepts.json",
-     "defaults": {"width": 128, "frames": 16, "scheduler": "ddim", ...},      fields of a Request
-     "schedule": {"beta_schedule": "scaled_linear", ...}}                   columns of the motion's family row
+{"name": "emoji", "family": "emoji", "concepts": "concepts.json",
+ "defaults": {"width": 128, "frames": 16, "scheduler": "ddim", ...},      fields of a Request
+ "schedule": {"beta_schedule": "scaled_linear", ...}}                   columns of the motion's family row
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from stillmotion.concepts import Concepts
 from stillmotion.errors import Damaged, RequestError, UnknownFile
 from stillmotion.foreign import read_json
 from stillmotion.request import Request
+from stillmotion.request.concepts import Concepts
 
 CARD = "stillmotion.json"
 BUNDLED = "emoji"
