@@ -24,7 +24,7 @@ from diffusers import (
 )
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-from stillmotion.motion.spec import MotionConfig
+from stillmotion.motion.config import MotionConfig
 
 if TYPE_CHECKING:
     from stillmotion.motion.module import MotionModules

@@ -14,8 +14,9 @@ if TYPE_CHECKING:
     from stillmotion.errors import StillmotionError
     from stillmotion.lora_model import Lora, LoraAttachment, attach_lora
     from stillmotion.motion.attach import MotionAttachment, attach
+    from stillmotion.motion.config import MotionConfig
+    from stillmotion.motion.families import FAMILIES
     from stillmotion.motion.noise import progressive_noise
-    from stillmotion.motion.spec import FAMILIES, MotionConfig
     from stillmotion.motion_model import MotionModel
     from stillmotion.request import Request
     from stillmotion.weights.identify import identify
@@ -27,10 +28,10 @@ _HOMES = {
     "LoraAttachment": "lora_model",
     "MotionAttachment": "motion.attach",
     "Clip": "clip",
-    "FAMILIES": "motion.spec",
+    "FAMILIES": "motion.families",
     "Lora": "lora_model",
     "MotionModel": "motion_model",
-    "MotionConfig": "motion.spec",
+    "MotionConfig": "motion.config",
     "Request": "request",
     "StillmotionError": "errors",
     "attach": "motion.attach",

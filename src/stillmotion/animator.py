@@ -24,8 +24,9 @@ from stillmotion.fast.precision import float32_outside
 from stillmotion.latents import Latents
 from stillmotion.loading import LoraWeights, load_models
 from stillmotion.motion.attach import attach, check_frames
+from stillmotion.motion.config import MotionConfig
+from stillmotion.motion.families import FAMILIES
 from stillmotion.motion.noise import progressive_noise
-from stillmotion.motion.spec import FAMILIES, MotionConfig
 from stillmotion.notes import prompt_notes
 from stillmotion.request import Request
 from stillmotion.request.model_card import ModelCard

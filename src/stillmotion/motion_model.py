@@ -19,8 +19,8 @@ from typing_extensions import Self
 
 from stillmotion.atomic import replacing
 from stillmotion.errors import OutputError, WrongKind
+from stillmotion.motion.config import MotionConfig
 from stillmotion.motion.module import MotionModules
-from stillmotion.motion.spec import MotionConfig
 from stillmotion.weights.convert import from_canonical, to_canonical
 from stillmotion.weights.families import METADATA_KEY, adapter_config, spec_to_json
 from stillmotion.weights.files import read_header, read_state

@@ -18,7 +18,7 @@ from stillmotion.errors import RequestError
 if TYPE_CHECKING:
     from diffusers import SchedulerMixin
 
-    from stillmotion.motion.spec import MotionConfig
+    from stillmotion.motion.config import MotionConfig
 
 ROWS: dict[str, tuple[str, dict[str, Any]]] = {
     "ddim": ("DDIMScheduler", {}),

@@ -16,9 +16,9 @@ from tiny import TINY_MOTION, tiny_motion, tiny_unet
 
 from stillmotion.errors import AttachError, Mismatch
 from stillmotion.motion.attach import attach
+from stillmotion.motion.families import FAMILIES
 from stillmotion.motion.module import MotionModule, MotionModules, attend
 from stillmotion.motion.positions import follows_formula, sinusoid
-from stillmotion.motion.spec import FAMILIES
 
 BLOCK = "down_blocks.0.motion_modules.0.temporal_transformer.transformer_blocks.0"
 PE = f"{BLOCK}.attention_blocks.1.pos_encoder.pe"

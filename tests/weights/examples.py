@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from stillmotion.motion.spec import FAMILIES
+from stillmotion.motion.families import FAMILIES
 from stillmotion.weights.files import Header
 from stillmotion.weights.names import POSITIONS, layout_name
 

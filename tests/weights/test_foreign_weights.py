@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import save_file
 
 from stillmotion.errors import Damaged, Unsafe, WeightsError
-from stillmotion.motion.spec import FAMILIES
+from stillmotion.motion.families import FAMILIES
 from stillmotion.weights.families import METADATA_KEY, spec_from_json, spec_to_json
 from stillmotion.weights.files import read_header, read_state
 from stillmotion.weights.identify import identify

@@ -16,8 +16,8 @@ from torch import nn
 
 from stillmotion.adapt.factors import LayerDelta
 from stillmotion.errors import Damaged, UnknownFile, WrongKind
+from stillmotion.motion.families import FAMILIES
 from stillmotion.motion.module import MotionModules
-from stillmotion.motion.spec import FAMILIES
 from stillmotion.weights.ldm.names import UNET, unet_names
 from stillmotion.weights.loras.flat import WORDS, from_ldm, kohya_to_path, path_to_kohya
 from stillmotion.weights.loras.names import parse, write

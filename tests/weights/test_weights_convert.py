@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from stillmotion.errors import Damaged, Mismatch, UnknownFile
+from stillmotion.motion.config import MotionConfig
+from stillmotion.motion.families import FAMILIES
 from stillmotion.motion.positions import sinusoid
-from stillmotion.motion.spec import FAMILIES, MotionConfig
 from stillmotion.weights.convert import from_canonical, rename, to_canonical
 from stillmotion.weights.families import adapter_config, family_of, measure, spec_from_adapter_config
 from stillmotion.weights.names import FROM_DIFFUSERS, POSITIONS, TO_DIFFUSERS, layout_of

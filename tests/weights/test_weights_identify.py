@@ -13,7 +13,7 @@ from examples import KINDS, checkpoint, motion, whole_unet
 from safetensors.torch import save_file
 
 from stillmotion.errors import Damaged, Mismatch, UnknownFile, WrongKind
-from stillmotion.motion.spec import FAMILIES
+from stillmotion.motion.families import FAMILIES
 from stillmotion.weights.families import METADATA_KEY, spec_to_json
 from stillmotion.weights.files import Header
 from stillmotion.weights.fit import check_compatible, require_kind

@@ -9,7 +9,7 @@ import click
 
 from stillmotion.cli.options import PathType
 from stillmotion.cli.output import echo
-from stillmotion.motion.spec import FAMILIES
+from stillmotion.motion.families import FAMILIES
 from stillmotion.weights.hub import locate
 from stillmotion.weights.identify import identify
 from stillmotion.weights.kinds import BASES

@@ -23,9 +23,9 @@ from torch import Tensor, nn
 
 from stillmotion.errors import AttachError
 from stillmotion.hooks import Attachment
+from stillmotion.motion.config import MotionConfig, Norm, describe_shape
 from stillmotion.motion.module import MotionModule, MotionModules
 from stillmotion.motion.slots import has_mid, slots, unwrap_unet, widths
-from stillmotion.motion.spec import MotionConfig, Norm, describe_shape
 
 GroupNormMode = Literal["family", "pooled"]
 """Group norms as the family was trained, or every motion norm pooled over the clip, as diffusers does."""

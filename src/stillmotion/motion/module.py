@@ -24,9 +24,10 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from stillmotion.errors import AttachError, Mismatch
+from stillmotion.motion.config import MotionConfig, Norm
+from stillmotion.motion.families import EMOJI, SDXL, V3
 from stillmotion.motion.positions import Positions
 from stillmotion.motion.slots import has_mid, unwrap_unet, widths
-from stillmotion.motion.spec import EMOJI, SDXL, V3, MotionConfig, Norm
 
 if TYPE_CHECKING:
     from typing_extensions import Self

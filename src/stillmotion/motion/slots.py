@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from stillmotion.errors import AttachError
-from stillmotion.motion.spec import Widths
+from stillmotion.motion.config import Widths
 
 
 @dataclass(frozen=True)

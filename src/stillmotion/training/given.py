@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from stillmotion.errors import WrongKind
-from stillmotion.motion.spec import MotionConfig
+from stillmotion.motion.config import MotionConfig
 from stillmotion.motion_model import MotionModel
 from stillmotion.request.model_card import ModelCard
 from stillmotion.weights.hub import INSIDE, locate

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, TypeVar
 
 from stillmotion.errors import Damaged, Mismatch, UnknownFile
-from stillmotion.motion.spec import MotionConfig
+from stillmotion.motion.config import MotionConfig
 from stillmotion.weights.names import (
     EXTRAS,
     MODULE,

@@ -15,7 +15,8 @@ from typing import Any
 
 from stillmotion.errors import Damaged, Mismatch, UnknownFile
 from stillmotion.foreign import parse_json
-from stillmotion.motion.spec import FAMILIES, MotionConfig
+from stillmotion.motion.config import MotionConfig
+from stillmotion.motion.families import FAMILIES
 from stillmotion.weights.names import MODULE, Layout
 
 Shape = tuple[int, ...]

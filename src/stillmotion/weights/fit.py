@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from stillmotion.errors import Mismatch, UnknownFile, WrongKind
-from stillmotion.motion.spec import MotionConfig
+from stillmotion.motion.config import MotionConfig
 from stillmotion.weights.kinds import BASES, KINDS, LOOKED_FOR, TEXT_WIDTHS, FileInfo
 
 SUGGESTIONS = {

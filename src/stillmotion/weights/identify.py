@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from stillmotion.motion.spec import MotionConfig
+from stillmotion.motion.config import MotionConfig
 from stillmotion.weights import embedding_names
 from stillmotion.weights.convert import holds_whole_unet, rename
 from stillmotion.weights.families import family_of, measure

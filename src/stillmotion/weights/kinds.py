@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from stillmotion.motion.spec import MotionConfig
+from stillmotion.motion.config import MotionConfig
 
 BASES = {
     "sd15": "Stable Diffusion 1.x",

@@ -23,7 +23,7 @@ from stillmotion.data.sources import find_items
 from stillmotion.errors import WrongKind
 from stillmotion.lora_model import Lora, LoraAttachment
 from stillmotion.motion.attach import attach
-from stillmotion.motion.nearness import init_local_attention
+from stillmotion.motion.local_init import init_local_attention
 from stillmotion.motion_model import MotionModel
 from stillmotion.training.clips import key_of, note_captions, prepare_clips, sample_fps, sample_frames
 from stillmotion.training.config import MotionTrainConfig

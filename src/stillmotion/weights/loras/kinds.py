@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from stillmotion.motion.spec import FAMILIES, MotionConfig
+from stillmotion.motion.config import MotionConfig
+from stillmotion.motion.families import FAMILIES
 from stillmotion.weights.kinds import TEXT_WIDTHS
 
 Shape = tuple[int, ...]

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from stillmotion.motion.families import EMOJI, V3
+from stillmotion.motion.local_init import init_local_attention
 from stillmotion.motion.module import MotionModules, TemporalAttention
-from stillmotion.motion.nearness import init_local_attention
-from stillmotion.motion.spec import EMOJI, V3
 
 
 def weights_by_distance(attention: TemporalAttention, head: int, frames: int = 16) -> torch.Tensor:
