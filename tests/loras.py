@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from stillmotion.adapt.factors import Algorithm, LayerDelta
+from stillmotion.lora.deltas import Algorithm, LayerDelta
 
 Alpha = Callable[[str], float | None]
 

@@ -12,12 +12,12 @@ from safetensors.torch import load_file
 from tiny import tiny_motion, tiny_pipeline, tiny_unet
 from torch import Tensor, nn
 
-from stillmotion.adapt.factors import LayerDelta
+from stillmotion.attachments.motion import attach
 from stillmotion.converting import load_model
 from stillmotion.errors import Mismatch, OutputError, RequestError, WrongKind
+from stillmotion.lora.deltas import LayerDelta
 from stillmotion.lora_model import Lora
 from stillmotion.merging import bake, merge, mix
-from stillmotion.motion.attach import attach
 from stillmotion.motion_model import MotionModel
 from stillmotion.weights.base import load_base
 from stillmotion.weights.ldm.write import save_single_file

@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save_file
 from tiny import TINY_MOTION, tiny_motion, tiny_unet
 
 from stillmotion import motion_model
+from stillmotion.attachments.motion import attach
 from stillmotion.errors import Damaged, OutputError, UnknownFile, WeightsError, WrongKind
-from stillmotion.motion.attach import attach
 from stillmotion.motion_model import MotionModel
 from stillmotion.weights import hub
 from stillmotion.weights.convert import from_canonical

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from stillmotion.animator import Animator
+    from stillmotion.attachments.motion import MotionAttachment, attach
     from stillmotion.clip import Clip
     from stillmotion.errors import StillmotionError
     from stillmotion.lora_model import Lora, LoraAttachment, attach_lora
-    from stillmotion.motion.attach import MotionAttachment, attach
     from stillmotion.motion.config import MotionConfig
     from stillmotion.motion.families import FAMILIES
     from stillmotion.motion.noise import progressive_noise
@@ -26,7 +26,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "Animator": "animator",
     "LoraAttachment": "lora_model",
-    "MotionAttachment": "motion.attach",
+    "MotionAttachment": "attachments.motion",
     "Clip": "clip",
     "FAMILIES": "motion.families",
     "Lora": "lora_model",
@@ -34,7 +34,7 @@ _HOMES = {
     "MotionConfig": "motion.config",
     "Request": "request",
     "StillmotionError": "errors",
-    "attach": "motion.attach",
+    "attach": "attachments.motion",
     "attach_lora": "lora_model",
     "identify": "weights.identify",
     "progressive_noise": "motion.noise",

@@ -18,12 +18,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from stillmotion.attachments.motion import attach, check_frames
 from stillmotion.clip import Clip
 from stillmotion.errors import Mismatch, RequestError, SamplingError, StillmotionWarning
 from stillmotion.fast.precision import float32_outside
 from stillmotion.latents import Latents
 from stillmotion.loading import LoraWeights, load_models
-from stillmotion.motion.attach import attach, check_frames
 from stillmotion.motion.config import MotionConfig
 from stillmotion.motion.families import FAMILIES
 from stillmotion.motion.noise import progressive_noise

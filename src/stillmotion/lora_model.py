@@ -4,7 +4,7 @@
     with lora.attach(pipeline, strength=0.8): ...      on UNet, text encoders and motion
     lora.save("style.safetensors", layout="peft")      kohya, peft, diffusers, animatediff
 
-Nothing is merged and nothing replaced: its changes are added by forward hooks (stillmotion.adapt), so the pipeline
+Nothing is merged and nothing replaced: its changes are added by forward hooks (stillmotion.lora), so the pipeline
 is the same bit for bit once they are off.
 """
 
@@ -19,11 +19,11 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from stillmotion.adapt.attach import LoraLayersAttachment, WeightLike, build_layers
-from stillmotion.adapt.factors import LayerDelta, LoraAlpha
 from stillmotion.atomic import replacing
+from stillmotion.attachments.base import Attachment
+from stillmotion.attachments.lora import LoraLayersAttachment, WeightLike, build_layers
 from stillmotion.errors import Damaged, Mismatch, OutputError, UnknownFile, WrongKind
-from stillmotion.hooks import Attachment
+from stillmotion.lora.deltas import LayerDelta, LoraAlpha
 from stillmotion.request.layer_weights import LayerWeights
 from stillmotion.weights.embeddings import Embedding, bundled_embeddings
 from stillmotion.weights.files import read_header, read_state

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from stillmotion.adapt.attach import WeightLike
-from stillmotion.adapt.factors import LayerDelta, LoraAlpha
+from stillmotion.attachments.lora import WeightLike
 from stillmotion.converting import check_target, load_model, save_model
 from stillmotion.errors import Mismatch, RequestError, WrongKind
+from stillmotion.lora.deltas import LayerDelta, LoraAlpha
 from stillmotion.lora_model import Lora, own_paths
 from stillmotion.motion_model import MotionModel
 from stillmotion.request.layer_weights import LayerWeights

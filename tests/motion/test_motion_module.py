@@ -14,8 +14,8 @@ from oracles.reference import Motion
 from oracles.reference import positions as reference_positions
 from tiny import TINY_MOTION, tiny_motion, tiny_unet
 
+from stillmotion.attachments.motion import attach
 from stillmotion.errors import AttachError, Mismatch
-from stillmotion.motion.attach import attach
 from stillmotion.motion.families import FAMILIES
 from stillmotion.motion.module import MotionModule, MotionModules, attend
 from stillmotion.motion.positions import follows_formula, sinusoid

@@ -17,7 +17,7 @@ from diffusers import (
 from oracles.peers import adapter_of, motion_unet
 from tiny import SIZE, tiny_motion, tiny_pipeline
 
-from stillmotion.motion.attach import attach
+from stillmotion.attachments.motion import attach
 
 FRAMES = 6
 PROMPT, AGAIN = "a red rocket", "a blue cat"

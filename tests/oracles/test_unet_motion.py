@@ -7,7 +7,7 @@ import torch
 from oracles.peers import asymmetric, fold, inputs, lively, motion_unet, sd15_shaped, sdxl_shaped, unfold
 from oracles.reference import ReferenceUNet
 
-from stillmotion.motion.attach import attach
+from stillmotion.attachments.motion import attach
 from stillmotion.motion.module import MotionModules
 
 SHAPES = {"sd15": sd15_shaped, "sdxl": sdxl_shaped, "asymmetric": asymmetric}

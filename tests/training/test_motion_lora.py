@@ -21,9 +21,9 @@ from PIL import Image
 from safetensors.torch import load_file
 from tiny import SIZE
 
+from stillmotion.attachments.motion import attach
 from stillmotion.errors import DataError, RequestError, WrongKind
 from stillmotion.lora_model import Lora
-from stillmotion.motion.attach import attach
 from stillmotion.motion_model import MotionModel
 from stillmotion.training import checkpoint, train
 from stillmotion.training.config import MotionLoraConfig

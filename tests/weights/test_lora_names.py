@@ -14,8 +14,8 @@ from loras import assert_same, motion_parts, random_delta, random_parts
 from tiny import tiny_motion, tiny_pipeline, tiny_unet
 from torch import nn
 
-from stillmotion.adapt.factors import LayerDelta
 from stillmotion.errors import Damaged, UnknownFile, WrongKind
+from stillmotion.lora.deltas import LayerDelta
 from stillmotion.motion.families import FAMILIES
 from stillmotion.motion.module import MotionModules
 from stillmotion.weights.ldm.names import UNET, unet_names

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import Parameter
 
-from stillmotion.adapt.attach import LoraLayersAttachment, new_lora_layers
-from stillmotion.adapt.factors import LayerDelta
-from stillmotion.adapt.layers import LoraLayer
+from stillmotion.attachments.lora import LoraLayersAttachment, new_lora_layers
 from stillmotion.errors import Mismatch
+from stillmotion.lora.deltas import LayerDelta
+from stillmotion.lora.layers import LoraLayer
 from stillmotion.lora_model import Lora
 from stillmotion.training.config import DomainAdapterConfig, MotionLoraConfig
 from stillmotion.training.config.images import LowRankConfig

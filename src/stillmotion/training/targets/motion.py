@@ -18,11 +18,11 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from stillmotion.atomic import write_text
+from stillmotion.attachments.motion import attach
 from stillmotion.data.report import Report
 from stillmotion.data.sources import find_items
 from stillmotion.errors import WrongKind
 from stillmotion.lora_model import Lora, LoraAttachment
-from stillmotion.motion.attach import attach
 from stillmotion.motion.local_init import init_local_attention
 from stillmotion.motion_model import MotionModel
 from stillmotion.training.clips import key_of, note_captions, prepare_clips, sample_fps, sample_frames

@@ -19,12 +19,12 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.nn import Parameter
 
+from stillmotion.attachments.motion import attach
 from stillmotion.data.filming import camera_clips, read_camera_clip
 from stillmotion.data.report import Report
 from stillmotion.data.sources import CLIP_SUFFIXES, STILL_SUFFIXES, Item, find_items
 from stillmotion.errors import DataError
 from stillmotion.lora_model import Lora
-from stillmotion.motion.attach import attach
 from stillmotion.training.clips import key_of, prepare_clips, sample_fps, sample_frames
 from stillmotion.training.config import MotionLoraConfig
 from stillmotion.training.denoise import Denoiser, Prediction, Sample, loss_of

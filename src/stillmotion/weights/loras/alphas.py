@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from math import isfinite, sqrt
 from typing import Any
 
-from stillmotion.adapt.factors import LayerDelta
 from stillmotion.errors import Damaged
 from stillmotion.foreign import parse_json
+from stillmotion.lora.deltas import LayerDelta
 from stillmotion.weights.loras.places import DOTTED, diffusers_layer
 
 KEY = "lora_adapter_metadata"

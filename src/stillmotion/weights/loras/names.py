@@ -18,8 +18,8 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from stillmotion.adapt.factors import Algorithm, LayerDelta
 from stillmotion.errors import Damaged, UnknownFile, WrongKind
+from stillmotion.lora.deltas import Algorithm, LayerDelta
 from stillmotion.weights.loras.alphas import alphas_in, with_alphas
 from stillmotion.weights.loras.places import diffusers_layer, kohya_layer, resolve_layer
 from stillmotion.weights.loras.tensors import factors_of

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from stillmotion.adapt.factors import Algorithm, LayerDelta
 from stillmotion.errors import Damaged
+from stillmotion.lora.deltas import Algorithm, LayerDelta
 from stillmotion.weights.loras.alphas import Alpha
 
 Role = tuple[Algorithm | None, str]

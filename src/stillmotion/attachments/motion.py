@@ -21,8 +21,8 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from stillmotion.attachments.base import Attachment
 from stillmotion.errors import AttachError
-from stillmotion.hooks import Attachment
 from stillmotion.motion.config import MotionConfig, Norm, describe_shape
 from stillmotion.motion.module import MotionModule, MotionModules
 from stillmotion.motion.slots import has_mid, slots, unwrap_unet, widths

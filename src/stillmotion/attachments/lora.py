@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from stillmotion.adapt.factors import LayerDelta, LoraAlpha
-from stillmotion.adapt.layers import Bent, LoraLayer, build_layer
+from stillmotion.attachments.base import Attachment
 from stillmotion.errors import AttachError, Mismatch
-from stillmotion.hooks import Attachment
+from stillmotion.lora.deltas import LayerDelta, LoraAlpha
+from stillmotion.lora.layers import Bent, LoraLayer, build_layer
 from stillmotion.request.layer_weights import LayerWeights
 
 WeightLike = LayerWeights | float | str | Mapping[str | int, float]

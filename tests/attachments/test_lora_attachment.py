@@ -8,9 +8,9 @@ from loras import random_parts
 from tiny import tiny_motion, tiny_pipeline
 from torch import Tensor, nn
 
-from stillmotion.adapt.attach import attach_deltas
+from stillmotion.attachments.lora import attach_deltas
+from stillmotion.attachments.motion import attach
 from stillmotion.errors import Mismatch
-from stillmotion.motion.attach import attach
 
 PIPELINE = tiny_pipeline()
 DELTAS = random_parts(PIPELINE, ("unet",), spread=0.2)["unet"]

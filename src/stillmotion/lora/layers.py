@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from stillmotion.adapt.factors import LayerDelta, LoraAlpha
 from stillmotion.errors import Mismatch
+from stillmotion.lora.deltas import LayerDelta, LoraAlpha
 
 
 class LoraLayer(nn.Module):

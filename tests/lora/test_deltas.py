@@ -10,9 +10,9 @@ from loras import random_delta
 from torch import nn
 from torch.nn import functional as F
 
-from stillmotion.adapt.factors import LayerDelta, rescaled
-from stillmotion.adapt.layers import DenseDelta, LoraLayer, build_layer
 from stillmotion.errors import Damaged, Mismatch
+from stillmotion.lora.deltas import LayerDelta, rescaled
+from stillmotion.lora.layers import DenseDelta, LoraLayer, build_layer
 
 LAYERS = {
     "linear": lambda: nn.Linear(8, 12),
