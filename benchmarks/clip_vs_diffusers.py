@@ -32,7 +32,7 @@ from diffusers import (
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 import stillmotion as sm
-from stillmotion.fast.precision import best_dtype
+from stillmotion.runtime.precision import best_dtype
 
 TOKENIZER = Path(sm.__file__).parent / "bundled" / "emoji" / "tokenizer"
 

@@ -12,7 +12,7 @@ from diffusers import MotionAdapter, StableDiffusionPipeline
 from safetensors import safe_open
 
 import stillmotion as sm
-from stillmotion.quality.flow import camera_of
+from stillmotion.metrics.camera_motion import camera_of
 
 FOLDER = Path(sm.__file__).parent / "bundled" / "emoji"
 WEIGHTS = sorted(FOLDER.rglob("*.safetensors"))

@@ -28,7 +28,7 @@ from stages import ordered
 from stills import load, over
 
 import stillmotion as sm
-from stillmotion.quality.flow import NAMES, camera_of
+from stillmotion.metrics.camera_motion import NAMES, camera_of
 
 LORAS = BUNDLED / "loras"
 FIGURE_PROMPT = "butterfly"

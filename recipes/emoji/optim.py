@@ -12,7 +12,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from stillmotion.fast.precision import NoEmulatedBf16, best_dtype
+from stillmotion.runtime.precision import NoEmulatedBf16, best_dtype
 
 
 def low_precision() -> torch.autocast:

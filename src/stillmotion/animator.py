@@ -19,9 +19,9 @@ import torch
 from torch import Tensor
 
 from stillmotion.attachments.motion import attach, check_frames
+from stillmotion.attachments.precision import float32_outside
 from stillmotion.clip import Clip
 from stillmotion.errors import Mismatch, RequestError, SamplingError, StillmotionWarning
-from stillmotion.fast.precision import float32_outside
 from stillmotion.latents import Latents
 from stillmotion.loading import LoraWeights, load_models
 from stillmotion.motion.config import MotionConfig

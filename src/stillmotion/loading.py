@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from stillmotion.errors import Mismatch, RequestError, WeightsError, WrongKind
-from stillmotion.fast.precision import as_device, best_device, best_dtype
 from stillmotion.lora_model import Lora
 from stillmotion.motion_model import MotionModel
 from stillmotion.request.layer_weights import LayerWeights
 from stillmotion.request.model_card import BUNDLED, ModelCard, bundled_folder
 from stillmotion.request.request import DTYPES
+from stillmotion.runtime.precision import as_device, best_device, best_dtype
 from stillmotion.weights.base import load_base
 from stillmotion.weights.embeddings import read_embedding
 from stillmotion.weights.fit import check_compatible

@@ -17,7 +17,7 @@ from stillmotion.data.report import Report
 from stillmotion.data.sampling import frame_indices
 from stillmotion.data.sources import Item, same_captions
 from stillmotion.errors import DataError
-from stillmotion.fast.precision import training_dtype
+from stillmotion.runtime.precision import training_dtype
 from stillmotion.training.config import ClipConfig, DenoiseConfig, VideoConfig
 from stillmotion.training.draws import SampleRng
 from stillmotion.training.progress import Progress

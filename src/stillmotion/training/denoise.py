@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from diffusers import DDIMScheduler
 from torch import Tensor, nn
 
-from stillmotion.fast.precision import training_dtype
 from stillmotion.motion.noise import progressive_noise
+from stillmotion.runtime.precision import training_dtype
 from stillmotion.training import objectives
 from stillmotion.training.config.shared import DenoiseConfig
 from stillmotion.training.draws import OFFSET, SampleRng

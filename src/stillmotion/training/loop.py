@@ -26,7 +26,7 @@ from torch import Tensor
 
 from stillmotion.atomic import write_text
 from stillmotion.errors import OutputError, TrainingError
-from stillmotion.fast.precision import best_device, training_dtype
+from stillmotion.runtime.precision import best_device, training_dtype
 from stillmotion.training import checkpoint
 from stillmotion.training.attention import trainable_attention
 from stillmotion.training.config import TrainConfig, as_yaml, plain_fields

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from stillmotion.errors import TrainingError
-from stillmotion.fast.precision import NoEmulatedBf16
+from stillmotion.runtime.precision import NoEmulatedBf16
 from stillmotion.training.config import TrainConfig
 from stillmotion.training.flat import FlatParameters
 

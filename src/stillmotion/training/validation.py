@@ -12,10 +12,10 @@ from PIL import Image
 
 from stillmotion.animator import decode_frames, video_noise
 from stillmotion.atomic import durable
+from stillmotion.attachments.precision import float32_outside
 from stillmotion.clip.clip import Clip, grid
 from stillmotion.clip.pixels import WHITE
 from stillmotion.clip.sheet import tile
-from stillmotion.fast.precision import float32_outside
 from stillmotion.training.text import Conditioner
 
 if TYPE_CHECKING:

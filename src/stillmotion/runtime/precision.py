@@ -6,13 +6,12 @@ slower than float32 on those that emulate it, so it is chosen by asking the proc
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from stillmotion.errors import RequestError
@@ -90,40 +89,3 @@ class NoEmulatedBf16(TorchFunctionMode):
         if self.emulated and func is Tensor.bfloat16 and args[0].device.type == "cpu":
             return args[0].to(torch.float32, copy=True)
         return func(*args, **(kwargs or {}))
-
-
-@contextmanager
-def float32_outside(model: nn.Module) -> Iterator[None]:
-    """The model takes float32 and gives float32 for one block, whatever it computes in.
-
-    A sampler adds up dozens of small steps; latents kept in bf16 (8 bits) between them would lose what the
-    later steps add. The hooks come off again, also after an exception.
-    """
-    dtype = next(model.parameters()).dtype
-
-    def lower(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-        return tuple(_cast(arg, dtype) for arg in args), _cast(kwargs, dtype)
-
-    def raise_(_: nn.Module, args: Any, output: Any) -> Any:
-        return _cast(output, torch.float32)
-
-    handles = [
-        model.register_forward_pre_hook(lower, with_kwargs=True),
-        model.register_forward_hook(raise_),
-    ]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _cast(value: Any, dtype: torch.dtype) -> Any:
-    """Floating tensors in nested tuples and dicts as `dtype`; timesteps and everything else as they are."""
-    if isinstance(value, Tensor):
-        return value.to(dtype) if value.is_floating_point() and value.ndim > 1 else value
-    if isinstance(value, tuple):
-        return tuple(_cast(item, dtype) for item in value)
-    if isinstance(value, dict):  # diffusers' outputs are dicts too
-        return type(value)(**{key: _cast(item, dtype) for key, item in value.items()})
-    return value

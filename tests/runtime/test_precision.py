@@ -6,14 +6,9 @@ import pytest
 import torch
 from tiny import tiny_unet
 
-from stillmotion.fast import precision
-from stillmotion.fast.precision import (
-    NoEmulatedBf16,
-    best_dtype,
-    cpu_computes_bf16,
-    float32_outside,
-    training_dtype,
-)
+from stillmotion.attachments.precision import float32_outside
+from stillmotion.runtime import precision
+from stillmotion.runtime.precision import NoEmulatedBf16, best_dtype, cpu_computes_bf16, training_dtype
 
 
 @pytest.mark.parametrize(
@@ -26,7 +21,7 @@ from stillmotion.fast.precision import (
     ],
 )
 def test_training_never_computes_in_fp16(monkeypatch, best, precision, dtype) -> None:
-    monkeypatch.setattr("stillmotion.fast.precision.best_dtype", lambda device: best)
+    monkeypatch.setattr("stillmotion.runtime.precision.best_dtype", lambda device: best)
     assert training_dtype(precision, torch.device("cpu")) is dtype
 
 

@@ -13,7 +13,7 @@ from scipy.ndimage import gaussian_filter
 from stillmotion.data.camera import warp
 from stillmotion.data.moves import AMOUNTS, CameraMove, MoveName
 from stillmotion.errors import StillmotionError
-from stillmotion.quality.flow import camera_of
+from stillmotion.metrics.camera_motion import camera_of
 
 FRAMES, SIZE = 6, 96
 
