@@ -24,8 +24,8 @@ from stillmotion.atomic import (
     sweep,
     write_text,
 )
-from stillmotion.clip.writers import CLIP_FOLDER
 from stillmotion.errors import OutputError
+from stillmotion.video.writers import CLIP_FOLDER
 from stillmotion.weights.formats import MODEL_FOLDER
 
 

@@ -28,7 +28,7 @@ from torch import Tensor
 from vae import Images, psnr
 
 import stillmotion as sm
-from stillmotion.clip import open_frames
+from stillmotion.video import open_frames
 
 OUT = RUNS / "evaluation"
 UNANIMATED = (

@@ -5,7 +5,7 @@ from __future__ import annotations
 from places import ROOT
 
 import stillmotion as sm
-from stillmotion.clip import grid
+from stillmotion.video import grid
 
 PROMPTS = (
     "a rocket, 3d render style",

@@ -18,12 +18,12 @@ from places import CLIPS
 from torch import Tensor
 
 import stillmotion as sm
-from stillmotion.clip import open_frames
 from stillmotion.data.latents import pixels
 from stillmotion.motion.noise import progressive_noise
 from stillmotion.schedulers import alphas_cumprod
 from stillmotion.training.clips import encoder
 from stillmotion.training.objectives import add_noise, target
+from stillmotion.video import open_frames
 
 FRAMES, STRIDE, TIMES = 16, 3, (800, 400, 100)
 

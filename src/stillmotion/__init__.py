@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from stillmotion.animator import Animator
     from stillmotion.attachments.motion import MotionAttachment, attach
-    from stillmotion.clip import Clip
     from stillmotion.errors import StillmotionError
     from stillmotion.lora_model import Lora, LoraAttachment, attach_lora
     from stillmotion.motion.config import MotionConfig
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
     from stillmotion.motion.noise import progressive_noise
     from stillmotion.motion_model import MotionModel
     from stillmotion.request import Request
+    from stillmotion.video import Clip
     from stillmotion.weights.identify import identify
 
 __version__ = "0.1.0"
@@ -27,7 +27,7 @@ _HOMES = {
     "Animator": "animator",
     "LoraAttachment": "lora_model",
     "MotionAttachment": "attachments.motion",
-    "Clip": "clip",
+    "Clip": "video",
     "FAMILIES": "motion.families",
     "Lora": "lora_model",
     "MotionModel": "motion_model",

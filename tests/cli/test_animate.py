@@ -17,8 +17,8 @@ from tiny import tiny_motion
 
 from stillmotion.animator import Animator
 from stillmotion.cli import render
-from stillmotion.clip import Clip
 from stillmotion.lora_model import Lora
+from stillmotion.video import Clip
 
 
 @pytest.fixture

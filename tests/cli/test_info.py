@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from stillmotion.clip import Clip
 from stillmotion.latents import Latents
 from stillmotion.request import Request
+from stillmotion.video import Clip
 
 REQUEST = Request(prompt="a rocket", frames=2, fps=8, seed=7)
 

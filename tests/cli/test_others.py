@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from stillmotion.clip import Clip
+from stillmotion.video import Clip
 
 
 @pytest.mark.parametrize("extension", ["webp", "gif"])

@@ -12,9 +12,9 @@ import pytest
 import torch
 from tiny import tiny_vae
 
-from stillmotion.clip import Clip
 from stillmotion.latents import Latents
 from stillmotion.request import Request
+from stillmotion.video import Clip
 
 SMALL = ("--frames", 2, "--steps", 1, "--seed", 1)
 OPENED: list[str] = []

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 from tiny import tiny_vae
 
-from stillmotion.clip import Clip
+from stillmotion.video import Clip
 
 SMALL = ("--frames", 2, "--steps", 2, "--seed", 1)
 

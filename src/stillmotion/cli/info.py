@@ -9,9 +9,9 @@ import click
 
 from stillmotion.cli.options import PathType
 from stillmotion.cli.output import echo
-from stillmotion.clip import open_frames
 from stillmotion.errors import DataError
 from stillmotion.latents import EXTENSION, Latents
+from stillmotion.video import open_frames
 
 
 @click.command()

@@ -9,11 +9,11 @@ from typing import Any
 import click
 
 from stillmotion.cli.hints import dropped
-from stillmotion.clip.palette import Dither
 from stillmotion.errors import RequestError
 from stillmotion.request import Request
 from stillmotion.request.layer_weights import LayerWeights
 from stillmotion.request.request import LORAS, REPEATED, Flag
+from stillmotion.video.palette import Dither
 
 METAVARS = {int: "NUMBER", float: "NUMBER", str: "TEXT"}
 

@@ -18,9 +18,9 @@ from stillmotion.cli.options import (
 )
 from stillmotion.cli.render import Target, free_name, render
 from stillmotion.cli.trust import MODELS, check_trust, trust_option
-from stillmotion.clip import open_frames
 from stillmotion.errors import DataError
 from stillmotion.request.request import REPEATED
+from stillmotion.video import open_frames
 
 
 @click.command()

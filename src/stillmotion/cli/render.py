@@ -24,10 +24,10 @@ from stillmotion.atomic import check_free, replacing
 from stillmotion.cli.output import echo
 from stillmotion.cli.progress import Waiting, quiet_libraries, waiting
 from stillmotion.cli.trust import remember
-from stillmotion.clip import Clip, check_output, grid
 from stillmotion.errors import OutputError
 from stillmotion.latents import Latents, keep, latents_path
 from stillmotion.request import Request
+from stillmotion.video import Clip, check_output, grid
 
 if TYPE_CHECKING:
     from stillmotion.animator import Animator

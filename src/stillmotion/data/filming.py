@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from stillmotion.clip.readers import FOLDER_FPS, open_frames
 from stillmotion.data.camera import evenly_spaced, warp
 from stillmotion.data.moves import CameraMove, MoveName
 from stillmotion.data.sources import Item
+from stillmotion.video.readers import FOLDER_FPS, open_frames
 
 MOVE_PARTS = (1.0, 0.5)
 """parts of the move that the shots of an item show in turn; a LoRA learns each at that weight, so that its

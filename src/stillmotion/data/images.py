@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from stillmotion.clip.readers import open_frames
 from stillmotion.data.buckets import Size, nearest
 from stillmotion.data.files import STILLS
 from stillmotion.data.latents import pixels, reason
@@ -22,6 +21,7 @@ from stillmotion.data.report import Report
 from stillmotion.data.sources import LISTS, Item, find_items
 from stillmotion.data.text import cleaned
 from stillmotion.errors import DataError
+from stillmotion.video.readers import open_frames
 
 IMAGE_SUFFIXES = STILLS | {".gif"}
 FOLDER = re.compile(r"(?:(\d+)_)?(.+)", re.DOTALL)

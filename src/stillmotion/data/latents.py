@@ -20,10 +20,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from stillmotion.atomic import durable
-from stillmotion.clip.readers import open_frames
 from stillmotion.data.report import Report
 from stillmotion.data.sources import Item
 from stillmotion.errors import OutputError, StillmotionError
+from stillmotion.video.readers import open_frames
 
 HASHED_BYTES = 65536
 ENCODE_PIXELS = 2**20

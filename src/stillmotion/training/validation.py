@@ -13,10 +13,10 @@ from PIL import Image
 from stillmotion.animator import decode_frames, video_noise
 from stillmotion.atomic import durable
 from stillmotion.attachments.precision import float32_outside
-from stillmotion.clip.clip import Clip, grid
-from stillmotion.clip.pixels import WHITE
-from stillmotion.clip.sheet import tile
 from stillmotion.training.text import Conditioner
+from stillmotion.video.clip import Clip, grid
+from stillmotion.video.contact_sheet import tile
+from stillmotion.video.pixels import WHITE
 
 if TYPE_CHECKING:
     from stillmotion.training.denoise import Denoiser

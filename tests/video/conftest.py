@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from clip_scenes import moving_disc
 
-from stillmotion.clip import Clip
 from stillmotion.request import Request
+from stillmotion.video import Clip
 
 
 @pytest.fixture

@@ -18,10 +18,10 @@ import numpy as np
 from av.error import FFmpegError
 from av.stream import Disposition
 
-from stillmotion.clip.colour import rgb, upright_size
-from stillmotion.clip.contents import StreamInfo
-from stillmotion.clip.pixels import MOST_PIXELS, Colour, enlarged, even
 from stillmotion.errors import DataError, OutputError
+from stillmotion.video.colour import rgb, upright_size
+from stillmotion.video.pixels import MOST_PIXELS, Colour, enlarged, even
+from stillmotion.video.stream_info import StreamInfo
 
 BT709, LIMITED_RANGE = 1, 1  # numbers of ITU-T H.273
 CODECS = {".mp4": "libx264", ".webm": "libvpx-vp9"}

@@ -9,7 +9,7 @@ from textwrap import wrap
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from stillmotion.clip.pixels import WHITE, Colour
+from stillmotion.video.pixels import WHITE, Colour
 
 BLACK: Colour = (0, 0, 0)
 

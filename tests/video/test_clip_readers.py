@@ -13,8 +13,8 @@ import pytest
 from clip_scenes import moving_disc, psnr
 from PIL import Image
 
-from stillmotion.clip import Clip, open_frames, read_frames
 from stillmotion.errors import DataError
+from stillmotion.video import Clip, open_frames, read_frames
 
 RED, BLUE, CLEAR = (255, 0, 0, 255), (0, 0, 255, 255), (0, 0, 0, 0)
 

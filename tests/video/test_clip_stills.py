@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps, features
 
-from stillmotion.clip import open_frames, read_frames
-from stillmotion.clip.stills import MOST_IMAGES
 from stillmotion.errors import DataError
+from stillmotion.video import open_frames, read_frames
+from stillmotion.video.stills import MOST_IMAGES
 
 IMAGE = np.full((32, 64, 3), 40, np.uint8)
 IMAGE[:16, :32], IMAGE[16:, 32:] = (220, 30, 30), (30, 30, 220)
@@ -112,7 +112,7 @@ def test_sizes_and_counts_are_bounded_before_memory_is_taken(tmp_path):
     ],
 )
 def test_images_that_need_other_software_are_named(tmp_path, name, data, what, monkeypatch):
-    monkeypatch.setattr("stillmotion.clip.stills.find_spec", lambda name: None)
+    monkeypatch.setattr("stillmotion.video.stills.find_spec", lambda name: None)
     (tmp_path / name).write_bytes(data)
     with pytest.raises(DataError, match=f"{name} {what}"):
         open_frames(tmp_path / name)

@@ -14,13 +14,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, PngImagePlugin
 
-from stillmotion.clip.contents import StreamInfo
-from stillmotion.clip.metadata import KEY
-from stillmotion.clip.palette import Dither, to_palette
-from stillmotion.clip.pixels import Colour, enlarged, opaque
-from stillmotion.clip.stills import first_frame, frames_of, open_image, upright
-from stillmotion.clip.timing import delays
 from stillmotion.errors import DataError, OutputError
+from stillmotion.video.metadata import KEY
+from stillmotion.video.palette import Dither, to_palette
+from stillmotion.video.pixels import Colour, enlarged, opaque
+from stillmotion.video.stills import first_frame, frames_of, open_image, upright
+from stillmotion.video.stream_info import StreamInfo
+from stillmotion.video.timing import delays
 
 STILLS = (
     *(".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"),

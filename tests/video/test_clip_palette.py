@@ -7,8 +7,8 @@ import pytest
 from clip_scenes import moving_disc, psnr
 from PIL import Image
 
-from stillmotion.clip import Clip
-from stillmotion.clip.palette import _nearest, to_palette
+from stillmotion.video import Clip
+from stillmotion.video.palette import _nearest, to_palette
 
 
 def shown(frames: np.ndarray, dither: str = "none") -> np.ndarray:

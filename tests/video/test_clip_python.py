@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from stillmotion.clip import Clip
 from stillmotion.request import Request
+from stillmotion.video import Clip
 
 FRAMES = np.random.default_rng(0).integers(0, 255, (4, 8, 16, 3), dtype=np.uint8)
 CLIP = Clip(FRAMES, 8.0, Request(prompt="a <b>rocket</b>", seed=3))

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from test_clip_formats import NAMES
 
-from stillmotion.clip import Clip, check_output, images, video
 from stillmotion.errors import OutputError
+from stillmotion.video import Clip, check_output, ffmpeg, images
 
 
 class Interrupted:
@@ -27,7 +27,7 @@ class Interrupted:
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), RuntimeError("boom"), MemoryError()])
 @pytest.mark.parametrize("name", NAMES)
 def test_an_interrupted_write_leaves_nothing(clip, tmp_path, monkeypatch, name, error):
-    for room in (images, video):
+    for room in (images, ffmpeg):
         monkeypatch.setattr(room, "enlarged", Interrupted(error))
     with pytest.raises(type(error)):
         clip.save(tmp_path / "new" / "deep" / name)
@@ -39,7 +39,7 @@ def test_an_interrupted_overwrite_leaves_the_old(clip, tmp_path, monkeypatch, na
     clip.save(tmp_path / name)
     before = Clip.load(tmp_path / name).frames
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        for room in (images, video):
+        for room in (images, ffmpeg):
             patch.setattr(room, "enlarged", Interrupted(KeyboardInterrupt()))
         clip.save(tmp_path / name, overwrite=True)
     assert [file.name for file in tmp_path.iterdir()] == [name]
@@ -121,7 +121,7 @@ def test_a_full_disk_is_an_error_in_a_sentence(clip, tmp_path, monkeypatch):
 
 
 def test_a_missing_codec_is_an_error_with_a_way_out(clip, tmp_path, monkeypatch):
-    monkeypatch.setattr(video.av, "codecs_available", {"mpeg4"})
+    monkeypatch.setattr(ffmpeg.av, "codecs_available", {"mpeg4"})
     with pytest.raises(OutputError, match=r"no libx264: save as .webp or .gif"):
         clip.save(tmp_path / "clip.mp4")
     assert not list(tmp_path.iterdir())

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from stillmotion.clip import Clip, open_frames, read_frames
-from stillmotion.clip.timing import constant_rate
-from stillmotion.clip.video import exact_rate
+from stillmotion.video import Clip, open_frames, read_frames
+from stillmotion.video.ffmpeg import exact_rate
+from stillmotion.video.timing import constant_rate
 
 IMAGE = np.full((32, 64, 3), 40, np.uint8)
 IMAGE[:16, :32], IMAGE[16:, 32:] = (220, 30, 30), (30, 30, 220)  # red above left, blue below right

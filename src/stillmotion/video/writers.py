@@ -16,12 +16,12 @@ from typing import get_args
 import numpy as np
 
 from stillmotion.atomic import FolderKind, check_free, refused, replacing, sweep
-from stillmotion.clip import images
-from stillmotion.clip.metadata import Tag
-from stillmotion.clip.palette import Dither
-from stillmotion.clip.pictures import FOLDER_TAG
 from stillmotion.errors import OutputError
 from stillmotion.request import Request
+from stillmotion.video import images
+from stillmotion.video.images import FOLDER_TAG
+from stillmotion.video.metadata import Tag
+from stillmotion.video.palette import Dither
 
 EXTENSIONS = (".gif", ".webp", ".apng", ".mp4", ".webm", ".png")
 CLIP_FOLDER = FolderKind("a clip", (FOLDER_TAG,), r"\d{4,}\.png|" + re.escape(FOLDER_TAG))
@@ -70,9 +70,9 @@ def check_output(path: str | os.PathLike[str], overwrite: bool = False, frames: 
         raise OutputError(f"{target} is a folder: choose another name.")
     check_free(target, overwrite, CLIP_FOLDER if kind == "folder" else None)
     if kind in (".mp4", ".webm"):
-        from stillmotion.clip import video  # brings FFmpeg along: only when needed
+        from stillmotion.video import ffmpeg  # brings FFmpeg along: only when needed
 
-        video.check_encoder(video.CODECS[kind])
+        ffmpeg.check_encoder(ffmpeg.CODECS[kind])
     return target
 
 
@@ -108,9 +108,9 @@ def _write(kind: str, path: Path, frames: np.ndarray, fps: float, comment: str, 
     elif kind == "folder":
         images.write_folder(*common)
     else:
-        from stillmotion.clip import video  # brings FFmpeg along: only when needed
+        from stillmotion.video import ffmpeg  # brings FFmpeg along: only when needed
 
-        (video.write_mp4 if kind == ".mp4" else video.write_webm)(*common, options.quality)
+        (ffmpeg.write_mp4 if kind == ".mp4" else ffmpeg.write_webm)(*common, options.quality)
 
 
 def _kind(path: str | os.PathLike[str]) -> str:

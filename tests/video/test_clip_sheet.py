@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from stillmotion.clip import Clip, grid
+from stillmotion.video import Clip, grid
 
 
 def test_a_sheet_shows_every_frame_at_its_place(clip):

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stillmotion.clip.timing import at_rate, constant_rate, delays
+from stillmotion.video.timing import at_rate, constant_rate, delays
 
 counts = st.integers(1, 200)
 

@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
 
-from stillmotion.clip import Clip, open_frames
 from stillmotion.errors import OutputError
 from stillmotion.request import Request
+from stillmotion.video import Clip, open_frames
 
 NAMES = ("clip.gif", "clip.webp", "clip.apng", "clip.mp4", "clip.webm", "clip")
 LOSSLESS = ("clip.webp", "clip.apng", "clip")
@@ -228,6 +228,6 @@ def test_a_clip_says_what_it_is_made_of():
 
 
 def test_importing_clips_brings_neither_torch_nor_ffmpeg():
-    heavy = "import sys, stillmotion.clip; print(set(sys.modules) & {'torch', 'av'})"
+    heavy = "import sys, stillmotion.video; print(set(sys.modules) & {'torch', 'av'})"
     result = subprocess.run([sys.executable, "-c", heavy], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "set()"

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from stillmotion.clip import Clip, open_frames
-from stillmotion.clip.metadata import read_tag
-from stillmotion.clip.timing import constant_rate
+from stillmotion.video import Clip, open_frames
+from stillmotion.video.metadata import read_tag
+from stillmotion.video.timing import constant_rate
 
 GOOD = {"stillmotion": 1, "frames": 4, "fps": 8.0, "width": 16, "height": 16}
 

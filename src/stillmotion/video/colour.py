@@ -13,7 +13,7 @@ import av
 import numpy as np
 from PIL import Image
 
-from stillmotion.clip.pixels import Colour, opaque
+from stillmotion.video.pixels import Colour, opaque
 
 SWS_709, SWS_601, SWS_240M, SWS_2020 = 1, 5, 7, 9
 MATRICES = {1: SWS_709, 4: 4, 5: SWS_601, 6: SWS_601, 7: SWS_240M, 9: SWS_2020, 10: SWS_2020}

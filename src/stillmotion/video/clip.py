@@ -15,12 +15,12 @@ from typing import SupportsIndex, overload
 import numpy as np
 from PIL import Image
 
-from stillmotion.clip.palette import Dither
-from stillmotion.clip.pixels import WHITE, Colour
-from stillmotion.clip.readers import open_frames
-from stillmotion.clip.sheet import contact_sheet, tile
-from stillmotion.clip.writers import Options, save
 from stillmotion.request import Request
+from stillmotion.video.contact_sheet import contact_sheet, tile
+from stillmotion.video.palette import Dither
+from stillmotion.video.pixels import WHITE, Colour
+from stillmotion.video.readers import open_frames
+from stillmotion.video.writers import Options, save
 
 
 @dataclass(frozen=True, eq=False, repr=False)

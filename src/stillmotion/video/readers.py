@@ -16,13 +16,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from stillmotion.clip import images
-from stillmotion.clip.contents import StreamInfo
-from stillmotion.clip.metadata import Tag, read_tag
-from stillmotion.clip.pixels import WHITE, Colour
-from stillmotion.clip.timing import at_rate, constant_rate
 from stillmotion.errors import DataError
 from stillmotion.request import Request
+from stillmotion.video import images
+from stillmotion.video.metadata import Tag, read_tag
+from stillmotion.video.pixels import WHITE, Colour
+from stillmotion.video.stream_info import StreamInfo
+from stillmotion.video.timing import at_rate, constant_rate
 
 Decode = Callable[[Path, StreamInfo, Sequence[int], Colour], Iterator[tuple[int, np.ndarray]]]
 UNREADABLE = (OSError, SyntaxError, EOFError, ValueError, struct.error, Image.DecompressionBombError)
@@ -126,9 +126,9 @@ def _scan(path: Path) -> tuple[StreamInfo, Decode]:
         try:
             return images.scan_image(path), images.decode_image
         except UnidentifiedImageError:
-            from stillmotion.clip import video  # brings FFmpeg along: only when needed
+            from stillmotion.video import ffmpeg  # brings FFmpeg along: only when needed
 
-            return video.scan_video(path), video.decode_video
+            return ffmpeg.scan_video(path), ffmpeg.decode_video
 
 
 @contextmanager
