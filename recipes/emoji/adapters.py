@@ -25,7 +25,7 @@ from stages import ordered
 from stills import load, over
 
 from stillmotion import Lora
-from stillmotion.data.moves import MoveName
+from stillmotion.datasets.camera_moves import MoveName
 
 NEW_STYLES = {"high-contrast": "high contrast", "noto-v1": "classic noto"}
 """style of the art that the UNet never saw -> its word in captions"""

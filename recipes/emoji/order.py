@@ -18,7 +18,7 @@ from places import CLIPS
 from torch import Tensor
 
 import stillmotion as sm
-from stillmotion.data.latents import pixels
+from stillmotion.datasets.latent_cache import pixels
 from stillmotion.motion.noise import progressive_noise
 from stillmotion.schedulers import alphas_cumprod
 from stillmotion.training.clips import encoder

@@ -10,8 +10,8 @@ import pytest
 from PIL import Image, ImageDraw
 from scipy.ndimage import gaussian_filter
 
-from stillmotion.data.camera import warp
-from stillmotion.data.moves import AMOUNTS, CameraMove, MoveName
+from stillmotion.datasets.camera_moves import AMOUNTS, CameraMove, MoveName
+from stillmotion.datasets.camera_warp import warp
 from stillmotion.errors import StillmotionError
 from stillmotion.metrics.camera_motion import camera_of
 

@@ -197,7 +197,7 @@ def test_a_full_disk_is_no_fault_of_the_clips(configure, tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
         yield path
 
-    monkeypatch.setattr("stillmotion.data.latents.durable", full)
+    monkeypatch.setattr("stillmotion.datasets.latent_cache.durable", full)
     with pytest.raises(OutputError, match=r"Latents cannot be kept in .*\(No space left.*--cache"):
         train_motion(configure("run", cache=tmp_path / "cache"))
     assert not (tmp_path / "run").exists()

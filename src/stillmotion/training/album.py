@@ -13,11 +13,11 @@ from functools import lru_cache
 import torch
 from accelerate import Accelerator
 
-from stillmotion.data.buckets import Size, bucket_sizes, fitting_step, grouped
-from stillmotion.data.latents import CachedClip
-from stillmotion.data.pictures import ImageItem, measured, read_image
-from stillmotion.data.report import Report
-from stillmotion.data.sources import Item, same_captions
+from stillmotion.datasets.buckets import Size, bucket_sizes, fitting_step, grouped
+from stillmotion.datasets.images import ImageItem, measured, read_image
+from stillmotion.datasets.latent_cache import CachedClip
+from stillmotion.datasets.report import Report
+from stillmotion.datasets.sources import Item, same_captions
 from stillmotion.errors import DataError, TrainingError
 from stillmotion.training.clips import cache_latents, key_of, tell_skipped
 from stillmotion.training.config.images import ImageConfig

@@ -12,10 +12,10 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor
 
-from stillmotion.data.latents import CachedClip, Encode, LatentCache, Read
-from stillmotion.data.report import Report
-from stillmotion.data.sampling import frame_indices
-from stillmotion.data.sources import Item, same_captions
+from stillmotion.datasets.frame_sampling import frame_indices
+from stillmotion.datasets.latent_cache import CachedClip, Encode, LatentCache, Read
+from stillmotion.datasets.report import Report
+from stillmotion.datasets.sources import Item, same_captions
 from stillmotion.errors import DataError
 from stillmotion.runtime.precision import training_dtype
 from stillmotion.training.config import ClipConfig, DenoiseConfig, VideoConfig

@@ -12,8 +12,8 @@ from accelerate import Accelerator
 from PIL import Image
 
 from stillmotion.atomic import durable, sweep
-from stillmotion.data.pictures import IMAGE_SUFFIXES
-from stillmotion.data.sources import files_in
+from stillmotion.datasets.images import IMAGE_SUFFIXES
+from stillmotion.datasets.sources import files_in
 from stillmotion.training.config.images import DreamBoothConfig
 from stillmotion.training.denoise import Denoiser
 from stillmotion.training.progress import Progress

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, model_validator
 
-from stillmotion.data.sampling import Span, min_length
+from stillmotion.datasets.frame_sampling import Span, min_length
 from stillmotion.training.config.shared import Betas, DenoiseConfig, InitialLora
 
 if TYPE_CHECKING:

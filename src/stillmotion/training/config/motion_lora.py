@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field, model_validator
 
-from stillmotion.data.moves import AMOUNTS, MoveName
-from stillmotion.data.sampling import Span
+from stillmotion.datasets.camera_moves import AMOUNTS, MoveName
+from stillmotion.datasets.frame_sampling import Span
 from stillmotion.training.config.clips import ClipConfig
 from stillmotion.training.config.shared import InitialLora
 

@@ -14,8 +14,8 @@ from accelerate import Accelerator
 from torch import Tensor
 from torch.nn import Parameter
 
-from stillmotion.data.report import Report
-from stillmotion.data.sources import CLIP_SUFFIXES, STILL_SUFFIXES, find_items
+from stillmotion.datasets.report import Report
+from stillmotion.datasets.sources import CLIP_SUFFIXES, STILL_SUFFIXES, find_items
 from stillmotion.training.clips import key_of, note_captions, prepare_clips
 from stillmotion.training.config import DomainAdapterConfig
 from stillmotion.training.denoise import Denoiser, Sample, loss_of

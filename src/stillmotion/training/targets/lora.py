@@ -9,8 +9,8 @@ from accelerate import Accelerator
 from torch import Tensor
 from torch.nn import Parameter
 
-from stillmotion.data.pictures import find_images
-from stillmotion.data.report import Report
+from stillmotion.datasets.images import find_images
+from stillmotion.datasets.report import Report
 from stillmotion.training.album import MAX_SAMPLES, ImageDataset, image_loss
 from stillmotion.training.config.images import LoraTrainConfig
 from stillmotion.training.denoise import Denoiser

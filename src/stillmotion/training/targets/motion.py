@@ -19,8 +19,8 @@ from torch.nn import Parameter
 
 from stillmotion.atomic import write_text
 from stillmotion.attachments.motion import attach
-from stillmotion.data.report import Report
-from stillmotion.data.sources import find_items
+from stillmotion.datasets.report import Report
+from stillmotion.datasets.sources import find_items
 from stillmotion.errors import WrongKind
 from stillmotion.lora_model import Lora, LoraAttachment
 from stillmotion.motion.local_init import init_local_attention

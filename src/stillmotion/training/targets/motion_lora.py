@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 
 from stillmotion.attachments.motion import attach
-from stillmotion.data.filming import camera_clips, read_camera_clip
-from stillmotion.data.report import Report
-from stillmotion.data.sources import CLIP_SUFFIXES, STILL_SUFFIXES, Item, find_items
+from stillmotion.datasets.camera_clips import camera_clips, read_camera_clip
+from stillmotion.datasets.report import Report
+from stillmotion.datasets.sources import CLIP_SUFFIXES, STILL_SUFFIXES, Item, find_items
 from stillmotion.errors import DataError
 from stillmotion.lora_model import Lora
 from stillmotion.training.clips import key_of, prepare_clips, sample_fps, sample_frames

@@ -11,9 +11,9 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from stillmotion.atomic import durable
-from stillmotion.data.pictures import find_images
-from stillmotion.data.report import Report
-from stillmotion.data.sources import Item
+from stillmotion.datasets.images import find_images
+from stillmotion.datasets.report import Report
+from stillmotion.datasets.sources import Item
 from stillmotion.training.album import MAX_SAMPLES, ImageDataset, image_loss
 from stillmotion.training.config.images import TextualInversionConfig
 from stillmotion.training.denoise import Denoiser

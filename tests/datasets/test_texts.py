@@ -7,8 +7,8 @@ import unicodedata
 
 import pytest
 
-from stillmotion.data.report import Report
-from stillmotion.data.sources import find_items
+from stillmotion.datasets.report import Report
+from stillmotion.datasets.sources import find_items
 from stillmotion.errors import DataError
 
 

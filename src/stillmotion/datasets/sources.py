@@ -18,10 +18,10 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from stillmotion.data.files import ANIMATED, VIDEOS, ending, files_in, is_inside, named_file
-from stillmotion.data.files import STILLS as STILL_SUFFIXES
-from stillmotion.data.report import Report
-from stillmotion.data.text import caption_lines, cleaned, lines
+from stillmotion.datasets.files import ANIMATED, VIDEOS, ending, files_in, is_inside, named_file
+from stillmotion.datasets.files import STILLS as STILL_SUFFIXES
+from stillmotion.datasets.report import Report
+from stillmotion.datasets.text import caption_lines, cleaned, lines
 from stillmotion.errors import DataError
 
 CLIP_SUFFIXES = VIDEOS | ANIMATED

@@ -9,11 +9,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from stillmotion.data.pictures import find_images, measured, read_image
 
-from stillmotion.data.buckets import bucket_sizes, fitting_step, grouped, nearest
-from stillmotion.data.latents import LatentCache
-from stillmotion.data.report import Report
+from stillmotion.datasets.buckets import bucket_sizes, fitting_step, grouped, nearest
+from stillmotion.datasets.images import find_images, measured, read_image
+from stillmotion.datasets.latent_cache import LatentCache
+from stillmotion.datasets.report import Report
 from stillmotion.errors import DataError
 
 steps = st.sampled_from([8, 16, 32, 64])

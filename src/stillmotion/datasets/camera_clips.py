@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from stillmotion.data.camera import evenly_spaced, warp
-from stillmotion.data.moves import CameraMove, MoveName
-from stillmotion.data.sources import Item
+from stillmotion.datasets.camera_moves import CameraMove, MoveName
+from stillmotion.datasets.camera_warp import evenly_spaced, warp
+from stillmotion.datasets.sources import Item
 from stillmotion.video.readers import FOLDER_FPS, open_frames
 
 MOVE_PARTS = (1.0, 0.5)

@@ -11,7 +11,7 @@ import unicodedata
 from collections.abc import Iterator
 from pathlib import Path, PurePath
 
-from stillmotion.data.report import Report
+from stillmotion.datasets.report import Report
 
 SAME_FORMAT = {
     **dict.fromkeys((".jpeg", ".jfif", ".jpe", ".pjpeg", ".mpo"), ".jpg"),

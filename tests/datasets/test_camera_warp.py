@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from stillmotion.data.camera import background, evenly_spaced, warp
-from stillmotion.data.filming import camera_clips, read_camera_clip
-from stillmotion.data.moves import AMOUNTS, CameraMove, MoveName, matrices
-from stillmotion.data.sources import Item
+from stillmotion.datasets.camera_clips import camera_clips, read_camera_clip
+from stillmotion.datasets.camera_moves import AMOUNTS, CameraMove, MoveName, matrices
+from stillmotion.datasets.camera_warp import background, evenly_spaced, warp
+from stillmotion.datasets.sources import Item
 
 MOVES = get_args(MoveName)
 OPPOSITE = {

@@ -5,9 +5,9 @@ import pytest
 import torch
 from PIL import Image
 
-from stillmotion.data.latents import LatentCache, pixels
-from stillmotion.data.report import Report
-from stillmotion.data.sources import Item
+from stillmotion.datasets.latent_cache import LatentCache, pixels
+from stillmotion.datasets.report import Report
+from stillmotion.datasets.sources import Item
 
 
 def clip(path, length=5, size=16, colour=0):

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stillmotion.data.sampling import frame_indices, frames_needed, min_length
+from stillmotion.datasets.frame_sampling import frame_indices, frames_needed, min_length
 
 lengths = st.integers(2, 200)
 counts = st.integers(2, 32)

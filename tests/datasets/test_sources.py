@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from stillmotion.data.report import Report
-from stillmotion.data.sources import Item, find_items, same_captions
+from stillmotion.datasets.report import Report
+from stillmotion.datasets.sources import Item, find_items, same_captions
 from stillmotion.errors import DataError
 
 

@@ -20,8 +20,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from stillmotion.atomic import durable
-from stillmotion.data.report import Report
-from stillmotion.data.sources import Item
+from stillmotion.datasets.report import Report
+from stillmotion.datasets.sources import Item
 from stillmotion.errors import OutputError, StillmotionError
 from stillmotion.video.readers import open_frames
 

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stillmotion.data.moves import CameraMove, matrices
+from stillmotion.datasets.camera_moves import CameraMove, matrices
 
 PLAIN_BORDER = 0.6
 """part of the border that must have one colour to be a background"""

@@ -14,12 +14,12 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from stillmotion.data.buckets import Size, nearest
-from stillmotion.data.files import STILLS
-from stillmotion.data.latents import pixels, reason
-from stillmotion.data.report import Report
-from stillmotion.data.sources import LISTS, Item, find_items
-from stillmotion.data.text import cleaned
+from stillmotion.datasets.buckets import Size, nearest
+from stillmotion.datasets.files import STILLS
+from stillmotion.datasets.latent_cache import pixels, reason
+from stillmotion.datasets.report import Report
+from stillmotion.datasets.sources import LISTS, Item, find_items
+from stillmotion.datasets.text import cleaned
 from stillmotion.errors import DataError
 from stillmotion.video.readers import open_frames
 
