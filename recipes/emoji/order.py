@@ -19,10 +19,10 @@ from torch import Tensor
 
 import stillmotion as sm
 from stillmotion.datasets.latent_cache import pixels
-from stillmotion.motion.noise import progressive_noise
-from stillmotion.schedulers import alphas_cumprod
+from stillmotion.diffusion.noise import progressive_noise
+from stillmotion.diffusion.objectives import add_noise, target
+from stillmotion.diffusion.schedulers import alphas_cumprod
 from stillmotion.training.clips import encoder
-from stillmotion.training.objectives import add_noise, target
 from stillmotion.video import open_frames
 
 FRAMES, STRIDE, TIMES = 16, 3, (800, 400, 100)

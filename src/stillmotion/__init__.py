@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from stillmotion.animator import Animator
     from stillmotion.attachments.motion import MotionAttachment, attach
+    from stillmotion.diffusion.noise import progressive_noise
     from stillmotion.errors import StillmotionError
     from stillmotion.lora_model import Lora, LoraAttachment, attach_lora
     from stillmotion.motion.config import MotionConfig
     from stillmotion.motion.families import FAMILIES
-    from stillmotion.motion.noise import progressive_noise
     from stillmotion.motion_model import MotionModel
     from stillmotion.request import Request
     from stillmotion.video import Clip
@@ -37,7 +37,7 @@ _HOMES = {
     "attach": "attachments.motion",
     "attach_lora": "lora_model",
     "identify": "weights.identify",
-    "progressive_noise": "motion.noise",
+    "progressive_noise": "diffusion.noise",
 }
 
 __all__ = [

@@ -20,17 +20,17 @@ from torch import Tensor
 
 from stillmotion.attachments.motion import attach, check_frames
 from stillmotion.attachments.precision import float32_outside
+from stillmotion.diffusion.noise import progressive_noise
+from stillmotion.diffusion.schedulers import check_steps, make_scheduler
 from stillmotion.errors import Mismatch, RequestError, SamplingError, StillmotionWarning
 from stillmotion.latents import Latents
 from stillmotion.loading import LoraWeights, load_models
 from stillmotion.motion.config import MotionConfig
 from stillmotion.motion.families import FAMILIES
-from stillmotion.motion.noise import progressive_noise
 from stillmotion.notes import prompt_notes
 from stillmotion.request import Request
 from stillmotion.request.model_card import ModelCard
 from stillmotion.request.request import FILLED_BY_MODEL
-from stillmotion.schedulers import check_steps, make_scheduler
 from stillmotion.video import Clip
 from stillmotion.words import normalize_tokens, text_model_named
 

@@ -7,7 +7,7 @@ import torch
 from lora_targets import gradients, make_target, shaken
 from PIL import Image
 
-from stillmotion.training import objectives
+from stillmotion.diffusion import objectives
 from stillmotion.training.draws import sample_rngs
 
 

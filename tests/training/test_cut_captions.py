@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from stillmotion.training.text import note_cut_captions
+from stillmotion.diffusion.text import note_cut_captions
 
 
 class Bytes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from stillmotion.training.objectives import appearance_debiased
+from stillmotion.diffusion.objectives import appearance_debiased
 from stillmotion.training.passes import backward_now, frozen
 
 

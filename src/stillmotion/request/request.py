@@ -53,7 +53,7 @@ SCHEDULERS = (
     "tcd",
     "unipc",
 )
-"""Names of the samplers; `stillmotion.schedulers` knows what stands behind them."""
+"""Names of the samplers; `stillmotion.diffusion.schedulers` knows what stands behind them."""
 
 JSON_BYTES = 2**20
 """A longer text is no request."""

@@ -16,12 +16,12 @@ from stillmotion.datasets.frame_sampling import frame_indices
 from stillmotion.datasets.latent_cache import CachedClip, Encode, LatentCache, Read
 from stillmotion.datasets.report import Report
 from stillmotion.datasets.sources import Item, same_captions
+from stillmotion.diffusion.text import note_cut_captions
 from stillmotion.errors import DataError
 from stillmotion.runtime.precision import training_dtype
 from stillmotion.training.config import ClipConfig, DenoiseConfig, VideoConfig
 from stillmotion.training.draws import SampleRng
 from stillmotion.training.progress import Progress
-from stillmotion.training.text import note_cut_captions
 
 SampledFrames = tuple[Tensor, tuple[str, ...]]
 """latents (f, c, h, w) and the captions of their clip"""

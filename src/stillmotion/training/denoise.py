@@ -14,13 +14,13 @@ import torch.nn.functional as F
 from diffusers import DDIMScheduler
 from torch import Tensor, nn
 
-from stillmotion.motion.noise import progressive_noise
+from stillmotion.diffusion import objectives
+from stillmotion.diffusion.noise import progressive_noise
+from stillmotion.diffusion.text import Conditioner
 from stillmotion.runtime.precision import training_dtype
-from stillmotion.training import objectives
 from stillmotion.training.config.shared import DenoiseConfig
 from stillmotion.training.draws import OFFSET, SampleRng
 from stillmotion.training.targets import Loss
-from stillmotion.training.text import Conditioner
 from stillmotion.weights.base import load_base
 
 BETAS = ("beta_schedule", "beta_start", "beta_end")

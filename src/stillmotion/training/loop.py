@@ -31,10 +31,10 @@ from stillmotion.training import checkpoint
 from stillmotion.training.attention import trainable_attention
 from stillmotion.training.config import TrainConfig, as_yaml, plain_fields
 from stillmotion.training.draws import sample_rngs, seed_model
+from stillmotion.training.engine.lr_schedule import learning_rate
 from stillmotion.training.flat import FlatParameters
 from stillmotion.training.journal import Logger, Step, duration, read_losses
 from stillmotion.training.loss_plot import plot_losses
-from stillmotion.training.objectives import learning_rate
 from stillmotion.training.optimizers import make_optimizer
 from stillmotion.training.run_folder import RunFolder, claim
 from stillmotion.training.stop import Stop

@@ -23,6 +23,8 @@ from stillmotion.attachments.motion import attach
 from stillmotion.datasets.camera_clips import camera_clips, read_camera_clip
 from stillmotion.datasets.report import Report
 from stillmotion.datasets.sources import CLIP_SUFFIXES, STILL_SUFFIXES, Item, find_items
+from stillmotion.diffusion.objectives import appearance_debiased
+from stillmotion.diffusion.text import note_cut_captions
 from stillmotion.errors import DataError
 from stillmotion.lora_model import Lora
 from stillmotion.training.clips import key_of, prepare_clips, sample_fps, sample_frames
@@ -32,10 +34,8 @@ from stillmotion.training.draws import SampleRng
 from stillmotion.training.given import betas, describe_origin, motion_for, resolve_noise_alpha
 from stillmotion.training.low_rank import LoraParameters, attention_layers
 from stillmotion.training.metadata import lora_metadata
-from stillmotion.training.objectives import appearance_debiased
 from stillmotion.training.passes import backward_now, frozen
 from stillmotion.training.targets import Loss
-from stillmotion.training.text import note_cut_captions
 from stillmotion.training.validation import sample_sheet
 
 MAX_SAMPLES = 4

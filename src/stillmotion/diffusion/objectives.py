@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from stillmotion import schedulers
+from stillmotion.diffusion import schedulers
 
 PredictionType = Literal["epsilon", "v_prediction"]
 
@@ -21,7 +21,7 @@ PredictionType = Literal["epsilon", "v_prediction"]
 def alphas_cumprod(
     schedule: str, start: float, end: float, steps: int = 1000, zero_terminal_snr: bool = False
 ) -> Tensor:
-    """abar (steps,) float32 of a schedule by diffusers' name; see `stillmotion.schedulers`."""
+    """abar (steps,) float32 of a schedule by diffusers' name; see `stillmotion.diffusion.schedulers`."""
     return torch.from_numpy(schedulers.alphas_cumprod(schedule, start, end, steps, zero_terminal_snr)).float()
 
 
@@ -61,13 +61,3 @@ def min_snr_weight(alpha_bar: Tensor, gamma: float, prediction_type: PredictionT
             alpha_bar > 0, torch.clamp(gamma * (1 - alpha_bar) / alpha_bar.clamp(min=1e-12), max=1.0), 1.0
         )
     return torch.minimum(alpha_bar, gamma * (1 - alpha_bar))
-
-
-def learning_rate(step: int, peak: float, schedule: str, warmup: int, steps: int, end: float) -> float:
-    """Rate of step `step` (0-based): linear rise over `warmup`, then constant or cosine to `end` x `peak`."""
-    if step < warmup:
-        return peak * (step + 1) / warmup
-    if schedule == "constant":
-        return peak
-    part = min(1.0, (step - warmup) / max(1, steps - warmup))
-    return peak * (end + (1 - end) * (1 + math.cos(math.pi * part)) / 2)

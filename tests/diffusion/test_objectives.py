@@ -8,7 +8,7 @@ import pytest
 import torch
 from diffusers import DDPMScheduler
 
-from stillmotion.training import objectives
+from stillmotion.diffusion import objectives
 
 SCHEDULES = ["linear", "scaled_linear", "squaredcos_cap_v2"]
 

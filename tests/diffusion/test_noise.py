@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stillmotion.motion.noise import progressive_noise
+from stillmotion.diffusion.noise import progressive_noise
 
 
 def drawn(frames: int, size: int = 40_000, seed: int = 0) -> torch.Tensor:

@@ -11,10 +11,10 @@ import torch
 from diffusers import DDIMScheduler, EulerDiscreteScheduler
 from diffusers.schedulers.scheduling_ddim import rescale_zero_terminal_snr
 
+from stillmotion.diffusion.schedulers import ROWS, check_steps, make_scheduler, zero_terminal_snr_betas
 from stillmotion.errors import RequestError
 from stillmotion.motion.families import EMOJI, FAMILIES, SDXL, V3
 from stillmotion.request.request import SCHEDULERS
-from stillmotion.schedulers import ROWS, check_steps, make_scheduler, zero_terminal_snr_betas
 
 SD15 = {
     "num_train_timesteps": 1000,

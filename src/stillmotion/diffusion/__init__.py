@@ -1,0 +1,1 @@
+"""Diffusion maths that sampling and training share: schedulers, noise, objectives, text."""
