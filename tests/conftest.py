@@ -41,7 +41,7 @@ def motion_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Motion that fits both tiny bases, as `MotionModel.save` writes it."""
     from tiny import tiny_motion
 
-    from stillmotion.motion_model import MotionModel
+    from stillmotion.checkpoints.motion_model import MotionModel
 
     net = tiny_motion()
     folder = tmp_path_factory.mktemp("motions") / "tiny-motion"

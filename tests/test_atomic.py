@@ -24,9 +24,9 @@ from stillmotion.atomic import (
     sweep,
     write_text,
 )
+from stillmotion.checkpoints.formats import MODEL_FOLDER
 from stillmotion.errors import OutputError
 from stillmotion.video.writers import CLIP_FOLDER
-from stillmotion.weights.formats import MODEL_FOLDER
 
 
 def test_a_file_that_appears_meanwhile_stays(tmp_path: Path) -> None:

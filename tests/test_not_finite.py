@@ -9,10 +9,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny import tiny_lora, tiny_motion
 
+from stillmotion.checkpoints.embeddings import read_embedding
+from stillmotion.checkpoints.lora_model import Lora
+from stillmotion.checkpoints.motion_model import MotionModel
 from stillmotion.errors import Damaged
-from stillmotion.lora_model import Lora
-from stillmotion.motion_model import MotionModel
-from stillmotion.weights.embeddings import read_embedding
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])

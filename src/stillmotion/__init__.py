@@ -11,32 +11,32 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from stillmotion.animator import Animator
     from stillmotion.attachments.motion import MotionAttachment, attach
+    from stillmotion.checkpoints.identify import identify
+    from stillmotion.checkpoints.lora_model import Lora, LoraAttachment, attach_lora
+    from stillmotion.checkpoints.motion_model import MotionModel
     from stillmotion.diffusion.noise import progressive_noise
     from stillmotion.errors import StillmotionError
-    from stillmotion.lora_model import Lora, LoraAttachment, attach_lora
     from stillmotion.motion.config import MotionConfig
     from stillmotion.motion.families import FAMILIES
-    from stillmotion.motion_model import MotionModel
     from stillmotion.request import Request
     from stillmotion.video import Clip
-    from stillmotion.weights.identify import identify
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "Animator": "animator",
-    "LoraAttachment": "lora_model",
+    "LoraAttachment": "checkpoints.lora_model",
     "MotionAttachment": "attachments.motion",
     "Clip": "video",
     "FAMILIES": "motion.families",
-    "Lora": "lora_model",
-    "MotionModel": "motion_model",
+    "Lora": "checkpoints.lora_model",
+    "MotionModel": "checkpoints.motion_model",
     "MotionConfig": "motion.config",
     "Request": "request",
     "StillmotionError": "errors",
     "attach": "attachments.motion",
-    "attach_lora": "lora_model",
-    "identify": "weights.identify",
+    "attach_lora": "checkpoints.lora_model",
+    "identify": "checkpoints.identify",
     "progressive_noise": "diffusion.noise",
 }
 

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from stillmotion.attachments.motion import attach, check_frames
 from stillmotion.attachments.precision import float32_outside
+from stillmotion.checkpoints.textual_inversion import normalize_tokens, text_model_named
 from stillmotion.diffusion.noise import progressive_noise
 from stillmotion.diffusion.schedulers import check_steps, make_scheduler
 from stillmotion.errors import Mismatch, RequestError, SamplingError, StillmotionWarning
@@ -32,14 +33,13 @@ from stillmotion.request import Request
 from stillmotion.request.model_card import ModelCard
 from stillmotion.request.request import FILLED_BY_MODEL
 from stillmotion.video import Clip
-from stillmotion.words import normalize_tokens, text_model_named
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from diffusers import DiffusionPipeline
 
-    from stillmotion.lora_model import Lora
+    from stillmotion.checkpoints.lora_model import Lora
     from stillmotion.motion.module import MotionModules
     from stillmotion.request.layer_weights import LayerWeights
 

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING
 from safetensors import SafetensorError, safe_open
 
 from stillmotion.atomic import LONGEST, replacing, sweep
+from stillmotion.checkpoints.finite import check_finite
 from stillmotion.errors import Damaged, OutputError, RequestError
 from stillmotion.request import Request
-from stillmotion.weights.finite import check_finite
 
 if TYPE_CHECKING:
     from torch import Tensor

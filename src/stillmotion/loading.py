@@ -13,19 +13,19 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from stillmotion.checkpoints.base_model import load_base
+from stillmotion.checkpoints.compatibility import check_compatible
+from stillmotion.checkpoints.embeddings import read_embedding
+from stillmotion.checkpoints.hub import INSIDE, locate
+from stillmotion.checkpoints.identify import identify
+from stillmotion.checkpoints.lora_model import Lora
+from stillmotion.checkpoints.motion_model import MotionModel
+from stillmotion.checkpoints.textual_inversion import load_textual_inversions
 from stillmotion.errors import Mismatch, RequestError, WeightsError, WrongKind
-from stillmotion.lora_model import Lora
-from stillmotion.motion_model import MotionModel
 from stillmotion.request.layer_weights import LayerWeights
 from stillmotion.request.model_card import BUNDLED, ModelCard, bundled_folder
 from stillmotion.request.request import DTYPES
 from stillmotion.runtime.precision import as_device, best_device, best_dtype
-from stillmotion.weights.base import load_base
-from stillmotion.weights.embeddings import read_embedding
-from stillmotion.weights.fit import check_compatible
-from stillmotion.weights.hub import INSIDE, locate
-from stillmotion.weights.identify import identify
-from stillmotion.words import load_textual_inversions
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline

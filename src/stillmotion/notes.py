@@ -6,8 +6,8 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from stillmotion.checkpoints.textual_inversion import normalize_tokens, unused_tokens
 from stillmotion.request import Request
-from stillmotion.words import normalize_tokens, unused_tokens
 
 LITERAL = {
     r"\([^()]*:\s*\d*\.?\d+\s*\)": "weights as in (word:1.3)",

@@ -35,5 +35,5 @@ def bundled(emoji_folder, monkeypatch: pytest.MonkeyPatch):
     """A tiny model in the place of the bundled one."""
     monkeypatch.setattr("stillmotion.loading.bundled_folder", lambda: emoji_folder)
     monkeypatch.setattr("stillmotion.cli.concepts.bundled_folder", lambda: emoji_folder)
-    monkeypatch.setattr("stillmotion.weights.hub.BUNDLED", emoji_folder.parent)
+    monkeypatch.setattr("stillmotion.checkpoints.hub.BUNDLED", emoji_folder.parent)
     return emoji_folder

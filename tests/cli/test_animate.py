@@ -16,8 +16,8 @@ from PIL import Image
 from tiny import tiny_motion
 
 from stillmotion.animator import Animator
+from stillmotion.checkpoints.lora_model import Lora
 from stillmotion.cli import render
-from stillmotion.lora_model import Lora
 from stillmotion.video import Clip
 
 

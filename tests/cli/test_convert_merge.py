@@ -8,10 +8,10 @@ import torch
 from loras import motion_parts, random_parts
 from tiny import tiny_motion, tiny_pipeline
 
-from stillmotion.lora_model import Lora
-from stillmotion.motion_model import MotionModel
-from stillmotion.weights.base import load_base
-from stillmotion.weights.identify import identify
+from stillmotion.checkpoints.base_model import load_base
+from stillmotion.checkpoints.identify import identify
+from stillmotion.checkpoints.lora_model import Lora
+from stillmotion.checkpoints.motion_model import MotionModel
 
 
 def test_a_folder_becomes_one_file_and_back(say, sd15_folder: Path) -> None:

@@ -21,11 +21,11 @@ sys.path.insert(0, str(Path(__file__).parent))
 from mutate import hostile_pickles, mutated_json, mutated_safetensors, mutated_torch, safetensors
 from tiny import TINY_MOTION
 
+from stillmotion.checkpoints.embeddings import read_embedding
+from stillmotion.checkpoints.identify import identify
+from stillmotion.checkpoints.motion_families import METADATA_KEY, spec_to_json
+from stillmotion.checkpoints.motion_model import MotionModel
 from stillmotion.errors import Damaged, StillmotionError
-from stillmotion.motion_model import MotionModel
-from stillmotion.weights.embeddings import read_embedding
-from stillmotion.weights.families import METADATA_KEY, spec_to_json
-from stillmotion.weights.identify import identify
 
 ROUNDS = int(os.environ.get("STILLMOTION_FUZZ", "25"))
 

@@ -18,9 +18,9 @@ from test_loras import OfUnet, lycoris_on, unet_output
 from tiny import tiny_unet
 from torch import Tensor, nn
 
+from stillmotion.checkpoints.lora_model import Lora
+from stillmotion.checkpoints.merge import bake
 from stillmotion.errors import Damaged, Mismatch, WeightsError, WrongKind
-from stillmotion.lora_model import Lora
-from stillmotion.merging import bake
 
 TOLERANCE = {"rtol": 1e-5, "atol": 1e-5}
 WEIGHTS = (0.5, 1.0, -0.7)

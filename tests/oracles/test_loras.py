@@ -18,8 +18,8 @@ from safetensors.torch import save_file
 from tiny import tiny_pipeline, tiny_unet
 from torch import Tensor, nn
 
-from stillmotion.lora_model import Lora
-from stillmotion.weights.loras.names import parse
+from stillmotion.checkpoints.lora.keys import parse
+from stillmotion.checkpoints.lora_model import Lora
 
 TOLERANCE = 1e-5
 FILE = "pytorch_lora_weights.safetensors"

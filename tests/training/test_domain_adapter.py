@@ -14,16 +14,16 @@ from endings import ends_the_same, state_of
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from stillmotion.checkpoints.base_model import load_base
+from stillmotion.checkpoints.identify import identify
+from stillmotion.checkpoints.lora_model import Lora
+from stillmotion.checkpoints.motion_model import MotionModel
 from stillmotion.errors import WrongKind
-from stillmotion.lora_model import Lora
-from stillmotion.motion_model import MotionModel
 from stillmotion.training import train
 from stillmotion.training.config import DomainAdapterConfig, MotionTrainConfig
 from stillmotion.training.draws import sample_rngs
 from stillmotion.training.targets.domain_adapter import DomainAdapterTarget
 from stillmotion.training.targets.motion import MotionTarget
-from stillmotion.weights.base import load_base
-from stillmotion.weights.identify import identify
 
 PRODUCTS = ("adapter.safetensors", "adapter-peft.safetensors")
 

@@ -11,15 +11,15 @@ from endings import ends_the_same, state_of
 from PIL import Image
 from torch.nn.functional import mse_loss
 
+from stillmotion.checkpoints.base_model import load_base
+from stillmotion.checkpoints.lora_model import attach_lora
 from stillmotion.errors import RequestError
-from stillmotion.lora_model import attach_lora
 from stillmotion.training import prior, train
 from stillmotion.training.config.images import FULL_RATE, DreamBoothConfig
 from stillmotion.training.draws import sample_rngs
 from stillmotion.training.prior import missing
 from stillmotion.training.targets import dreambooth
 from stillmotion.training.targets.dreambooth import DreamBoothTarget
-from stillmotion.weights.base import load_base
 
 
 @pytest.fixture

@@ -19,8 +19,8 @@ from endings import ends_the_same, same_end, state_of
 from PIL import Image
 from safetensors.torch import load_file
 
+from stillmotion.checkpoints.lora_model import attach_lora
 from stillmotion.errors import DataError, TrainingError
-from stillmotion.lora_model import attach_lora
 from stillmotion.training import checkpoint, train
 from stillmotion.training.album import image_loss
 from stillmotion.training.config.images import LoraTrainConfig

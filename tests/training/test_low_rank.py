@@ -6,11 +6,11 @@ import pytest
 import torch
 from lora_targets import make_target, shaken
 
+from stillmotion.checkpoints.base_model import load_base
+from stillmotion.checkpoints.lora_model import Lora
 from stillmotion.errors import Mismatch, RequestError
-from stillmotion.lora_model import Lora
 from stillmotion.training.config.images import DreamBoothConfig
 from stillmotion.training.low_rank import LoraParameters, attention_layers, every_layer
-from stillmotion.weights.base import load_base
 
 
 @pytest.fixture

@@ -7,13 +7,13 @@ import json
 import pytest
 from safetensors import safe_open
 
+from stillmotion.checkpoints.hub import locate
+from stillmotion.checkpoints.lora_model import Lora
+from stillmotion.checkpoints.motion_model import MotionModel
 from stillmotion.errors import DataError, WeightsError
-from stillmotion.lora_model import Lora
-from stillmotion.motion_model import MotionModel
 from stillmotion.training import KINDS, load_config, train
 from stillmotion.training.config import as_yaml
 from stillmotion.training.watch import Diagnostics
-from stillmotion.weights.hub import locate
 
 
 @pytest.fixture

@@ -11,9 +11,9 @@ from PIL import Image
 from safetensors.torch import load_file
 from tiny import tiny_scheduler
 
+from stillmotion.checkpoints.motion_model import MotionModel
 from stillmotion.diffusion.noise import progressive_noise
 from stillmotion.errors import DataError, RequestError, TrainingError
-from stillmotion.motion_model import MotionModel
 from stillmotion.training import train_motion
 from stillmotion.training.checkpoint import checkpoints
 from stillmotion.training.config.clips import LINEAR

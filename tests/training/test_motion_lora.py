@@ -22,15 +22,15 @@ from safetensors.torch import load_file
 from tiny import SIZE
 
 from stillmotion.attachments.motion import attach
+from stillmotion.checkpoints.base_model import load_base
+from stillmotion.checkpoints.identify import identify
+from stillmotion.checkpoints.lora_model import Lora
+from stillmotion.checkpoints.motion_model import MotionModel
 from stillmotion.errors import DataError, RequestError, WrongKind
-from stillmotion.lora_model import Lora
-from stillmotion.motion_model import MotionModel
 from stillmotion.training import checkpoint, train
 from stillmotion.training.config import MotionLoraConfig
 from stillmotion.training.draws import sample_rngs
 from stillmotion.training.journal import read_losses
-from stillmotion.weights.base import load_base
-from stillmotion.weights.identify import identify
 
 Configure = Callable[..., MotionLoraConfig]
 PRODUCTS = ("motion-lora.safetensors", "motion-lora-peft.safetensors")

@@ -9,14 +9,14 @@ from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 from endings import ends_the_same, state_of
 from safetensors.torch import load_file
 
+from stillmotion.checkpoints.base_model import load_base
+from stillmotion.checkpoints.embeddings import read_embedding
+from stillmotion.checkpoints.textual_inversion import load_textual_inversions
 from stillmotion.errors import RequestError, TrainingError
 from stillmotion.training import train
 from stillmotion.training.config.images import TextualInversionConfig
 from stillmotion.training.draws import sample_rngs
 from stillmotion.training.targets.textual_inversion import TEMPLATES, TextualInversionTarget
-from stillmotion.weights.base import load_base
-from stillmotion.weights.embeddings import read_embedding
-from stillmotion.words import load_textual_inversions
 
 PRODUCT = "embedding.safetensors"
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import click
 
+from stillmotion.checkpoints.identify import identify
 from stillmotion.cli.options import PathType, dtype_option, force_option
 from stillmotion.cli.output import echo
 from stillmotion.cli.progress import quiet_libraries, waiting
-from stillmotion.weights.identify import identify
 
 
 @click.command()
@@ -31,9 +31,9 @@ def convert(source: str, target: Path, layout: str | None, dtype: str | None, em
     (diffusers). OUT is a folder, or ends in .safetensors. No number changes unless --dtype says so.
     """
     with waiting() as bars, bars.stage("converting"):
-        from stillmotion import converting
+        from stillmotion.checkpoints import convert
         from stillmotion.loading import as_dtype
 
         quiet_libraries()
-        place = converting.convert(source, target, layout, as_dtype(dtype) if dtype else None, force, ema)
+        place = convert.convert(source, target, layout, as_dtype(dtype) if dtype else None, force, ema)
     echo(f"{place}: {identify(place).title}")

@@ -7,12 +7,12 @@ from dataclasses import asdict, replace
 
 import click
 
+from stillmotion.checkpoints.file_kinds import BASES
+from stillmotion.checkpoints.hub import locate
+from stillmotion.checkpoints.identify import identify
 from stillmotion.cli.options import PathType
 from stillmotion.cli.output import echo
 from stillmotion.motion.families import FAMILIES
-from stillmotion.weights.hub import locate
-from stillmotion.weights.identify import identify
-from stillmotion.weights.kinds import BASES
 
 UNKNOWN = 2
 """Exit code if any of the files is of no known kind."""

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import click
 
+from stillmotion.checkpoints.identify import identify
 from stillmotion.cli.options import PathType, dtype_option, force_option, given
 from stillmotion.cli.output import echo
 from stillmotion.cli.progress import quiet_libraries, waiting
 from stillmotion.errors import RequestError
 from stillmotion.request import Request
 from stillmotion.request.request import LoraAlpha
-from stillmotion.weights.identify import identify
 
 
 @click.command()
@@ -69,12 +69,12 @@ def merge(
     shares = dict(map(_share, others))
     all_loras = {**weights.loras, **weights.motion_loras}
     with waiting() as bars, bars.stage("merging"):
-        from stillmotion import merging
+        from stillmotion.checkpoints import merge
         from stillmotion.loading import as_dtype
 
         quiet_libraries()
         stored = as_dtype(dtype) if dtype else None
-        place = merging.merge(base, target, all_loras, shares, stored, lora_alpha, force)
+        place = merge.merge(base, target, all_loras, shares, stored, lora_alpha, force)
     echo(f"{place}: {identify(place).title}")
 
 

@@ -17,12 +17,12 @@ from pathlib import Path
 
 import click
 
+from stillmotion.checkpoints.files import SUFFIXES
+from stillmotion.checkpoints.hub import bundled_loras, bundled_names
 from stillmotion.errors import RequestError, WrongKind
 from stillmotion.foreign import printable
 from stillmotion.request import Request
 from stillmotion.request.request import REPEATED
-from stillmotion.weights.files import SUFFIXES
-from stillmotion.weights.hub import bundled_loras, bundled_names
 
 MODELS = ("base", "motion", "vae", *REPEATED)
 """Fields of a request that name files or models on the hub."""

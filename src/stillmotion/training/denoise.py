@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from diffusers import DDIMScheduler
 from torch import Tensor, nn
 
+from stillmotion.checkpoints.base_model import load_base
 from stillmotion.diffusion import objectives
 from stillmotion.diffusion.noise import progressive_noise
 from stillmotion.diffusion.text import Conditioner
@@ -21,7 +22,6 @@ from stillmotion.runtime.precision import training_dtype
 from stillmotion.training.config.shared import DenoiseConfig
 from stillmotion.training.draws import OFFSET, SampleRng
 from stillmotion.training.targets import Loss
-from stillmotion.weights.base import load_base
 
 BETAS = ("beta_schedule", "beta_start", "beta_end")
 

@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 
+from stillmotion.checkpoints.hub import INSIDE, locate
+from stillmotion.checkpoints.motion_model import MotionModel
 from stillmotion.errors import WrongKind
 from stillmotion.motion.config import MotionConfig
-from stillmotion.motion_model import MotionModel
 from stillmotion.request.model_card import ModelCard
-from stillmotion.weights.hub import INSIDE, locate
 
 
 def load_motion(source: str) -> MotionModel:

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 
 from stillmotion.attachments.lora import LoraLayersAttachment, new_lora_layers
+from stillmotion.checkpoints.lora_model import Lora
 from stillmotion.errors import Mismatch
 from stillmotion.lora.deltas import LayerDelta
 from stillmotion.lora.layers import LoraLayer
-from stillmotion.lora_model import Lora
 from stillmotion.training.config import DomainAdapterConfig, MotionLoraConfig
 from stillmotion.training.config.images import LowRankConfig
 

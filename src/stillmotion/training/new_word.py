@@ -1,6 +1,6 @@
 """A new word in training: its vectors are put in by hooks on the token embeddings; the table has no gradient.
 
-The word enters the tokenizers as a finished one does (stillmotion.words); the rows it gets there are the
+The word enters the tokenizers as a finished one does (stillmotion.checkpoints.textual_inversion); the rows it gets there are the
 initial ones, and a hook puts the vectors in training in their place.
 """
 
@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import Parameter
 
+from stillmotion.checkpoints.embeddings import Embedding
+from stillmotion.checkpoints.textual_inversion import ENCODERS, load_textual_inversions
 from stillmotion.errors import TrainingError
 from stillmotion.training.denoise import Denoiser
-from stillmotion.weights.embeddings import Embedding
-from stillmotion.words import ENCODERS, load_textual_inversions
 
 STORED = {"text_encoder": "clip_l", "text_encoder_2": "clip_g"}
 """Text encoder -> its name in files for SDXL."""

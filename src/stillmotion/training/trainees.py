@@ -16,12 +16,12 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 
 from stillmotion.atomic import durable, sweep
+from stillmotion.checkpoints.formats import MODEL_FOLDER
+from stillmotion.checkpoints.ldm.write import save_single_file
 from stillmotion.training.config.images import LowRankConfig
 from stillmotion.training.denoise import BETAS, Denoiser
 from stillmotion.training.low_rank import LoraParameters, every_layer, transformer_layers
 from stillmotion.training.metadata import lora_metadata
-from stillmotion.weights.formats import MODEL_FOLDER
-from stillmotion.weights.ldm.write import save_single_file
 
 
 class Trainable(Protocol):

@@ -19,12 +19,12 @@ from torch.nn import Parameter
 
 from stillmotion.atomic import write_text
 from stillmotion.attachments.motion import attach
+from stillmotion.checkpoints.lora_model import Lora, LoraAttachment
+from stillmotion.checkpoints.motion_model import MotionModel
 from stillmotion.datasets.report import Report
 from stillmotion.datasets.sources import find_items
 from stillmotion.errors import WrongKind
-from stillmotion.lora_model import Lora, LoraAttachment
 from stillmotion.motion.local_init import init_local_attention
-from stillmotion.motion_model import MotionModel
 from stillmotion.training.clips import key_of, note_captions, prepare_clips, sample_fps, sample_frames
 from stillmotion.training.config import MotionTrainConfig
 from stillmotion.training.config.clips import LINEAR

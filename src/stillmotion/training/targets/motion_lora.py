@@ -20,13 +20,13 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 
 from stillmotion.attachments.motion import attach
+from stillmotion.checkpoints.lora_model import Lora
 from stillmotion.datasets.camera_clips import camera_clips, read_camera_clip
 from stillmotion.datasets.report import Report
 from stillmotion.datasets.sources import CLIP_SUFFIXES, STILL_SUFFIXES, Item, find_items
 from stillmotion.diffusion.objectives import appearance_debiased
 from stillmotion.diffusion.text import note_cut_captions
 from stillmotion.errors import DataError
-from stillmotion.lora_model import Lora
 from stillmotion.training.clips import key_of, prepare_clips, sample_fps, sample_frames
 from stillmotion.training.config import MotionLoraConfig
 from stillmotion.training.denoise import Denoiser, Prediction, Sample, loss_of

@@ -11,6 +11,8 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from stillmotion.atomic import durable
+from stillmotion.checkpoints.embeddings import WORD
+from stillmotion.checkpoints.textual_inversion import normalize_tokens
 from stillmotion.datasets.images import find_images
 from stillmotion.datasets.report import Report
 from stillmotion.datasets.sources import Item
@@ -21,8 +23,6 @@ from stillmotion.training.draws import SampleRng
 from stillmotion.training.new_word import LearnedEmbedding
 from stillmotion.training.targets import Loss
 from stillmotion.training.validation import sample_sheet
-from stillmotion.weights.embeddings import WORD
-from stillmotion.words import normalize_tokens
 
 TEMPLATES = {
     "object": (

@@ -1,0 +1,97 @@
+"""Text-to-image models from wherever they are: a diffusers folder, a hub name, or one file (single_file.py).
+
+Gives a plain diffusers pipeline.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from stillmotion.checkpoints.compatibility import require_kind
+from stillmotion.checkpoints.file_kinds import job_of
+from stillmotion.checkpoints.files import read_config, read_state, weight_files
+from stillmotion.checkpoints.hub import locate
+from stillmotion.checkpoints.identify import identify
+from stillmotion.checkpoints.modules import current_names, fill, make_module, without_notes
+from stillmotion.checkpoints.prediction import PredictionType
+from stillmotion.checkpoints.scaled import dequantized
+from stillmotion.checkpoints.single_file import build_pipeline, load_single_file
+from stillmotion.errors import Damaged, Mismatch, WrongKind
+
+if TYPE_CHECKING:
+    from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
+
+
+def load_base(
+    source: str | Path,
+    dtype: torch.dtype | Mapping[str, torch.dtype] | None = None,
+    *,
+    vae: str | Path | None = None,
+    config: str | Path | None = None,
+    prediction_type: PredictionType | None = None,
+    ema: bool = False,
+) -> StableDiffusionPipeline | StableDiffusionXLPipeline:
+    """The text-to-image pipeline in a folder, a hub name, a bundled name ("emoji") or one checkpoint file.
+
+    `dtype` is float32 if not given; one per part is possible: {"vae": ..., "default": ...}. `vae` is another
+    VAE (file or folder) to use. For single files only: `config` is a folder of diffusers configs for unknown
+    sizes, `prediction_type` overrules what the file tells of it, `ema` takes the averaged weights of the UNet
+    where the file has both (they are taken anyhow where it has no others).
+    Raises `WeightsError` or one of its kin in words: a wrong kind of file, a missing part, damage.
+    """
+    path = _located(source)
+    dtypes = dict(dtype) if isinstance(dtype, Mapping) else {"default": dtype or torch.float32}
+    with without_notes():
+        if path.is_dir():
+            pipeline = _from_folder(path, str(source), dtypes, vae)
+        else:
+            config = Path(config) if config else None
+            pipeline = load_single_file(
+                path, dtypes, vae=vae, config=config, prediction_type=prediction_type, ema=ema
+            )
+    if vae is not None:
+        _check_vae(pipeline, str(vae), str(source))
+    return pipeline
+
+
+def _check_vae(pipeline: Any, vae: str, base: str) -> None:
+    made, taken = pipeline.vae.config.latent_channels, pipeline.unet.config.out_channels
+    if made != taken:
+        raise Mismatch(
+            f"{vae} is a VAE of {made} latent channels, but {base} draws {taken}: use a VAE made for it."
+        )
+
+
+def _located(source: str | Path) -> Path:
+    """A pipeline folder or a single file (also the only one in a folder)."""
+    path = locate(source)
+    if not path.is_dir() or (path / "model_index.json").is_file():
+        return path
+    require_kind(identify(path), "pipeline", "checkpoint")
+    return weight_files(path)[0]
+
+
+def _from_folder(path: Path, name: str, dtypes: dict[str, torch.dtype], vae: str | Path | None) -> Any:
+    """A diffusers folder: each part is its config and the weights beside it, read as any file is."""
+
+    unet = read_config(path / "unet")
+    taken, drawn = unet.get("in_channels", 4), unet.get("out_channels", 4)
+    if job := job_of(taken, drawn):
+        raise WrongKind(
+            f"{name} is for {job}: its UNet takes {taken} channels and draws {drawn}. Use the plain "
+            "text-to-image model."
+        )
+
+    def weights(part: str, kind: str) -> Any:
+        if not (path / part).is_dir():
+            raise Damaged(f"The model folder {name} cannot be loaded: it has no folder {part}.")
+        module = make_module(kind, path / part)
+        dtype = dtypes.get(part, dtypes["default"])
+        state = dequantized(read_state(path / part), dtype, f"{name}/{part}")
+        return fill(module, current_names(module, state), dtype, part, name)
+
+    return build_pipeline(path, name, dtypes, weights, vae=vae)

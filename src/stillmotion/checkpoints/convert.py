@@ -1,0 +1,150 @@
+"""Files of models from one layout to another: motion modules, LoRAs, and text-to-image models.
+
+    convert("v3_sd15_mm.ckpt", "motion/")                      a diffusers MotionAdapter
+    convert("style.safetensors", "peft.safetensors", "peft")   a LoRA in other names
+    convert("toonyou.safetensors", "toonyou/")                 a checkpoint as a diffusers folder, and back
+
+Nothing but names and precision changes: there and back again gives the same numbers. Trains nothing, merges
+nothing.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from stillmotion.atomic import check_free, replacing
+from stillmotion.checkpoints.base_model import load_base
+from stillmotion.checkpoints.compatibility import require_kind
+from stillmotion.checkpoints.files import read_header, read_json
+from stillmotion.checkpoints.formats import MODEL_FOLDER
+from stillmotion.checkpoints.hub import locate
+from stillmotion.checkpoints.identify import identify
+from stillmotion.checkpoints.ldm.configs import without_paths
+from stillmotion.checkpoints.ldm.write import save_single_file
+from stillmotion.checkpoints.lora_model import Lora
+from stillmotion.checkpoints.motion_model import MotionModel
+from stillmotion.errors import OutputError, WrongKind
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+
+BASES = ("checkpoint", "pipeline")
+LORAS = ("lora", "motion-lora", "domain-adapter")
+LAYOUTS = {
+    **dict.fromkeys(BASES, ("ldm", "diffusers")),
+    "motion": ("animatediff", "diffusers", "hotshot"),
+    **dict.fromkeys(LORAS, ("kohya", "peft", "diffusers", "animatediff")),
+}
+"""Kinds of files that can be converted, and the layouts that each has."""
+
+LORA_NAME = "pytorch_lora_weights.safetensors"
+"""What diffusers calls a LoRA in a folder."""
+
+FLOATS = ("float32", "float16", "bfloat16")
+
+
+def convert(
+    source: str | Path,
+    target: str | Path,
+    layout: str | None = None,
+    dtype: torch.dtype | None = None,
+    overwrite: bool = False,
+    ema: bool = False,
+) -> Path:
+    """Writes the model in `source` to `target` in another layout, and returns where.
+
+    The layout follows from the target's name if it is not given: diffusers for a folder; for a file
+    ldm (checkpoints), animatediff (motion) or kohya (style LoRAs). `dtype` is the file's own by default; `ema` takes the averaged weights of a
+    checkpoint. WrongKind for what has no such layout, OutputError where the target cannot be written.
+    """
+    path, target = locate(source), Path(target)
+    found = identify(path)
+    if found.known and found.kind not in LAYOUTS:
+        raise WrongKind(
+            f"{found.name} is {found.title}; only motion modules, LoRAs and whole text-to-image models have "
+            "several layouts to convert between."
+        )
+    require_kind(found, *LAYOUTS)
+    _check_layout(found.kind, found.name, layout, target)
+    check_target(target, overwrite)
+    if found.kind in LORAS:
+        return _write_lora(Lora.load(source), target, layout, dtype, overwrite)
+    return save_model(load_model(source, dtype, ema), target, layout, overwrite)
+
+
+def load_model(
+    source: str | Path, dtype: torch.dtype | None = None, ema: bool = False
+) -> MotionModel | DiffusionPipeline:
+    """A motion module or a text-to-image model, in its own precision if `dtype` is not given."""
+    path = locate(source)
+    found = identify(path)
+    require_kind(found, *BASES, "motion")
+    if found.kind == "motion":
+        return MotionModel.load(source, dtype=dtype)
+    pipeline = load_base(source, dtype or stored_dtypes(path), ema=ema)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def save_model(
+    model: MotionModel | DiffusionPipeline, target: Path, layout: str | None = None, overwrite: bool = False
+) -> Path:
+    """Writes a motion module or a text-to-image model as a file or a folder, whole or not at all."""
+    check_target(target, overwrite)
+    motion = isinstance(model, MotionModel)
+    if target.suffix == ".safetensors":
+        return model.save(target, layout) if motion else save_single_file(model, target)  # type: ignore[arg-type]
+    with replacing(target, overwrite, MODEL_FOLDER) as unfinished:
+        if motion:
+            model.save(unfinished)
+        else:
+            _write_folder(model, unfinished)
+    return target
+
+
+def check_target(target: Path, overwrite: bool) -> None:
+    """OutputError if a model cannot be written there: a .safetensors, else a folder."""
+    check_free(target, overwrite, None if target.suffix == ".safetensors" else MODEL_FOLDER)
+
+
+def stored_dtypes(path: Path) -> dict[str, torch.dtype]:
+    """The precision of each part of a model as `load_base` takes it; float32 where a file has several."""
+    if not (path / "model_index.json").is_file():
+        return {"default": _dtype_of(path)}
+    parts = [name for name in read_json(path / "model_index.json") if (path / name / "config.json").is_file()]
+    return {"default": torch.float32, **{name: _dtype_of(path / name) for name in parts}}
+
+
+def _dtype_of(path: Path) -> torch.dtype:
+    kinds = [kind for kind in FLOATS if kind in read_header(path).dtypes]
+    return getattr(torch, kinds[0]) if len(kinds) == 1 else torch.float32
+
+
+def _check_layout(kind: str, name: str, layout: str | None, target: Path) -> None:
+    known = LAYOUTS[kind]
+    if layout is not None and layout not in known:
+        raise WrongKind(f"{name} has no {layout} layout: for its kind of file there are {', '.join(known)}.")
+    single = target.suffix == ".safetensors"
+    if not single and target.suffix in (".ckpt", ".pt", ".pth", ".bin"):
+        raise OutputError(f"{target} cannot be written: models are saved as .safetensors or as a folder.")
+    if not single and layout not in (None, "diffusers"):
+        raise OutputError(f"{target} is a folder, diffusers' layout: for {layout} name a .safetensors.")
+    if single and kind in BASES and layout == "diffusers":
+        raise OutputError(f"{target} is one file, but a whole model of diffusers is a folder: name one.")
+
+
+def _write_lora(lora: Lora, target: Path, layout: Any, dtype: torch.dtype | None, overwrite: bool) -> Path:
+    if target.suffix == ".safetensors":
+        return lora.save(target, layout, dtype)
+    with replacing(target, overwrite, MODEL_FOLDER) as unfinished:
+        lora.save(unfinished / LORA_NAME, "diffusers", dtype)
+    return target
+
+
+def _write_folder(pipeline: DiffusionPipeline, folder: Path) -> None:
+    pipeline.save_pretrained(folder)
+    for config in (*folder.glob("*.json"), *folder.glob("*/*config.json")):
+        config.write_text(without_paths(config.read_text(encoding="utf-8")), encoding="utf-8")

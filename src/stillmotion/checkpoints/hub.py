@@ -1,0 +1,120 @@
+"""Where a model is: a path, a bundled model's name, or a name on the hub."""
+
+from __future__ import annotations
+
+import re
+from difflib import get_close_matches
+from pathlib import Path, PurePosixPath
+
+from stillmotion.checkpoints.files import SUFFIXES
+from stillmotion.errors import WeightsError
+
+BUNDLED = Path(__file__).parents[1] / "bundled"
+"""Models that come with the package, one folder each."""
+
+INSIDE = ("motion", "motion_adapter")
+"""Where a pipeline folder keeps its motion: ours, and the one of diffusers' AnimateDiffPipeline."""
+
+PRODUCTS = (
+    "lora.safetensors",
+    "motion-lora.safetensors",
+    "adapter.safetensors",
+    "embedding.safetensors",
+    "model",
+    "model.safetensors",
+    "motion",
+)
+"""What runs of `stillmotion train` end in, one of them in each run's folder."""
+
+_HUB = re.compile(r"(?!.*\.\.)(?P<repo>\w[\w.-]*/\w[\w.-]*)(?:/(?P<file>\w[\w./-]*))?")
+
+
+def locate(source: str | Path) -> Path:
+    """The file or folder that `source` means: a path, a bundled name, or on the hub "owner/model[/file]".
+
+    The folder of a run of `stillmotion train` means what the run made.
+    Bundled are models ("emoji") and their LoRAs ("high-contrast", "zoom-in"). Raises `WeightsError` in one
+    sentence if there is none, or if the hub cannot be reached.
+    """
+    path = Path(source).expanduser()
+    if path.exists():
+        return _product_of(path)
+    name = str(source)
+    if name in bundled_names():
+        return BUNDLED / name
+    if name in bundled_loras():
+        return bundled_loras()[name]
+    found = _HUB.fullmatch(name) if isinstance(source, str) else None
+    if not found or (Path(name).suffix in SUFFIXES and not found["file"]):
+        raise WeightsError(f"There is no file or folder {source}.{_similar(path)}")
+    return _fetch(name, found["repo"], found["file"])
+
+
+def _product_of(path: Path) -> Path:
+    """What a run of `stillmotion train` made, if the path is such a run's folder, else the path."""
+    if not (path / "loss.csv").is_file():
+        return path
+    made = next((path / name for name in PRODUCTS if (path / name).exists()), None)
+    if made is None:
+        raise WeightsError(
+            f"{path} is a run of stillmotion train that has written no weights yet (looked for "
+            f"{', '.join(PRODUCTS)}): let it reach its first checkpoint."
+        )
+    return made
+
+
+def bundled_names() -> list[str]:
+    """Names of the models that come with the package."""
+    return sorted(folder.name for folder in BUNDLED.iterdir() if folder.is_dir()) if BUNDLED.is_dir() else []
+
+
+def bundled_loras() -> dict[str, Path]:
+    """LoRAs that come with the bundled models, by name ("high-contrast", "zoom-in")."""
+    return {file.stem: file for file in sorted(BUNDLED.glob("*/loras/*.safetensors"))}
+
+
+def _fetch(name: str, repo: str, file: str | None) -> Path:
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    try:
+        if file and Path(file).name.startswith("adapter_model."):  # its scale is in the file beside it
+            hf_hub_download(repo, str(PurePosixPath(file).with_name("adapter_config.json")))
+        return Path(hf_hub_download(repo, file)) if file else _fetch_folder(repo)
+    except (LocalEntryNotFoundError, ConnectionError) as error:
+        raise WeightsError(
+            f"{name} is no file or folder here, nor in the hub's local cache, and the hub cannot be reached. "
+            "Check the name and the connection, or download it and give its path."
+        ) from error
+    except (OSError, HFValidationError) as error:
+        raise WeightsError(
+            f"{name} is no file or folder here, and the hub does not give it out ({type(error).__name__}). "
+            "Check the name, or log in with `hf auth login` if it is a gated model."
+        ) from error
+
+
+def _fetch_folder(repo: str) -> Path:
+    """The model in a hub repository, without its other forms beside it (pickles, halves, single files)."""
+    from huggingface_hub import snapshot_download
+
+    folder = Path(snapshot_download(repo, allow_patterns=["*.json"]))
+    if (folder / "model_index.json").is_file():
+        from diffusers import DiffusionPipeline
+
+        return Path(DiffusionPipeline.download(repo))
+    if (folder / "config.json").is_file():
+        return Path(
+            snapshot_download(repo, allow_patterns=["*.json", "*.safetensors"], ignore_patterns=["*.fp16.*"])
+        )
+    raise WeightsError(
+        f"{repo} on the hub is no model folder (no model_index.json or config.json). "
+        f"Name the file you want in it, as in {repo}/model.safetensors."
+    )
+
+
+def _similar(path: Path) -> str:
+    """A hint at files with nearly the same name in the same folder."""
+    folder = path.parent
+    names = [entry.name for entry in folder.iterdir()] if folder.is_dir() else []
+    close = get_close_matches(path.name, names, n=2, cutoff=0.7)
+    return f" Did you mean {' or '.join(str(folder / name) for name in close)}?" if close else ""

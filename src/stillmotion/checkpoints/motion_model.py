@@ -1,0 +1,114 @@
+"""Motion models in files: `MotionModules` that can be loaded from anything and saved.
+
+    MotionModel.load("mm_sd_v15_v2.ckpt")      any family, any layout; a folder; a hub name; "emoji"
+    model.save("motion/")                      a diffusers MotionAdapter folder
+    model.save("motion.safetensors")           one file in AnimateDiff's own layout
+
+The whole spec (family, norms, schedule) travels in the safetensors header, so a round trip loses nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+from typing_extensions import Self
+
+from stillmotion.atomic import replacing
+from stillmotion.checkpoints.compatibility import require_kind
+from stillmotion.checkpoints.files import read_header, read_state
+from stillmotion.checkpoints.finite import check_finite
+from stillmotion.checkpoints.hub import INSIDE, locate
+from stillmotion.checkpoints.identify import call_name, identify
+from stillmotion.checkpoints.motion_families import METADATA_KEY, adapter_config, spec_to_json
+from stillmotion.checkpoints.motion_keys import EXTRAS, Layout
+from stillmotion.checkpoints.motion_layout import from_canonical, to_canonical
+from stillmotion.errors import OutputError, WrongKind
+from stillmotion.motion.config import MotionConfig
+from stillmotion.motion.module import MotionModules
+
+
+class MotionModel(MotionModules):
+    """All motion modules of one model, with what came beside them.
+
+    `name` is what the user called it, `extra` holds tensors that are no motion modules (PIA's first
+    convolution), `notes` what could not be told for certain when it was loaded.
+    """
+
+    def __init__(self, spec: MotionConfig) -> None:
+        super().__init__(spec)
+        self.name = spec.name
+        self.extra: dict[str, Tensor] = {}
+        self.notes: tuple[str, ...] = ()
+
+    @classmethod
+    def load(cls, source: str | Path, *, dtype: torch.dtype | None = None) -> Self:
+        """The motion in a file, a folder, a bundled model or a hub name; by default in its own dtype.
+
+        Raises `WrongKind` for files that hold something else, `UnknownFile`, `Damaged` or `Unsafe`.
+        """
+        path = _motion_folder(locate(source))
+        header = read_header(path)
+        found = identify(header, call_name(path))
+        require_kind(found, "motion")
+        state = read_state(path)
+        check_finite(state, found.name)
+        canonical = to_canonical(state, found.layout)  # type: ignore[arg-type]
+        extra = {name: canonical.pop(name) for name in EXTRAS if name in canonical}
+        model = cls.from_state(found.spec, canonical)  # type: ignore[arg-type]
+        model.name, model.extra, model.notes = str(source), extra, found.notes
+        return model if dtype is None else model.to(dtype)
+
+    def save(
+        self,
+        path: str | Path,
+        layout: Layout | None = None,
+        dtype: torch.dtype | None = None,
+        variant: str | None = None,
+    ) -> Path:
+        """Writes the model and returns where: a MotionAdapter folder, or one file if it ends in .safetensors.
+
+        `layout` is that of a single file ("animatediff" by default), `variant` a part of the name in a folder
+        ("fp16"). Files are replaced whole: an interrupted save leaves the old ones.
+        """
+        path = Path(path)
+        single = path.suffix == ".safetensors"
+        if not single and path.suffix in (".ckpt", ".pt", ".pth", ".bin"):
+            raise OutputError(
+                f"Motion is saved as .safetensors or as a folder, not as {path.suffix} ({path.name})."
+            )
+        layout = layout or ("animatediff" if single else "diffusers")
+        if not single and layout != "diffusers":
+            raise OutputError(
+                f"A folder is a diffusers MotionAdapter; for the {layout} layout name a .safetensors file."
+            )
+        tensors = from_canonical(self._canonical(dtype), self.spec, layout)
+        config = None if single else json.dumps(adapter_config(self.spec), indent=2) + "\n"
+        name = f"diffusion_pytorch_model{f'.{variant}' if variant else ''}.safetensors"
+        metadata = {"format": "pt", METADATA_KEY: spec_to_json(self.spec)}
+        with replacing(path if single else path / name, overwrite=True) as unfinished:
+            save_file(tensors, unfinished, metadata=metadata)
+        if config is not None:
+            with replacing(path / "config.json", overwrite=True) as unfinished:
+                unfinished.write_text(config, encoding="utf-8")
+        return path
+
+    def _canonical(self, dtype: torch.dtype | None) -> dict[str, Tensor]:
+        state = {**self.state_dict(), **self.extra}
+        return {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in state.items()}
+
+
+def _motion_folder(path: Path) -> Path:
+    """The folder itself, or its motion part if it is a whole pipeline."""
+    if not (path / "model_index.json").is_file():
+        return path
+    for part in INSIDE:
+        if (path / part).is_dir():
+            return path / part
+    raise WrongKind(
+        f"{path.name} is a text-to-image model without motion inside (looked for {' and '.join(INSIDE)}). "
+        "Give it as the base, and a motion module beside it."
+    )
