@@ -84,7 +84,7 @@ def test_the_walk_sees_every_kind_of_import(tmp_path: Path, monkeypatch: pytest.
     file.parent.mkdir()
     file.write_text(
         "import stillmotion.cli\n"
-        "from stillmotion.animator import Animator\n"
+        "from stillmotion.sampling.animator import Animator\n"
         "from stillmotion import training\n"
         "from ..weights import files\n"
         "from .. import data\n"

@@ -9,7 +9,6 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from stillmotion.animator import Animator
     from stillmotion.attachments.motion import MotionAttachment, attach
     from stillmotion.checkpoints.identify import identify
     from stillmotion.checkpoints.lora_model import Lora, LoraAttachment, attach_lora
@@ -19,12 +18,13 @@ if TYPE_CHECKING:
     from stillmotion.motion.config import MotionConfig
     from stillmotion.motion.families import FAMILIES
     from stillmotion.request import Request
+    from stillmotion.sampling.animator import Animator
     from stillmotion.video import Clip
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "Animator": "animator",
+    "Animator": "sampling.animator",
     "LoraAttachment": "checkpoints.lora_model",
     "MotionAttachment": "attachments.motion",
     "Clip": "video",

@@ -280,7 +280,7 @@ def test_plain_numbers_in_a_pickle_are_alphas(tmp_path) -> None:
 
 
 def test_words_that_came_with_it_are_kept_and_taught(tmp_path) -> None:
-    from stillmotion.loading import load_models
+    from stillmotion.sampling.loading import load_models
 
     tiny_pipeline().save_pretrained(tmp_path / "base")
     delta = random_delta(tiny_unet().conv_in)

@@ -15,13 +15,13 @@ from tiny import tiny_pipeline, tiny_unet
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-from stillmotion.animator import Animator
 from stillmotion.checkpoints.base_model import load_base
 from stillmotion.checkpoints.identify import identify
 from stillmotion.checkpoints.ldm.configs import CONFIGS_KEY
 from stillmotion.checkpoints.ldm.keys import EMA, UNET, ema_name, unet_names
 from stillmotion.checkpoints.ldm.write import ldm_state, save_single_file
 from stillmotion.errors import Damaged, Mismatch, OutputError, UnknownFile, WrongKind
+from stillmotion.sampling.animator import Animator
 
 DEEP = {
     "block_out_channels": (16, 32, 32),

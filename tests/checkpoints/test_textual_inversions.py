@@ -10,13 +10,13 @@ import torch
 from safetensors.torch import save_file
 from tiny import tiny_pipeline, tiny_vae
 
-from stillmotion.animator import Animator
 from stillmotion.checkpoints.base_model import load_base
 from stillmotion.checkpoints.embeddings import Embedding
 from stillmotion.checkpoints.textual_inversion import load_textual_inversions, normalize_tokens
 from stillmotion.cli.options import given
 from stillmotion.errors import Mismatch, RequestError
 from stillmotion.request import Request
+from stillmotion.sampling.animator import Animator
 
 ASKED = {"seed": 1, "frames": 2, "num_inference_steps": 2}
 

@@ -15,9 +15,9 @@ from loras import motion_parts
 from PIL import Image
 from tiny import tiny_motion
 
-from stillmotion.animator import Animator
 from stillmotion.checkpoints.lora_model import Lora
 from stillmotion.cli import render
+from stillmotion.sampling.animator import Animator
 from stillmotion.video import Clip
 
 

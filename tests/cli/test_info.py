@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from stillmotion.latents import Latents
 from stillmotion.request import Request
+from stillmotion.sampling.latents import Latents
 from stillmotion.video import Clip
 
 REQUEST = Request(prompt="a rocket", frames=2, fps=8, seed=7)

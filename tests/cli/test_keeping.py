@@ -17,8 +17,8 @@ from stillmotion.atomic import replacing
 from stillmotion.cli.progress import waiting
 from stillmotion.cli.render import Target, kept_until_written
 from stillmotion.errors import OutputError
-from stillmotion.latents import EXTENSION, Latents, keep, latents_path
 from stillmotion.request import Request
+from stillmotion.sampling.latents import EXTENSION, Latents, keep, latents_path
 
 LATENTS = Latents(torch.zeros(2, 4, 2, 2), Request(prompt="a rocket", frames=2, fps=8))
 LATER = 4e9
@@ -38,7 +38,7 @@ def full(refused: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             raise OutputError(f"{path} could not be written: {os.strerror(errno.ENOSPC)}.")
         return replacing(path, *args, **options)
 
-    monkeypatch.setattr("stillmotion.latents.replacing", check)
+    monkeypatch.setattr("stillmotion.sampling.latents.replacing", check)
 
 
 def test_latents_lie_beside_the_output_while_it_is_written(tmp_path: Path) -> None:

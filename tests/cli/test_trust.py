@@ -12,8 +12,8 @@ import pytest
 import torch
 from tiny import tiny_vae
 
-from stillmotion.latents import Latents
 from stillmotion.request import Request
+from stillmotion.sampling.latents import Latents
 from stillmotion.video import Clip
 
 SMALL = ("--frames", 2, "--steps", 1, "--seed", 1)

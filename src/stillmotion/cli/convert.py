@@ -32,7 +32,7 @@ def convert(source: str, target: Path, layout: str | None, dtype: str | None, em
     """
     with waiting() as bars, bars.stage("converting"):
         from stillmotion.checkpoints import convert
-        from stillmotion.loading import as_dtype
+        from stillmotion.sampling.loading import as_dtype
 
         quiet_libraries()
         place = convert.convert(source, target, layout, as_dtype(dtype) if dtype else None, force, ema)

@@ -15,7 +15,7 @@ from stillmotion.cli.progress import waiting
 from stillmotion.cli.render import Target, load
 from stillmotion.cli.trust import check_trust, trust_option
 from stillmotion.errors import OutputError
-from stillmotion.latents import EXTENSION, Latents
+from stillmotion.sampling.latents import EXTENSION, Latents
 
 
 @click.command()

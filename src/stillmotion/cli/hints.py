@@ -11,7 +11,7 @@ from urllib.request import url2pathname
 import click
 
 from stillmotion.errors import RequestError
-from stillmotion.latents import EXTENSION
+from stillmotion.sampling.latents import EXTENSION
 
 FLAGS = {
     "--base": "--model --checkpoint --ckpt --pretrained-model --pretrained-model-name-or-path --sd",

@@ -10,7 +10,7 @@ import click
 from stillmotion.cli.options import PathType
 from stillmotion.cli.output import echo
 from stillmotion.errors import DataError
-from stillmotion.latents import EXTENSION, Latents
+from stillmotion.sampling.latents import EXTENSION, Latents
 from stillmotion.video import open_frames
 
 

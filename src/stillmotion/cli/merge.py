@@ -70,7 +70,7 @@ def merge(
     all_loras = {**weights.loras, **weights.motion_loras}
     with waiting() as bars, bars.stage("merging"):
         from stillmotion.checkpoints import merge
-        from stillmotion.loading import as_dtype
+        from stillmotion.sampling.loading import as_dtype
 
         quiet_libraries()
         stored = as_dtype(dtype) if dtype else None

@@ -25,12 +25,12 @@ from stillmotion.cli.output import echo
 from stillmotion.cli.progress import Waiting, quiet_libraries, waiting
 from stillmotion.cli.trust import remember
 from stillmotion.errors import OutputError
-from stillmotion.latents import Latents, keep, latents_path
 from stillmotion.request import Request
+from stillmotion.sampling.latents import Latents, keep, latents_path
 from stillmotion.video import Clip, check_output, grid
 
 if TYPE_CHECKING:
-    from stillmotion.animator import Animator
+    from stillmotion.sampling.animator import Animator
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ def render(request: Request, target: Target, count: int, device: str | None, sta
 def load(bars: Waiting, request: Request, device: str | None) -> Animator:
     """The Animator that a request names."""
     with bars.stage("loading"):
-        from stillmotion.animator import Animator
+        from stillmotion.sampling.animator import Animator
 
         quiet_libraries()
         animator = Animator.load(

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from PIL import Image
 
-from stillmotion.animator import decode_frames, video_noise
 from stillmotion.atomic import durable
 from stillmotion.attachments.precision import float32_outside
 from stillmotion.diffusion.text import Conditioner
+from stillmotion.sampling.animator import decode_frames, video_noise
 from stillmotion.video.clip import Clip, grid
 from stillmotion.video.contact_sheet import tile
 from stillmotion.video.pixels import WHITE

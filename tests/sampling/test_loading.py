@@ -14,11 +14,11 @@ from loras import motion_parts, random_parts
 from safetensors.torch import save_file
 from tiny import TINY_MOTION, tiny_lora, tiny_motion, tiny_pipeline
 
-from stillmotion import loading
-from stillmotion.animator import Animator
 from stillmotion.checkpoints.lora_model import Lora
 from stillmotion.checkpoints.motion_model import MotionModel
 from stillmotion.errors import Mismatch, RequestError, UnknownFile, WeightsError, WrongKind
+from stillmotion.sampling import loading
+from stillmotion.sampling.animator import Animator
 
 
 def save_lora(path: Path, kind: str = "sd15", scheme: str = "peft") -> Path:

@@ -11,14 +11,14 @@ from diffusers import AnimateDiffPipeline, AnimateDiffSDXLPipeline
 from oracles.peers import adapter_of, motion_unet
 from tiny import SIZE, TINY_MOTION, tiny_motion, tiny_pipeline
 
-from stillmotion import animator as animator_module
-from stillmotion.animator import Animator
 from stillmotion.diffusion.schedulers import make_scheduler
 from stillmotion.errors import AttachError, Damaged, Mismatch, RequestError, SamplingError
-from stillmotion.latents import Latents
 from stillmotion.request import Request
 from stillmotion.request.concepts import Concept, Concepts
 from stillmotion.request.model_card import ModelCard
+from stillmotion.sampling import animator as animator_module
+from stillmotion.sampling.animator import Animator
+from stillmotion.sampling.latents import Latents
 
 KINDS = ("sd15", "sdxl")
 

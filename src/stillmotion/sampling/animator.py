@@ -24,14 +24,14 @@ from stillmotion.checkpoints.textual_inversion import normalize_tokens, text_mod
 from stillmotion.diffusion.noise import progressive_noise
 from stillmotion.diffusion.schedulers import check_steps, make_scheduler
 from stillmotion.errors import Mismatch, RequestError, SamplingError, StillmotionWarning
-from stillmotion.latents import Latents
-from stillmotion.loading import LoraWeights, load_models
 from stillmotion.motion.config import MotionConfig
 from stillmotion.motion.families import FAMILIES
-from stillmotion.notes import prompt_notes
 from stillmotion.request import Request
 from stillmotion.request.model_card import ModelCard
 from stillmotion.request.request import FILLED_BY_MODEL
+from stillmotion.sampling.latents import Latents
+from stillmotion.sampling.loading import LoraWeights, load_models
+from stillmotion.sampling.notes import prompt_notes
 from stillmotion.video import Clip
 
 if TYPE_CHECKING:

@@ -8,10 +8,10 @@ import pytest
 from test_concepts import KNOWN
 from tiny import tiny_motion, tiny_pipeline
 
-from stillmotion.animator import Animator
 from stillmotion.errors import AttachError, RequestError
-from stillmotion.notes import prompt_notes
 from stillmotion.request import Request
+from stillmotion.sampling.animator import Animator
+from stillmotion.sampling.notes import prompt_notes
 
 
 @pytest.fixture(scope="module")
