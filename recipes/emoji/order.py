@@ -22,7 +22,7 @@ from stillmotion.datasets.latent_cache import pixels
 from stillmotion.diffusion.noise import progressive_noise
 from stillmotion.diffusion.objectives import add_noise, target
 from stillmotion.diffusion.schedulers import alphas_cumprod
-from stillmotion.training.clips import encoder
+from stillmotion.training.data.videos import encoder
 from stillmotion.video import open_frames
 
 FRAMES, STRIDE, TIMES = 16, 3, (800, 400, 100)

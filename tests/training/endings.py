@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import load_file
 
 from stillmotion.training import TrainConfig, train
-from stillmotion.training.checkpoint import checkpoints
-from stillmotion.training.journal import Step, read_losses
+from stillmotion.training.engine.checkpoint import checkpoints
+from stillmotion.training.engine.logger import Step, read_losses
 
 
 class Interrupted(Exception):

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from stillmotion.training.attention import trainable_attention
+from stillmotion.training.engine.attention import trainable_attention
 
 CPU = torch.device("cpu")
 

@@ -19,11 +19,12 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 from stillmotion.errors import OutputError, StillmotionError, TrainingError
-from stillmotion.training import checkpoint, train_motion
-from stillmotion.training.journal import Logger, Steadfast, read_losses
-from stillmotion.training.run_folder import claim
-from stillmotion.training.stop import Stop
-from stillmotion.training.validation import sample_sheet
+from stillmotion.training import train_motion
+from stillmotion.training.engine import checkpoint
+from stillmotion.training.engine.logger import Logger, Steadfast, read_losses
+from stillmotion.training.engine.run_folder import claim
+from stillmotion.training.engine.stop import Stop
+from stillmotion.training.engine.validation import sample_sheet
 
 RUN = [sys.executable, "-m", "stillmotion", "train", "motion", "--config"]
 ROW = "step,loss,learning_rate,grad_norm\r\n1,0.5,0.1,2.0\r\n2,0.25,0.1,2.0\r\n"
@@ -249,7 +250,7 @@ def test_samples_left_out_by_a_signal_are_drawn_when_the_run_goes_on(configure, 
 def test_lines_come_by_time_and_sampling_is_no_time_of_steps(tmp_path, monkeypatch, capsys):
     from accelerate import Accelerator
 
-    from stillmotion.training.journal import Step
+    from stillmotion.training.engine.logger import Step
 
     now = [100.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])

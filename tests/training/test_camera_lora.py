@@ -8,7 +8,7 @@ from lora_targets import gradients, make_target, shaken
 from PIL import Image
 
 from stillmotion.diffusion import objectives
-from stillmotion.training.draws import sample_rngs
+from stillmotion.training.engine.rng import sample_rngs
 
 
 def test_shots_of_a_camera_are_made_once_and_differ(configure_lora, clips, tmp_path):

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from stillmotion.cli import train as cli
 from stillmotion.errors import RequestError
 from stillmotion.training import KINDS, MotionTrainConfig, load_config
-from stillmotion.training.config.clips import LINEAR
+from stillmotion.training.config.videos import LINEAR
 
 NEEDED = {"output": "run", "base": "b", "videos": "v"}
 

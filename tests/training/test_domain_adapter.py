@@ -21,7 +21,7 @@ from stillmotion.checkpoints.motion_model import MotionModel
 from stillmotion.errors import WrongKind
 from stillmotion.training import train
 from stillmotion.training.config import DomainAdapterConfig, MotionTrainConfig
-from stillmotion.training.draws import sample_rngs
+from stillmotion.training.engine.rng import sample_rngs
 from stillmotion.training.targets.domain_adapter import DomainAdapterTarget
 from stillmotion.training.targets.motion import MotionTarget
 

@@ -14,10 +14,11 @@ from torch.nn.functional import mse_loss
 from stillmotion.checkpoints.base_model import load_base
 from stillmotion.checkpoints.lora_model import attach_lora
 from stillmotion.errors import RequestError
-from stillmotion.training import prior, train
+from stillmotion.training import train
 from stillmotion.training.config.images import FULL_RATE, DreamBoothConfig
-from stillmotion.training.draws import sample_rngs
-from stillmotion.training.prior import missing
+from stillmotion.training.data import class_images
+from stillmotion.training.data.class_images import missing
+from stillmotion.training.engine.rng import sample_rngs
 from stillmotion.training.targets import dreambooth
 from stillmotion.training.targets.dreambooth import DreamBoothTarget
 
@@ -91,19 +92,19 @@ def test_the_prior_is_a_second_mean_with_its_weight(configure, kind):
 def test_class_images_are_drawn_once_and_go_on(configure, monkeypatch):
     config = configure("run", class_prompt="a dog")
     folder = config.output / "class-images"
-    plainly = prior.sample_clip
+    plainly = class_images.sample_clip
 
     def interrupted(*arguments, **options):
         if len(list(folder.glob("*.png"))) == 2:
             raise KeyboardInterrupt
         return plainly(*arguments, **options)
 
-    monkeypatch.setattr(prior, "sample_clip", interrupted)
+    monkeypatch.setattr(class_images, "sample_clip", interrupted)
     with pytest.raises(KeyboardInterrupt):
         make_target(config)
     kept = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
     assert kept.keys() == {"class-00000.png", "class-00001.png"}
-    monkeypatch.setattr(prior, "sample_clip", plainly)
+    monkeypatch.setattr(class_images, "sample_clip", plainly)
     said = []
     assert len(make_target(config, said.append).prior) == 3
     assert "has 2 images: the base draws 1 more" in " ".join(said)

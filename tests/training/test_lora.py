@@ -21,11 +21,12 @@ from safetensors.torch import load_file
 
 from stillmotion.checkpoints.lora_model import attach_lora
 from stillmotion.errors import DataError, TrainingError
-from stillmotion.training import checkpoint, train
-from stillmotion.training.album import image_loss
+from stillmotion.training import train
 from stillmotion.training.config.images import LoraTrainConfig
-from stillmotion.training.draws import sample_rngs
-from stillmotion.training.journal import read_losses
+from stillmotion.training.data.images import image_loss
+from stillmotion.training.engine import checkpoint
+from stillmotion.training.engine.logger import read_losses
+from stillmotion.training.engine.rng import sample_rngs
 from stillmotion.training.targets.lora import LoraTarget
 
 PRODUCTS = ("lora.safetensors", "lora-peft.safetensors")

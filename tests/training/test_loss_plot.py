@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from stillmotion.training.journal import Step
-from stillmotion.training.loss_plot import BLUE, GREY, plot_losses, running_mean
+from stillmotion.training.engine.logger import Step
+from stillmotion.training.engine.loss_plot import BLUE, GREY, plot_losses, running_mean
 
 
 def test_the_mean_is_of_the_last_values():

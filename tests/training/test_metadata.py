@@ -13,7 +13,7 @@ from stillmotion.checkpoints.motion_model import MotionModel
 from stillmotion.errors import DataError, WeightsError
 from stillmotion.training import KINDS, load_config, train
 from stillmotion.training.config import as_yaml
-from stillmotion.training.watch import Diagnostics
+from stillmotion.training.engine.diagnostics import Diagnostics
 
 
 @pytest.fixture

@@ -15,11 +15,11 @@ from stillmotion.checkpoints.motion_model import MotionModel
 from stillmotion.diffusion.noise import progressive_noise
 from stillmotion.errors import DataError, RequestError, TrainingError
 from stillmotion.training import train_motion
-from stillmotion.training.checkpoint import checkpoints
-from stillmotion.training.config.clips import LINEAR
-from stillmotion.training.denoise import training_scheduler
-from stillmotion.training.draws import sample_rngs
-from stillmotion.training.journal import read_losses
+from stillmotion.training.config.videos import LINEAR
+from stillmotion.training.denoiser import training_scheduler
+from stillmotion.training.engine.checkpoint import checkpoints
+from stillmotion.training.engine.logger import read_losses
+from stillmotion.training.engine.rng import sample_rngs
 from stillmotion.training.targets.motion import MotionTarget
 
 

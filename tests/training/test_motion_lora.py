@@ -27,10 +27,11 @@ from stillmotion.checkpoints.identify import identify
 from stillmotion.checkpoints.lora_model import Lora
 from stillmotion.checkpoints.motion_model import MotionModel
 from stillmotion.errors import DataError, RequestError, WrongKind
-from stillmotion.training import checkpoint, train
+from stillmotion.training import train
 from stillmotion.training.config import MotionLoraConfig
-from stillmotion.training.draws import sample_rngs
-from stillmotion.training.journal import read_losses
+from stillmotion.training.engine import checkpoint
+from stillmotion.training.engine.logger import read_losses
+from stillmotion.training.engine.rng import sample_rngs
 
 Configure = Callable[..., MotionLoraConfig]
 PRODUCTS = ("motion-lora.safetensors", "motion-lora-peft.safetensors")

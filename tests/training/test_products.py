@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from stillmotion.errors import TrainingError
 from stillmotion.training import KINDS, train
-from stillmotion.training import checkpoint as checkpoints
+from stillmotion.training.engine import checkpoint as checkpoints
 
 KEPT = {"checkpoints", "latents", "class-images", ".lock", "loss.png"}
 
@@ -201,7 +201,7 @@ def test_killed_after_the_checkpoint_the_products_are_those_of_a_whole_run(
 
 
 def test_weights_that_are_nan_never_become_a_checkpoint(configure, monkeypatch):
-    from stillmotion.training.flat import FlatParameters
+    from stillmotion.training.engine.flat_params import FlatParameters
 
     config = configure("lora", max_train_steps=4, checkpoint_steps=2, validation_steps=0)
     publish = FlatParameters.copy_to_model

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import time
 
-from stillmotion.training.progress import Progress
+from stillmotion.training.engine.progress import Progress
 
 
 def test_it_speaks_now_and_then_with_the_time_left(monkeypatch):

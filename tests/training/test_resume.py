@@ -15,8 +15,9 @@ import yaml
 from safetensors.torch import load_file
 
 from stillmotion.errors import TrainingError
-from stillmotion.training import checkpoint, train_motion
-from stillmotion.training.journal import read_losses
+from stillmotion.training import train_motion
+from stillmotion.training.engine import checkpoint
+from stillmotion.training.engine.logger import read_losses
 
 RUN = [sys.executable, "-c", "from stillmotion.cli.train import train; train()", "motion", "--config"]
 

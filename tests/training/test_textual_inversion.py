@@ -15,7 +15,7 @@ from stillmotion.checkpoints.textual_inversion import load_textual_inversions
 from stillmotion.errors import RequestError, TrainingError
 from stillmotion.training import train
 from stillmotion.training.config.images import TextualInversionConfig
-from stillmotion.training.draws import sample_rngs
+from stillmotion.training.engine.rng import sample_rngs
 from stillmotion.training.targets.textual_inversion import TEMPLATES, TextualInversionTarget
 
 PRODUCT = "embedding.safetensors"

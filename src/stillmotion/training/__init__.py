@@ -17,8 +17,8 @@ from stillmotion.training.config import (
 from stillmotion.training.config.images import DreamBoothConfig, LoraTrainConfig, TextualInversionConfig
 
 if TYPE_CHECKING:
-    from stillmotion.training.journal import Step
-    from stillmotion.training.loop import Outcome
+    from stillmotion.training.engine.logger import Step
+    from stillmotion.training.engine.loop import Outcome
 
 __all__ = ["KINDS", "MotionTrainConfig", "TrainConfig", "load_config", "train", "train_motion"]
 
@@ -138,7 +138,7 @@ def train(config: TrainConfig, on_step: Callable[[Step], None] | None = None) ->
 
     Raises DataError (nothing usable), TrainingError (a run gone wrong), WeightsError (base or other weights).
     """
-    from stillmotion.training.loop import run
+    from stillmotion.training.engine.loop import run
 
     module, _, name = next(k.target for k in KINDS.values() if type(config) is k.config).partition(":")
     target = getattr(import_module(f"stillmotion.training.targets.{module}"), name)

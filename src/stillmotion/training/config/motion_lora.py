@@ -9,8 +9,8 @@ from pydantic import Field, model_validator
 
 from stillmotion.datasets.camera_moves import AMOUNTS, MoveName
 from stillmotion.datasets.frame_sampling import Span
-from stillmotion.training.config.clips import ClipConfig
 from stillmotion.training.config.shared import InitialLora
+from stillmotion.training.config.videos import ClipConfig
 
 if TYPE_CHECKING:
     from typing_extensions import Self

@@ -16,14 +16,14 @@ from torch.nn import Parameter
 
 from stillmotion.datasets.report import Report
 from stillmotion.datasets.sources import CLIP_SUFFIXES, STILL_SUFFIXES, find_items
-from stillmotion.training.clips import key_of, note_captions, prepare_clips
 from stillmotion.training.config import DomainAdapterConfig
-from stillmotion.training.denoise import Denoiser, Sample, loss_of
-from stillmotion.training.draws import SampleRng
-from stillmotion.training.low_rank import LoraParameters, attention_layers
-from stillmotion.training.metadata import lora_metadata
-from stillmotion.training.targets import Loss
-from stillmotion.training.validation import sample_sheet
+from stillmotion.training.data.videos import key_of, note_captions, prepare_clips
+from stillmotion.training.denoiser import Denoiser, Sample, loss_of
+from stillmotion.training.engine.rng import SampleRng
+from stillmotion.training.engine.target import Loss
+from stillmotion.training.engine.validation import sample_sheet
+from stillmotion.training.targets.lora_metadata import lora_metadata
+from stillmotion.training.targets.lora_params import LoraParameters, attention_layers
 
 MAX_SAMPLES = 4
 ROW = 4

@@ -14,14 +14,14 @@ from torch.nn import Parameter
 
 from stillmotion.datasets.images import find_images
 from stillmotion.datasets.report import Report
-from stillmotion.training.album import MAX_SAMPLES, ImageDataset, image_loss
 from stillmotion.training.config.images import DreamBoothConfig
-from stillmotion.training.denoise import Denoiser
-from stillmotion.training.draws import SampleRng
-from stillmotion.training.prior import class_images
-from stillmotion.training.targets import Loss
-from stillmotion.training.trainees import make_trainable
-from stillmotion.training.validation import sample_sheet
+from stillmotion.training.data.class_images import class_images
+from stillmotion.training.data.images import MAX_SAMPLES, ImageDataset, image_loss
+from stillmotion.training.denoiser import Denoiser
+from stillmotion.training.engine.rng import SampleRng
+from stillmotion.training.engine.target import Loss
+from stillmotion.training.engine.validation import sample_sheet
+from stillmotion.training.targets.trainable import make_trainable
 
 CLASS_STREAM = "class"
 """series of draws for the images of the class"""

@@ -25,14 +25,19 @@ from stillmotion.datasets.report import Report
 from stillmotion.datasets.sources import find_items
 from stillmotion.errors import WrongKind
 from stillmotion.motion.local_init import init_local_attention
-from stillmotion.training.clips import key_of, note_captions, prepare_clips, sample_fps, sample_frames
 from stillmotion.training.config import MotionTrainConfig
-from stillmotion.training.config.clips import LINEAR
-from stillmotion.training.denoise import BETAS, Denoiser, Sample, loss_of
-from stillmotion.training.draws import SampleRng
-from stillmotion.training.given import betas, describe_origin, load_motion, resolve_noise_alpha
-from stillmotion.training.targets import Loss
-from stillmotion.training.validation import sample_sheet
+from stillmotion.training.config.videos import LINEAR
+from stillmotion.training.data.videos import key_of, note_captions, prepare_clips, sample_fps, sample_frames
+from stillmotion.training.denoiser import BETAS, Denoiser, Sample, loss_of
+from stillmotion.training.engine.rng import SampleRng
+from stillmotion.training.engine.target import Loss
+from stillmotion.training.engine.validation import sample_sheet
+from stillmotion.training.targets.initial_motion import (
+    betas,
+    describe_origin,
+    load_motion,
+    resolve_noise_alpha,
+)
 
 MAX_SAMPLES = 4
 FINE = 1e-4

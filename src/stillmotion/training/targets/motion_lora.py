@@ -27,16 +27,21 @@ from stillmotion.datasets.sources import CLIP_SUFFIXES, STILL_SUFFIXES, Item, fi
 from stillmotion.diffusion.objectives import appearance_debiased
 from stillmotion.diffusion.text import note_cut_captions
 from stillmotion.errors import DataError
-from stillmotion.training.clips import key_of, prepare_clips, sample_fps, sample_frames
 from stillmotion.training.config import MotionLoraConfig
-from stillmotion.training.denoise import Denoiser, Prediction, Sample, loss_of
-from stillmotion.training.draws import SampleRng
-from stillmotion.training.given import betas, describe_origin, motion_for, resolve_noise_alpha
-from stillmotion.training.low_rank import LoraParameters, attention_layers
-from stillmotion.training.metadata import lora_metadata
-from stillmotion.training.passes import backward_now, frozen
-from stillmotion.training.targets import Loss
-from stillmotion.training.validation import sample_sheet
+from stillmotion.training.data.videos import key_of, prepare_clips, sample_fps, sample_frames
+from stillmotion.training.denoiser import Denoiser, Prediction, Sample, loss_of
+from stillmotion.training.engine.rng import SampleRng
+from stillmotion.training.engine.target import Loss
+from stillmotion.training.engine.two_pass import backward_now, frozen
+from stillmotion.training.engine.validation import sample_sheet
+from stillmotion.training.targets.initial_motion import (
+    betas,
+    describe_origin,
+    motion_for,
+    resolve_noise_alpha,
+)
+from stillmotion.training.targets.lora_metadata import lora_metadata
+from stillmotion.training.targets.lora_params import LoraParameters, attention_layers
 
 MAX_SAMPLES = 4
 CAMERA_STREAM = "shots"

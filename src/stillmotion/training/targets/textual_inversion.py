@@ -16,13 +16,13 @@ from stillmotion.checkpoints.textual_inversion import normalize_tokens
 from stillmotion.datasets.images import find_images
 from stillmotion.datasets.report import Report
 from stillmotion.datasets.sources import Item
-from stillmotion.training.album import MAX_SAMPLES, ImageDataset, image_loss
 from stillmotion.training.config.images import TextualInversionConfig
-from stillmotion.training.denoise import Denoiser
-from stillmotion.training.draws import SampleRng
-from stillmotion.training.new_word import LearnedEmbedding
-from stillmotion.training.targets import Loss
-from stillmotion.training.validation import sample_sheet
+from stillmotion.training.data.images import MAX_SAMPLES, ImageDataset, image_loss
+from stillmotion.training.denoiser import Denoiser
+from stillmotion.training.engine.rng import SampleRng
+from stillmotion.training.engine.target import Loss
+from stillmotion.training.engine.validation import sample_sheet
+from stillmotion.training.targets.learned_embedding import LearnedEmbedding
 
 TEMPLATES = {
     "object": (

@@ -3,7 +3,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from stillmotion.training.flat import FlatParameters
+from stillmotion.training.engine.flat_params import FlatParameters
 
 
 def net():

@@ -15,9 +15,9 @@ from stillmotion.atomic import durable, sweep
 from stillmotion.datasets.images import IMAGE_SUFFIXES
 from stillmotion.datasets.sources import files_in
 from stillmotion.training.config.images import DreamBoothConfig
-from stillmotion.training.denoise import Denoiser
-from stillmotion.training.progress import Progress
-from stillmotion.training.validation import sample_clip
+from stillmotion.training.denoiser import Denoiser
+from stillmotion.training.engine.progress import Progress
+from stillmotion.training.engine.validation import sample_clip
 
 
 def class_images(

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from stillmotion.diffusion.objectives import appearance_debiased
-from stillmotion.training.passes import backward_now, frozen
+from stillmotion.training.engine.two_pass import backward_now, frozen
 
 
 def test_a_settled_loss_is_the_loss():

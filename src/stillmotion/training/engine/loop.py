@@ -27,20 +27,25 @@ from torch import Tensor
 from stillmotion.atomic import write_text
 from stillmotion.errors import OutputError, TrainingError
 from stillmotion.runtime.precision import best_device, training_dtype
-from stillmotion.training import checkpoint
-from stillmotion.training.attention import trainable_attention
 from stillmotion.training.config import TrainConfig, as_yaml, plain_fields
-from stillmotion.training.draws import sample_rngs, seed_model
+from stillmotion.training.engine import checkpoint
+from stillmotion.training.engine.attention import trainable_attention
+from stillmotion.training.engine.diagnostics import (
+    Diagnostics,
+    rate_notice,
+    refuse_nonfinite,
+    refuse_nonfinite_weights,
+)
+from stillmotion.training.engine.flat_params import FlatParameters
+from stillmotion.training.engine.logger import Logger, Step, duration, read_losses
+from stillmotion.training.engine.loss_plot import plot_losses
 from stillmotion.training.engine.lr_schedule import learning_rate
-from stillmotion.training.flat import FlatParameters
-from stillmotion.training.journal import Logger, Step, duration, read_losses
-from stillmotion.training.loss_plot import plot_losses
-from stillmotion.training.optimizers import make_optimizer
-from stillmotion.training.run_folder import RunFolder, claim
-from stillmotion.training.stop import Stop
-from stillmotion.training.targets import Target
-from stillmotion.training.validation import is_whole, sheet_path
-from stillmotion.training.watch import Diagnostics, rate_notice, refuse_nonfinite, refuse_nonfinite_weights
+from stillmotion.training.engine.optimizers import make_optimizer
+from stillmotion.training.engine.rng import sample_rngs, seed_model
+from stillmotion.training.engine.run_folder import RunFolder, claim
+from stillmotion.training.engine.stop import Stop
+from stillmotion.training.engine.target import Target
+from stillmotion.training.engine.validation import is_whole, sheet_path
 
 MUTABLE_SETTINGS = {
     "output",

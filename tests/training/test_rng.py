@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stillmotion.training.draws import OFFSET, SampleRng, sample_rngs, seed_model
+from stillmotion.training.engine.rng import OFFSET, SampleRng, sample_rngs, seed_model
 
 
 def numbers(step, parts, size):

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from stillmotion.atomic import durable
-from stillmotion.training.journal import Step
+from stillmotion.training.engine.logger import Step
 
 SIZE = (900, 420)
 MARGINS = (70, 30, 20, 40)

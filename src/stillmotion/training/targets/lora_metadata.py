@@ -13,7 +13,7 @@ from pathlib import Path
 
 from stillmotion.training.config import DomainAdapterConfig, MotionLoraConfig
 from stillmotion.training.config.images import LowRankConfig
-from stillmotion.training.denoise import Denoiser
+from stillmotion.training.denoiser import Denoiser
 
 ARCHITECTURES = {
     768: ("sd_v1", "stable-diffusion-v1"),

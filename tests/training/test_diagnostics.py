@@ -5,7 +5,7 @@ import math
 import pytest
 
 from stillmotion.errors import TrainingError
-from stillmotion.training.watch import Diagnostics, rate_notice, refuse_nonfinite
+from stillmotion.training.engine.diagnostics import Diagnostics, rate_notice, refuse_nonfinite
 
 
 def words(rows):

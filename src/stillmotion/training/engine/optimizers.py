@@ -16,7 +16,7 @@ from torch.nn import Parameter
 from stillmotion.errors import TrainingError
 from stillmotion.runtime.precision import NoEmulatedBf16
 from stillmotion.training.config import TrainConfig
-from stillmotion.training.flat import FlatParameters
+from stillmotion.training.engine.flat_params import FlatParameters
 
 
 class AdamW:

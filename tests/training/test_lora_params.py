@@ -10,7 +10,7 @@ from stillmotion.checkpoints.base_model import load_base
 from stillmotion.checkpoints.lora_model import Lora
 from stillmotion.errors import Mismatch, RequestError
 from stillmotion.training.config.images import DreamBoothConfig
-from stillmotion.training.low_rank import LoraParameters, attention_layers, every_layer
+from stillmotion.training.targets.lora_params import LoraParameters, attention_layers, every_layer
 
 
 @pytest.fixture

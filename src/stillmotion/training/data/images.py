@@ -20,11 +20,11 @@ from stillmotion.datasets.report import Report
 from stillmotion.datasets.sources import Item, same_captions
 from stillmotion.diffusion.text import note_cut_captions
 from stillmotion.errors import DataError, TrainingError
-from stillmotion.training.clips import cache_latents, key_of, tell_skipped
 from stillmotion.training.config.images import ImageConfig
-from stillmotion.training.denoise import Denoiser, Sample, loss_of
-from stillmotion.training.draws import SampleRng, shuffled
-from stillmotion.training.targets import Loss
+from stillmotion.training.data.videos import cache_latents, key_of, tell_skipped
+from stillmotion.training.denoiser import Denoiser, Sample, loss_of
+from stillmotion.training.engine.rng import SampleRng, shuffled
+from stillmotion.training.engine.target import Loss
 
 MAX_SAMPLES = 4
 

@@ -20,8 +20,8 @@ from stillmotion.diffusion.text import note_cut_captions
 from stillmotion.errors import DataError
 from stillmotion.runtime.precision import training_dtype
 from stillmotion.training.config import ClipConfig, DenoiseConfig, VideoConfig
-from stillmotion.training.draws import SampleRng
-from stillmotion.training.progress import Progress
+from stillmotion.training.engine.progress import Progress
+from stillmotion.training.engine.rng import SampleRng
 
 SampledFrames = tuple[Tensor, tuple[str, ...]]
 """latents (f, c, h, w) and the captions of their clip"""

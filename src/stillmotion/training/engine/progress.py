@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from stillmotion.training.journal import duration
+from stillmotion.training.engine.logger import duration
 
 REPORT_EVERY = 10.0
 """seconds between two lines"""

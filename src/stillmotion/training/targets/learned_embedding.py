@@ -17,7 +17,7 @@ from torch.nn import Parameter
 from stillmotion.checkpoints.embeddings import Embedding
 from stillmotion.checkpoints.textual_inversion import ENCODERS, load_textual_inversions
 from stillmotion.errors import TrainingError
-from stillmotion.training.denoise import Denoiser
+from stillmotion.training.denoiser import Denoiser
 
 STORED = {"text_encoder": "clip_l", "text_encoder_2": "clip_g"}
 """Text encoder -> its name in files for SDXL."""

@@ -19,7 +19,7 @@ from stillmotion.video.contact_sheet import tile
 from stillmotion.video.pixels import WHITE
 
 if TYPE_CHECKING:
-    from stillmotion.training.denoise import Denoiser
+    from stillmotion.training.denoiser import Denoiser
 
 COLUMNS = 8
 GAP = 2

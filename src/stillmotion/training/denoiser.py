@@ -20,8 +20,8 @@ from stillmotion.diffusion.noise import progressive_noise
 from stillmotion.diffusion.text import Conditioner
 from stillmotion.runtime.precision import training_dtype
 from stillmotion.training.config.shared import DenoiseConfig
-from stillmotion.training.draws import OFFSET, SampleRng
-from stillmotion.training.targets import Loss
+from stillmotion.training.engine.rng import OFFSET, SampleRng
+from stillmotion.training.engine.target import Loss
 
 BETAS = ("beta_schedule", "beta_start", "beta_end")
 

@@ -19,9 +19,9 @@ from stillmotion.atomic import durable, sweep
 from stillmotion.checkpoints.formats import MODEL_FOLDER
 from stillmotion.checkpoints.ldm.write import save_single_file
 from stillmotion.training.config.images import LowRankConfig
-from stillmotion.training.denoise import BETAS, Denoiser
-from stillmotion.training.low_rank import LoraParameters, every_layer, transformer_layers
-from stillmotion.training.metadata import lora_metadata
+from stillmotion.training.denoiser import BETAS, Denoiser
+from stillmotion.training.targets.lora_metadata import lora_metadata
+from stillmotion.training.targets.lora_params import LoraParameters, every_layer, transformer_layers
 
 
 class Trainable(Protocol):

@@ -1,0 +1,1 @@
+"""Images and videos as training samples, with latents on disk."""
