@@ -21,21 +21,18 @@ FILES = sorted(HOME.rglob("*.py"))
 FLOORS = (
     {"errors"},
     {"atomic", "foreign"},
-    {"strength", "sentences", "hooks"},
-    {"request", "timeline", "motion", "concepts", "adapt"},
-    {"clip", "schedulers", "card"},
-    {"weights", "control", "data"},
-    {"motion_model", "lora_model", "words", "latents"},
-    {"fast", "quality", "converting"},
-    {"loading", "merging", "notes"},
-    {"animator"},
+    {"request", "motion", "lora", "runtime", "metrics"},
+    {"video", "control"},
+    {"attachments", "datasets"},
+    {"checkpoints", "diffusion"},
+    {"sampling"},
     {"training"},
-    {"studio", "scale"},
+    {"server", "cluster"},
     {"cli"},
     {"__main__"},
 )
-"""From the ground up. `atomic` is how every room writes; `clip` stands above `request`, which every clip
-carries; """
+"""From the ground up. `atomic` is how every room writes; `video` stands above `request`, which every clip
+carries; `training` draws its samples with `sampling`."""
 
 FLOOR_OF = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 MOST_LINES = 400
@@ -80,24 +77,24 @@ def test_rooms_import_only_from_floors_below(file: Path) -> None:
 
 def test_the_walk_sees_every_kind_of_import(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys.modules[__name__], "HOME", tmp_path)
-    file = tmp_path / "clip" / "here.py"
+    file = tmp_path / "video" / "here.py"
     file.parent.mkdir()
     file.write_text(
         "import stillmotion.cli\n"
         "from stillmotion.sampling.animator import Animator\n"
         "from stillmotion import training\n"
-        "from ..weights import files\n"
-        "from .. import data\n"
-        "def f():\n    from ..scale.ray import run\n"
+        "from ..checkpoints import files\n"
+        "from .. import datasets\n"
+        "def f():\n    from ..cluster.ray import run\n"
         "import torch\n"
     )
     assert [room for room, _ in imported_rooms(file)] == [
         "cli",
-        "animator",
+        "sampling",
         "training",
-        "weights",
-        "data",
-        "scale",
+        "checkpoints",
+        "datasets",
+        "cluster",
     ]
 
 

@@ -9,6 +9,7 @@ import torch
 from diffusers import DDPMScheduler
 
 from stillmotion.diffusion import objectives
+from stillmotion.training.engine.lr_schedule import learning_rate
 
 SCHEDULES = ["linear", "scaled_linear", "squaredcos_cap_v2"]
 
@@ -54,10 +55,10 @@ def test_min_snr_weight_is_its_definition_and_finite_at_the_ends(prediction_type
 
 def test_learning_rate():
     def rate(step, schedule="cosine"):
-        return objectives.learning_rate(step, 1e-4, schedule, 10, 110, 0.05)
+        return learning_rate(step, 1e-4, schedule, 10, 110, 0.05)
 
     assert rate(0) == pytest.approx(1e-5) and rate(9) == pytest.approx(1e-4) == rate(10)
     assert rate(60) == pytest.approx(1e-4 * (0.05 + 0.95 * 0.5))
     assert rate(110) == rate(500) == pytest.approx(5e-6)
     assert rate(5000, "constant") == 1e-4
-    assert all(math.isfinite(objectives.learning_rate(s, 1.0, "cosine", 5, 5, 0.0)) for s in range(8))
+    assert all(math.isfinite(learning_rate(s, 1.0, "cosine", 5, 5, 0.0)) for s in range(8))

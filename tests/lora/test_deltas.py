@@ -1,4 +1,6 @@
-"""LayerDelta against the definitions of their papers, written out; LoRA layers against the matrix they stand for."""
+"""LayerDelta against the definitions of their papers, written out; LoRA layers against the matrix they stand
+for.
+"""
 
 from __future__ import annotations
 

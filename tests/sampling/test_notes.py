@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 import pytest
-from test_concepts import KNOWN
+from request.test_concepts import KNOWN
 from tiny import tiny_motion, tiny_pipeline
 
 from stillmotion.errors import AttachError, RequestError

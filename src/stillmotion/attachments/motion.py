@@ -1,4 +1,4 @@
-"""Motion on a stock UNet as hooks that come off again.
+"""Motion modules as hooks on a stock UNet.
 
 A clip is a batch: the UNet sees (batch*frames, c, h, w), and what it can do to a batch of images it does to
 the frames. Nothing of the UNet is replaced and no module is added to it, so its state_dict is the same while
@@ -37,7 +37,8 @@ def check_frames(spec: MotionConfig, frames: int) -> None:
     """AttachError if a motion module has no positions for so many frames at once."""
     if frames > spec.positions:
         raise AttachError(
-            f"{spec.name} motion has positions for {spec.positions} frames at once, not {frames}: use at most "
+            f"{spec.name} motion has positions for {spec.positions} frames at once, not {frames}: use at "
+            f"most "
             f"{spec.positions}."
         )
 
@@ -191,7 +192,8 @@ def _check_fit(net: MotionModules, unet: nn.Module) -> None:
     if (spec.down_widths, spec.up_widths) != (down, up) or (spec.mid and not mid):
         raise AttachError(
             f"{spec.name} motion is made for another UNet: it has {spec.shape}; this UNet has "
-            f"{describe_shape(down, down[-1][0] if mid else None, up)}. Use motion and a base of the same family."
+            f"{describe_shape(down, down[-1][0] if mid else None, up)}. Use motion and a base of the same "
+            f"family."
         )
 
 

@@ -1,1 +1,1 @@
-"""Weights: from bytes in files to canonical names, and what they are."""
+"""Model files in and out: formats, keys, what a file is, models built from them, converting, merging."""

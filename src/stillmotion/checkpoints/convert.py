@@ -27,6 +27,7 @@ from stillmotion.checkpoints.ldm.write import save_single_file
 from stillmotion.checkpoints.lora_model import Lora
 from stillmotion.checkpoints.motion_model import MotionModel
 from stillmotion.errors import OutputError, WrongKind
+from stillmotion.request.aliases import layout_of_kind
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -57,8 +58,9 @@ def convert(
     """Writes the model in `source` to `target` in another layout, and returns where.
 
     The layout follows from the target's name if it is not given: diffusers for a folder; for a file
-    ldm (checkpoints), animatediff (motion) or kohya (style LoRAs). `dtype` is the file's own by default; `ema` takes the averaged weights of a
-    checkpoint. WrongKind for what has no such layout, OutputError where the target cannot be written.
+    ldm (checkpoints), animatediff (motion) or kohya (style LoRAs). `dtype` is the file's own by default;
+    `ema` takes the averaged weights of a checkpoint. WrongKind for what has no such layout, OutputError where
+    the target cannot be written.
     """
     path, target = locate(source), Path(target)
     found = identify(path)
@@ -68,6 +70,7 @@ def convert(
             "several layouts to convert between."
         )
     require_kind(found, *LAYOUTS)
+    layout = layout_of_kind(layout, found.kind)
     _check_layout(found.kind, found.name, layout, target)
     check_target(target, overwrite)
     if found.kind in LORAS:

@@ -1,4 +1,4 @@
-"""Textual inversions in files: a word for prompts and the vectors it stands for. Puts them nowhere."""
+"""Textual inversions in files: a word for prompts and its vectors. textual_inversion.py loads them."""
 
 from __future__ import annotations
 

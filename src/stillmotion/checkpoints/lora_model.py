@@ -1,11 +1,11 @@
 """LoRAs of every format as one thing that goes on a pipeline and comes off again.
 
     Lora.load("style.safetensors")                     any layout, any algorithm; a hub name
-    with lora.attach(pipeline, strength=0.8): ...      on UNet, text encoders and motion
+    with lora.attach(pipeline, weight=0.8): ...      on UNet, text encoders and motion
     lora.save("style.safetensors", layout="peft")      kohya, peft, diffusers, animatediff
 
-Nothing is merged and nothing replaced: its changes are added by forward hooks (stillmotion.lora), so the pipeline
-is the same bit for bit once they are off.
+Nothing is merged and nothing replaced: its changes are added by forward hooks (stillmotion.lora), so the
+pipeline is the same bit for bit once they are off.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ from stillmotion.checkpoints.lora.peft import (
 )
 from stillmotion.errors import Damaged, Mismatch, OutputError, UnknownFile, WrongKind
 from stillmotion.lora.deltas import LayerDelta, LoraAlpha
+from stillmotion.request.aliases import layout_of_kind
 from stillmotion.request.layer_weights import LayerWeights
 
 if TYPE_CHECKING:
@@ -97,10 +98,10 @@ class LoraAttachment(Attachment):
 class Lora:
     """The changes in a LoRA file (LoRA, LoCon, LoHa, LoKr, DoRA, GLoRA, (IA)^3, OFT, BOFT, differences).
 
-    `parts` are its LayerDelta by part (unet, text_encoder, text_encoder_2, motion) and path of the layer; `name`
-    is what the user called it, `kind` what the file is. `bundled` are the tensors of words that came with it
-    (`words`): `attach` puts them nowhere, `Animator.load` teaches them to the base if they fit. `notes` say
-    what is not certain.
+    `parts` are its LayerDelta by part (unet, text_encoder, text_encoder_2, motion) and path of the layer;
+    `name` is what the user called it, `kind` what the file is. `bundled` are the tensors of words that came
+    with it (`words`): `attach` puts them nowhere, `Animator.load` teaches them to the base if they fit.
+    `notes` say what is not certain.
     """
 
     def __init__(
@@ -169,7 +170,7 @@ class Lora:
         path = Path(path)
         if path.suffix != ".safetensors":
             raise OutputError(f"A LoRA is saved as .safetensors, not as {path.name}: give it that ending.")
-        layout = layout or ("animatediff" if self.moves else "kohya")
+        layout = layout_of_kind(layout, "lora") or ("animatediff" if self.moves else "kohya")
         if self.bundled and layout != "kohya":
             raise WrongKind(
                 f"{self.name} brings a word for prompts ({next(iter(self.bundled))}), which the {layout} "
@@ -197,7 +198,7 @@ class Lora:
     ) -> LoraAttachment:
         """Put it on the pipeline's UNet and text encoders and on the motion: `with lora.attach(...):`.
 
-        `frames` is the length of the clips in a batch, for weights along the frames. With parity "ignore"
+        `frames` is the length of the clips in a batch, for weights along the frames. With lora_alpha "ignore"
         alpha does not count. Mismatch where a layer is not there or of another size; WrongKind for a motion
         LoRA without motion.
         """

@@ -18,6 +18,7 @@ from stillmotion.errors import Damaged, Mismatch, UnknownFile
 from stillmotion.foreign import parse_json
 from stillmotion.motion.config import MotionConfig
 from stillmotion.motion.families import FAMILIES
+from stillmotion.request.aliases import MOTION_CONFIG
 
 Shape = tuple[int, ...]
 METADATA_KEY = "stillmotion"
@@ -180,6 +181,7 @@ def spec_from_json(text: str) -> MotionConfig:
         raise Damaged(f"The stillmotion metadata of this file cannot be read ({error}).") from error
     if not isinstance(columns, dict) or not isinstance(columns.get("name"), str):
         raise Damaged("The stillmotion metadata of this file cannot be read (it names no family of motion).")
+    columns = MOTION_CONFIG.updated(columns)
     unknown = sorted(set(columns) - {field.name for field in fields(MotionConfig)})
     if unknown:
         raise Mismatch(

@@ -29,6 +29,7 @@ from stillmotion.checkpoints.motion_layout import from_canonical, to_canonical
 from stillmotion.errors import OutputError, WrongKind
 from stillmotion.motion.config import MotionConfig
 from stillmotion.motion.module import MotionModules
+from stillmotion.request.aliases import layout_of_kind
 
 
 class MotionModel(MotionModules):
@@ -80,7 +81,7 @@ class MotionModel(MotionModules):
             raise OutputError(
                 f"Motion is saved as .safetensors or as a folder, not as {path.suffix} ({path.name})."
             )
-        layout = layout or ("animatediff" if single else "diffusers")
+        layout = layout_of_kind(layout, "motion") or ("animatediff" if single else "diffusers")
         if not single and layout != "diffusers":
             raise OutputError(
                 f"A folder is a diffusers MotionAdapter; for the {layout} layout name a .safetensors file."

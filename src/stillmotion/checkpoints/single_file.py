@@ -3,7 +3,7 @@
 A single file has no configs and no vocabulary in it, and diffusers would ask the hub for them. The configs of
 each family are beside this module, the CLIP vocabulary is the bundled model's; files that stillmotion wrote
 carry theirs in the header. The names of VAE and text encoders are converted by diffusers' own tables, those
-of the UNet by ours (ldm/names.py), which know averaged weights (EMA) and any number of layers too.
+of the UNet by ours (ldm/keys.py), which know averaged weights (EMA) and any number of layers too.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Words that textual inversions add to a pipeline: put in by diffusers' own loader, and found in prompts.
+"""Textual inversions in a pipeline: loaded by diffusers' own loader, and found in prompts.
 
 A word of several vectors is several tokens; diffusers spells them out, but only where the prompt has the word
 in exactly the case of the token. CLIP reads lower case, so words and prompts are made so here.

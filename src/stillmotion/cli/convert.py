@@ -7,9 +7,10 @@ from pathlib import Path
 import click
 
 from stillmotion.checkpoints.identify import identify
-from stillmotion.cli.options import PathType, dtype_option, force_option
+from stillmotion.cli.options import KnownChoice, PathType, dtype_option, force_option
 from stillmotion.cli.output import echo
 from stillmotion.cli.progress import quiet_libraries, waiting
+from stillmotion.request.aliases import ORIGINAL
 
 
 @click.command()
@@ -17,8 +18,9 @@ from stillmotion.cli.progress import quiet_libraries, waiting
 @click.argument("target", metavar="OUT", type=PathType(path_type=Path))
 @click.option(
     "--layout",
-    type=click.Choice(["ldm", "animatediff", "diffusers", "kohya", "peft", "hotshot"]),
-    help="Layout of OUT [default: diffusers for a folder; for a file ldm, animatediff, or kohya for a style LoRA].",
+    type=KnownChoice(["ldm", "animatediff", "diffusers", "kohya", "peft", "hotshot"], [ORIGINAL]),
+    help="Layout of OUT [default: diffusers for a folder; for a file ldm, animatediff, or kohya for a "
+    "style LoRA].",
 )
 @dtype_option
 @click.option("--ema", is_flag=True, help="Take the averaged weights of a checkpoint that has both.")
@@ -26,8 +28,8 @@ from stillmotion.cli.progress import quiet_libraries, waiting
 def convert(source: str, target: Path, layout: str | None, dtype: str | None, ema: bool, force: bool) -> None:
     """Write the model in IN to OUT in another layout.
 
-    Motion modules have the layouts animatediff, diffusers (a folder or a file) and hotshot; LoRAs of all kinds
-    have kohya, peft, diffusers and animatediff; text-to-image models are one file (ldm) or a folder
+    Motion modules have the layouts animatediff, diffusers (a folder or a file) and hotshot; LoRAs of all
+    kinds have kohya, peft, diffusers and animatediff; text-to-image models are one file (ldm) or a folder
     (diffusers). OUT is a folder, or ends in .safetensors. No number changes unless --dtype says so.
     """
     with waiting() as bars, bars.stage("converting"):

@@ -22,7 +22,7 @@ FLAGS = {
     "--negative-prompt": "--negative --neg --np",
     "--scheduler": "--sampler --sampler-name --sampling-method",
     "--width --height": "--size --resolution --dimensions --w --h",
-    "--motion-scale": "--strength --motion-scale",
+    "--motion-scale": "--strength",
     "--output": "--out --outfile --output-dir --save --file",
     "--force": "--overwrite --yes --y",
     "--fps": "--frame-rate --framerate --rate",

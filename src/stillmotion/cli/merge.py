@@ -13,6 +13,7 @@ from stillmotion.cli.output import echo
 from stillmotion.cli.progress import quiet_libraries, waiting
 from stillmotion.errors import RequestError
 from stillmotion.request import Request
+from stillmotion.request.aliases import REQUEST
 from stillmotion.request.request import LoraAlpha
 
 
@@ -46,6 +47,7 @@ from stillmotion.request.request import LoraAlpha
     default="use",
     help="Whether LoRAs are scaled by their alpha [default: use].",
 )
+@click.option("--lora-parity", "old_alpha", type=click.Choice(["kohya", "original"]), hidden=True)
 @dtype_option
 @force_option
 def merge(
@@ -55,6 +57,7 @@ def merge(
     motion_loras: tuple[str, ...],
     others: tuple[str, ...],
     lora_alpha: str,
+    old_alpha: str | None,
     dtype: str | None,
     force: bool,
 ) -> None:
@@ -66,6 +69,8 @@ def merge(
     if not (loras or motion_loras or others):
         raise click.UsageError("Nothing to merge: give --lora, --motion-lora or --with.")
     weights = Request.parse(prompt="", **given({"loras": loras, "motion_loras": motion_loras}))
+    if old_alpha is not None:
+        lora_alpha = REQUEST.value("lora_parity", old_alpha)
     shares = dict(map(_share, others))
     all_loras = {**weights.loras, **weights.motion_loras}
     with waiting() as bars, bars.stage("merging"):

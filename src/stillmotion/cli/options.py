@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ import click
 
 from stillmotion.cli.hints import dropped
 from stillmotion.errors import RequestError
-from stillmotion.request import Request
+from stillmotion.request import Request, aliases
 from stillmotion.request.layer_weights import LayerWeights
 from stillmotion.request.request import LORAS, REPEATED, Flag
 from stillmotion.video.palette import Dither
@@ -39,6 +39,8 @@ def request_options(command: Callable[..., Any]) -> Callable[..., Any]:
             multiple=flag.repeated,
             help=_help(flag),
         )(command)
+    for old in aliases.REQUEST.names:
+        command = click.option(f"--{old.replace('_', '-')}", old, hidden=True)(command)
     return command
 
 
@@ -51,7 +53,9 @@ def _help(flag: Flag) -> str:
 
 def given(options: dict[str, Any]) -> dict[str, Any]:
     """The fields of a Request among the options that the user really gave."""
-    fields = {name: options[name] for name in Request.model_fields if options.get(name) not in (None, ())}
+    names = (*Request.model_fields, *aliases.REQUEST.names)
+    asked = {name: options[name] for name in names if options.get(name) not in (None, ())}
+    fields = aliases.REQUEST.updated(asked)
     for name in ("base", "motion", "vae"):
         if name in fields:
             fields[name] = dropped(fields[name])
@@ -87,6 +91,17 @@ def _is_weight(text: str) -> bool:
     except RequestError:
         return False
     return True
+
+
+class KnownChoice(click.Choice):
+    """A choice that takes old names of its values too, without showing them."""
+
+    def __init__(self, choices: Iterable[str], old: Iterable[str] = ()) -> None:
+        super().__init__(list(choices))
+        self.old = frozenset(old)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return value if value in self.old else super().convert(value, param, ctx)
 
 
 def output_options(command: Callable[..., Any]) -> Callable[..., Any]:

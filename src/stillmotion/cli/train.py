@@ -11,7 +11,8 @@ import click
 from pydantic.fields import FieldInfo
 
 from stillmotion import training
-from stillmotion.cli.options import PathType
+from stillmotion.cli.options import KnownChoice, PathType
+from stillmotion.request.aliases import TRAINING
 from stillmotion.training import Kind, load_config
 
 
@@ -20,7 +21,7 @@ def train() -> None:
     """Train on clips or images of your own; every run resumes where it stopped."""
 
 
-def option(name: str, field: FieldInfo) -> click.Option:
+def option(name: str, field: FieldInfo, hidden: bool = False) -> click.Option:
     """The flag of one config field; unset flags leave the value of the config file or the default."""
     flag = "--" + name.replace("_", "-")
     kind, many = _unwrap_optional(field.annotation), False
@@ -30,11 +31,11 @@ def option(name: str, field: FieldInfo) -> click.Option:
     if field.default is not None and not field.is_required() and field.default != []:
         text += f"  [default: {_shown(field.default)}]"
     if kind is bool:
-        return click.Option([f"{flag}/--no-{flag[2:]}", name], default=None, help=text)
+        return click.Option([f"{flag}/--no-{flag[2:]}", name], default=None, help=text, hidden=hidden)
     kinds = {int: click.INT, float: click.FLOAT, Path: PathType(path_type=Path)}
     choices = get_args(kind) if get_origin(kind) is Literal else ()
-    type_ = click.Choice(choices) if choices else kinds.get(kind, click.STRING)
-    return click.Option([flag, name], type=type_, multiple=many, default=None, help=text)
+    type_ = KnownChoice(choices, TRAINING.values.get(name, ())) if choices else kinds.get(kind, click.STRING)
+    return click.Option([flag, name], type=type_, multiple=many, default=None, help=text, hidden=hidden)
 
 
 def _unwrap_optional(annotation: Any) -> Any:
@@ -66,6 +67,8 @@ def command(name: str, kind: Kind) -> click.Command:
         help="YAML file with any of the fields below; flags win over it",
     )
     options = [config, *(option(field, info) for field, info in kind.config.model_fields.items())]
+    fields = kind.config.model_fields
+    options += [option(old, fields[new], hidden=True) for old, new in TRAINING.names.items() if new in fields]
     text = cleandoc(kind.help)
     return click.Command(name, params=options, callback=call, help=text, short_help=text.splitlines()[0])
 

@@ -21,7 +21,7 @@ COLOUR_TOLERANCE = 8
 
 
 def warp(frames: np.ndarray, camera_move: CameraMove, size: int) -> Tensor:
-    """uint8 images (n, H, W, 3), one or several -> (shot.frames, 3, size, size) in [-1, 1].
+    """uint8 images (n, H, W, 3), one or several -> (camera_move.frames, 3, size, size) in [-1, 1].
 
     No black borders: beyond an image with a plain border its colour goes on; another image is enlarged
     until it fills the frame if it has the pixels for that, and its border goes on where it has not.

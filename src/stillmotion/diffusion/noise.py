@@ -1,7 +1,7 @@
 """The noise of a clip: how much of it the frames share.
 
-With independent noise in every frame nothing says at the start that neighbours belong together; motion has
-to find out from the images. Noise that goes on from frame to frame says it, in training and in sampling.
+With independent noise in every frame, which frames are neighbours must be learnt from the images alone; noise
+that is shared in part from frame to frame tells it, in training and in sampling.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""Adapters (LoRA and its kin): changes of single layers, as hooks that come off again."""
+"""LoRA and its kin: the change of one layer, and the module that computes it."""

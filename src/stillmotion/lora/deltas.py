@@ -87,7 +87,7 @@ class LayerDelta:
 
     @property
     def linear(self) -> bool:
-        """Whether half the strength is half the change; not so for DoRA, BOFT and rescaled OFT."""
+        """Whether half the weight is half the change; not so for DoRA, BOFT and rescaled OFT."""
         return self.magnitude is None and self.algorithm != "boft" and "rescale" not in self.tensors
 
     def scale(self, lora_alpha: LoraAlpha = "use") -> float:
@@ -104,9 +104,9 @@ class LayerDelta:
         return replace(self, magnitude=None).change(torch.zeros(shape), 1.0, lora_alpha)
 
     def change(self, weight: Tensor, lora_weight: float = 1.0, lora_alpha: LoraAlpha = "use") -> Tensor:
-        """What to add to `weight` at this strength, fp32; exactly 0 at strength 0.
+        """What to add to `weight` at this weight, fp32; exactly 0 at weight 0.
 
-        DoRA: the length of W + strength * change is set, as in peft. OFT and BOFT: each rotation is moved
+        DoRA: the length of W + weight * change is set, as in peft. OFT and BOFT: each rotation is moved
         towards 1, as in LyCORIS. Mismatch if the sizes do not agree.
         """
         weight = weight.detach().float()
@@ -128,7 +128,7 @@ class LayerDelta:
     def bias_change(
         self, bias: Tensor | None, lora_weight: float = 1.0, lora_alpha: LoraAlpha = "use"
     ) -> Tensor | None:
-        """What to add to the layer's bias (None: it has none) at this strength, fp32; None for nothing."""
+        """What to add to the layer's bias (None: it has none) at this weight, fp32; None for nothing."""
         t = {name: tensor.detach().float() for name, tensor in self.tensors.items()}
         terms = []
         if "bias" in t:
@@ -151,7 +151,7 @@ class LayerDelta:
             raise Mismatch(_no_fit(f"with {sizes}", weight)) from error
 
     def apply(self, weight: Tensor, lora_weight: float = 1.0, lora_alpha: LoraAlpha = "use") -> Tensor:
-        """`weight` with this change at this strength in it, fp32."""
+        """`weight` with this change at this weight in it, fp32."""
         return weight.detach().float() + self.change(weight, lora_weight, lora_alpha)
 
 

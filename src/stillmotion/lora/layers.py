@@ -62,14 +62,14 @@ class Shift(nn.Module):
 
 
 class Bent(DenseDelta):
-    """A change that is not proportional to its strength (DoRA, BOFT): a matrix for each strength."""
+    """A change that is not proportional to its weight (DoRA, BOFT): a matrix for each weight."""
 
     def __init__(self, layer: nn.Module, delta: LayerDelta, lora_alpha: LoraAlpha) -> None:
         super().__init__(layer, delta, lora_alpha)
         self.delta, self.lora_alpha, self.at = delta, lora_alpha, 1.0
 
     def forward(self, x: Tensor, lora_weight: float | Tensor = 1.0) -> Tensor:
-        """What is added at one strength, or at one of each image of the batch."""
+        """What is added at one weight, or at one of each image of the batch."""
         if isinstance(lora_weight, Tensor):
             each = lora_weight.flatten()
             rows = {value: each == value for value in each.unique().tolist()}

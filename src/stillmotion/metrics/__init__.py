@@ -1,1 +1,1 @@
-"""Measures on clips: numbers that say what is seen."""
+"""Measures on clips."""

@@ -6,7 +6,8 @@ structure tensor), and points that do not follow the common move (the subject's 
 round. DIS prefers smooth flow and sees turns as smaller than they are: the next frame is moved back by what
 was found, and what is left is added.
 
-Directions are those of stillmotion.datasets.camera_moves, named after the camera: pan-left takes the image right.
+Directions are those of stillmotion.datasets.camera_moves, named after the camera: pan-left takes the image
+right.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
-"""Families of motion modules as rows of a table, and the shapes that follow.
+"""The config of a motion module, and the shapes of its weights that follow from it.
 
-The facts are those of the original code and of the users' files: anatomy and places of the modules from the
-AnimateDiff repository (v1, v2, v3, SDXL-beta), positions and schedules from each model's own release.
-`group_norm="family"` uses the norms of the row; diffusers pools every motion norm over the clip instead.
+The rows of the known families are in families.py. `group_norm="family"` uses the norms of the config;
+diffusers pools every motion norm over the clip instead.
 """
 
 from __future__ import annotations
@@ -44,7 +43,7 @@ class MotionConfig:
     beta_start: float = 0.00085
     beta_end: float = 0.012
     noise_alpha: float = 0.0
-    """how much of a frame's noise goes on into the next (see motion.noise); 0: frames are independent"""
+    """how much of a frame's noise goes on into the next (see diffusion.noise); 0: frames are independent"""
     scheduler: str = "ddim"
     timestep_spacing: str = "leading"
     num_inference_steps: int = 25

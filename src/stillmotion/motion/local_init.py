@@ -1,9 +1,9 @@
-"""A start for motion training: half of the heads begin by looking at near frames.
+"""Initial attention for motion training: half of the heads attend to near frames.
 
-With random queries and keys every frame looks at all frames alike, and what is learnt first is their average:
-the clip agrees with itself, but order means nothing to it (the bundled module after 651 steps: shuffling the
-frames raised its loss by 4% at most; after 452 more that began like this, by 2% to 23%). Copying pairs of
-positional channels (sin wp, cos wp) into queries and keys gives
+With random queries and keys every frame attends to all frames alike, and what is learnt first is their
+average: the clip agrees with itself, but the order of frames is not learnt (the bundled module after 651
+steps: shuffling the frames raised its loss by 4% at most; after 452 more that began like this, by 2% to 23%).
+Copying pairs of positional channels (sin wp, cos wp) into queries and keys gives
 
     q_i . k_j = gain^2 * sum over w of cos(w (i - j)),   largest for i = j and falling with the distance
 

@@ -204,7 +204,9 @@ class MotionModules(nn.Module):
 
     @classmethod
     def for_unet(cls, unet: nn.Module, **overrides: Any) -> Self:
-        """A fresh set that fits this UNet2DConditionModel; `overrides` are MotionConfig fields (mid=False)."""
+        """A fresh set that fits this UNet2DConditionModel; `overrides` are MotionConfig fields
+        (mid=False).
+        """
         return cls(spec_for(unet, **overrides))
 
     @classmethod

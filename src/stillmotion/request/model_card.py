@@ -15,6 +15,7 @@ from typing import Any
 from stillmotion.errors import Damaged, RequestError, UnknownFile
 from stillmotion.foreign import read_json
 from stillmotion.request import Request
+from stillmotion.request.aliases import REQUEST
 from stillmotion.request.concepts import Concepts
 
 CARD = "stillmotion.json"
@@ -50,7 +51,10 @@ class ModelCard:
             content = read_json(path, CARD_BYTES)
             if not isinstance(content, dict):
                 raise ValueError(f"it is a {type(content).__name__}, not an object")
-            defaults, schedule = dict(content.get("defaults", {})), dict(content.get("schedule", {}))
+            defaults, schedule = (
+                REQUEST.updated(content.get("defaults", {})),
+                dict(content.get("schedule", {})),
+            )
         except (OSError, ValueError, TypeError) as error:
             raise Damaged(f"{path} is not a model card in JSON ({error}); correct or remove it.") from error
         try:

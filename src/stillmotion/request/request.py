@@ -26,6 +26,7 @@ from pydantic import (
 
 from stillmotion.errors import RequestError, StillmotionWarning
 from stillmotion.foreign import parse_json
+from stillmotion.request import aliases
 from stillmotion.request.layer_weights import FORM, LARGEST, LayerWeights
 from stillmotion.request.messages import extra_of, sentence
 
@@ -254,7 +255,8 @@ class Request(BaseModel):
     )
     lora_alpha: LoraAlpha = _field(
         "use",
-        "whether LoRAs are scaled by their alpha as kohya defines it, or alpha is ignored, as in the original "
+        "whether LoRAs are scaled by their alpha as kohya defines it, or alpha is ignored, as in the "
+        "original "
         "AnimateDiff code",
         "it must be one of",
         "use",
@@ -283,7 +285,7 @@ class Request(BaseModel):
     @classmethod
     def _in_our_words(cls, fields: Any, handler: Any) -> Any:
         try:
-            return handler(fields)
+            return handler(aliases.REQUEST.updated(fields) if isinstance(fields, Mapping) else fields)
         except ValidationError as error:
             raise RequestError(" ".join(sentence(cls, problem) for problem in error.errors())) from None
 
@@ -322,7 +324,7 @@ class Request(BaseModel):
 
     def replace(self, **fields: Any) -> Request:
         """The same request with other values, validated again."""
-        return self.parse(**{**self.model_dump(exclude_unset=True), **fields})
+        return self.parse(**{**self.model_dump(exclude_unset=True), **aliases.REQUEST.updated(fields)})
 
     def filled(self, defaults: Mapping[str, Any]) -> Request:
         """The complete request: what was not given comes from the model's `defaults`, and a seed is drawn.
@@ -358,6 +360,7 @@ class Request(BaseModel):
         except (ValueError, TypeError) as error:
             raise RequestError(f"This is not a request in JSON: {error}.") from None
         version = fields.pop("version", REQUEST_VERSION)
+        fields = aliases.REQUEST.updated(fields)
         unknown = [name for name in fields if name not in cls.model_fields]
         if unknown and isinstance(version, int) and version > REQUEST_VERSION:
             warnings.warn(

@@ -1,1 +1,1 @@
-"""Same images, less time: precision chosen by what the machine does well. Never a second sampler."""
+"""Device and precision by what the machine does well."""

@@ -1,4 +1,4 @@
-"""Device and precision that this machine does well, and a UNet in low precision under a float32 sampler.
+"""Device and precision that this machine does well.
 
 bf16 halves the time of a UNet on processors that compute it (AVX512-BF16, AMX) and is
 slower than float32 on those that emulate it, so it is chosen by asking the processor.

@@ -115,9 +115,9 @@ class Animator:
         """An Animator from names: files, folders, hub names or bundled models; by default the bundled one.
 
         `motion="none"` gives a base for stills. `loras` and `motion_loras` map files to weights, which are
-        numbers, text or mappings as in `LayerWeights`; `embeddings` maps files to the words they stand for (""
-        for their own); `vae` is used instead of the base's. `dtype` and `device` default to what this machine
-        does well. WeightsError in one sentence if files are damaged or do not fit.
+        numbers, text or mappings as in `LayerWeights`; `embeddings` maps files to the words they stand for
+        ("" for their own); `vae` is used instead of the base's. `dtype` and `device` default to what this
+        machine does well. WeightsError in one sentence if files are damaged or do not fit.
         """
         loaded = load_models(base, motion, loras, dtype, device, motion_loras, vae, embeddings, **others)
         return cls(

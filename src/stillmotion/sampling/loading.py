@@ -179,7 +179,7 @@ def _merged(base: ModelCard, motion: ModelCard) -> ModelCard:
 def _read_loras(
     given: Mapping[str, Mapping[str, LayerWeights]], base: Path
 ) -> list[tuple[str, Lora, LayerWeights]]:
-    """Flag, LoRA and strength of each; WrongKind or Mismatch for what the base at this place cannot take."""
+    """Flag, LoRA and weight of each; WrongKind or Mismatch for what the base at this place cannot take."""
     if not any(given.values()):
         return []
     family = identify(base).base

@@ -30,7 +30,8 @@ BETAS = ("beta_schedule", "beta_start", "beta_end")
 class Sample:
     """One sample before noise: latents and noise (f, c, h, w) on the CPU, timestep, caption.
 
-    The noise goes over `input_latents` where that is given: other latents than those the network should arrive at.
+    The noise goes over `input_latents` where that is given: other latents than those the network should
+    arrive at.
     """
 
     latents: Tensor
@@ -53,7 +54,7 @@ class Denoiser:
     """The frozen pipeline, its schedule as the config has it, and its text.
 
     What the config leaves open of the betas is in `schedule`, and else the base's; `noise_alpha` is that of
-    the clips (see motion.noise). With `rounded=False` the UNet stays in fp32, for those who train its own
+    the clips (see diffusion.noise). With `rounded=False` the UNet stays in fp32, for those who train its own
     weights.
     """
 

@@ -6,7 +6,7 @@
     parts    {"unet": {"mid_block.attentions.0.proj_in": LayerDelta}, "text_encoder": ..., "motion": ...}
 
 Strict: each key is used, or an error names it. parse(*write(parts, layout)) == parts for what the layout can
-hold. Pure functions; a layer's name is read by places.py, alphas in metadata by alphas.py.
+hold. Pure functions; a layer's name is read by lora_layers.py, alphas in metadata by alphas.py.
 """
 
 from __future__ import annotations
@@ -43,7 +43,9 @@ KOHYA: dict[tuple[Algorithm, str], str] = {
     ("norm", "diff"): "w_norm",
     ("norm", "bias"): "b_norm",
 }
-"""Tensor of LayerDelta -> how its key ends in kohya's and LyCORIS' files; any other change of a bias: diff_b."""
+"""Tensor of LayerDelta -> how its key ends in kohya's and LyCORIS' files; any other change of a bias:
+diff_b.
+"""
 
 ENDS: dict[str, tuple[Algorithm | None, str]] = {
     **{end: role for role, end in KOHYA.items() if end != "weight"},

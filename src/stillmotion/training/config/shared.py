@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from stillmotion.errors import RequestError
 from stillmotion.foreign import read_yaml
+from stillmotion.request.aliases import TRAINING
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -80,6 +81,11 @@ class TrainConfig(BaseModel):
         None, ge=1, description="a line of the log every so many steps; default: every few seconds"
     )
     tensorboard: bool = Field(False, description="log to TensorBoard too (pip install stillmotion[train])")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _old_names(cls, fields: Any) -> Any:
+        return TRAINING.updated(fields) if isinstance(fields, dict) else fields
 
     @classmethod
     def parse(cls: type[Config], **fields: Any) -> Config:
@@ -179,7 +185,7 @@ def load_config(kind: type[Config], path: str | Path | None = None, **overrides:
                 f"{path} holds {type(fields).__name__}; expected lines such as 'learning_rate: 0.0001'."
             )
     try:
-        return kind.parse(**(fields | overrides))
+        return kind.parse(**(TRAINING.updated(fields) | TRAINING.updated(overrides)))
     except RequestError as error:
         raise RequestError(f"{path}: {error}" if path is not None else str(error)) from None
 

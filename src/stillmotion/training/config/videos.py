@@ -91,7 +91,8 @@ class MotionTrainConfig(ClipConfig):
     )
     local_init: bool = Field(
         False,
-        description="start with half of the heads attending to near frames: their order is learnt much sooner",
+        description="start with half of the heads attending to near frames: their order is learnt much "
+        "sooner",
     )
     motion_norm: Literal["per-frame", "pooled"] = Field(
         "per-frame",

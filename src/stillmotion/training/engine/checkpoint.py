@@ -3,7 +3,7 @@
     OUTPUT/checkpoints/step-00000500/state.safetensors    weights, ema, optimizer moments (fp32 vectors)
                                      trainer.json         step, settings, names and shapes of the weights
 
-Randomness needs no state (draws.py) and the learning rate is a function of the step, so this is everything.
+Randomness needs no state (rng.py) and the learning rate is a function of the step, so this is everything.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from torch import Tensor
 
 from stillmotion.atomic import FolderKind, durable, sweep
 from stillmotion.errors import TrainingError
+from stillmotion.request.aliases import TRAINING
 
 PREFIX = "step-"
 CHECKPOINT = FolderKind("a checkpoint", ("trainer.json",), r"state\.safetensors|trainer\.json")
@@ -141,7 +142,7 @@ def check_shapes(saved: Saved, shapes: Mapping[str, tuple[int, ...]]) -> None:
 
 def changes(saved: Saved, settings: Mapping[str, Any]) -> list[str]:
     """Settings that are not those of the checkpoint, in words."""
-    before = saved.facts["settings"]
+    before = TRAINING.updated(saved.facts["settings"])
     return [
         f"{name} was {before.get(name)!r} until step {saved.step} and is {value!r} from here on"
         for name, value in settings.items()

@@ -1,7 +1,7 @@
 """A new word in training: its vectors are put in by hooks on the token embeddings; the table has no gradient.
 
-The word enters the tokenizers as a finished one does (stillmotion.checkpoints.textual_inversion); the rows it gets there are the
-initial ones, and a hook puts the vectors in training in their place.
+The word enters the tokenizers as a finished one does (stillmotion.checkpoints.textual_inversion); the rows it
+gets there are the initial ones, and a hook puts the vectors in training in their place.
 """
 
 from __future__ import annotations

@@ -45,7 +45,7 @@ from stillmotion.training.targets.lora_params import LoraParameters, attention_l
 
 MAX_SAMPLES = 4
 CAMERA_STREAM = "shots"
-"""series of draws from which camera moves get their variations"""
+"""purpose of the random numbers from which camera moves get their variations"""
 
 
 def temporal_layers(path: str, layer: nn.Module) -> bool:
