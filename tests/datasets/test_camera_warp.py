@@ -161,7 +161,11 @@ def test_stills_and_clips_become_shots(tmp_path):
     images = [Image.fromarray(np.roll(marked(), k, 1)) for k in range(6)]
     images[0].save(tmp_path / "clip.webp", save_all=True, append_images=images[1:], duration=50)
     items = [Item(tmp_path / name, ("a",)) for name in ("still.jpg", "clip.webp")]
-    shots = camera_clips(items, "zoom-in", 0.25, 4, 3, lambda number: (number / 10, 1 - number / 10 - 0.1))
+
+    def draw(number: int, name: str) -> float:
+        return number / 10 if name == "camera_amount" else 1 - number / 10 - 0.1
+
+    shots = camera_clips(items, "zoom-in", 0.25, 4, 3, draw)
     assert len(shots) == 6 and len({camera_move.variant for camera_move in shots}) == 6
     assert [camera_move.path.name for camera_move in shots] == ["still.jpg"] * 3 + ["clip.webp"] * 3
     assert [camera_move.part for camera_move in shots] == [1, 0.5, 1] * 2

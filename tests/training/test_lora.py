@@ -129,6 +129,17 @@ def test_images_of_several_sizes_are_the_mean_of_each_alone(configure):
     assert torch.allclose(together, torch.stack(alone).mean(), rtol=1e-5)
 
 
+def test_a_draw_that_is_switched_on_changes_no_other(configure):
+    plain, mirrored = make_target(configure("plain")), make_target(configure("mirrored", flip=True))
+    changed = 0
+    for rng in sample_rngs(0, 0, 0, 16, 1):
+        one, other = plain.dataset.sample(rng), mirrored.dataset.sample(rng)
+        assert torch.equal(one.noise, other.noise)
+        assert (one.timestep, one.caption) == (other.timestep, other.caption)
+        changed += not torch.equal(one.latents, other.latents)
+    assert 0 < changed < 16
+
+
 def test_batches_are_of_one_size_and_repeats_count(configure, tmp_path):
     for number in range(6):
         folder = tmp_path / "set" / ("2_tall" if number % 2 else "wide")

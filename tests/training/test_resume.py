@@ -105,6 +105,18 @@ def test_other_settings_are_said(configure, capsys):
     assert "learning_rate was 0.001 until step 2 and is 0.002 from here on" in said
 
 
+def test_a_checkpoint_of_an_older_version_goes_on_and_its_other_draws_are_said(configure, capsys):
+    config = configure("run", max_train_steps=1)
+    train_motion(config)
+    facts = checkpoint.checkpoints(config.output)[-1] / "trainer.json"
+    facts.write_text(facts.read_text().replace('"draws": "by name",', ""), "utf-8")
+    capsys.readouterr()
+    assert train_motion(configure("run", max_train_steps=2)).step == 2
+    assert "older version, which drew its samples otherwise" in " ".join(capsys.readouterr().err.split())
+    train_motion(configure("run", max_train_steps=3))
+    assert "older version" not in capsys.readouterr().err
+
+
 def test_other_clips_are_said(configure, clips, tmp_path, capsys):
     config = configure("run", max_train_steps=1)
     train_motion(config)

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stillmotion.training.engine.rng import OFFSET, SampleRng, sample_rngs, seed_model
+from stillmotion.training.engine.rng import SampleRng, sample_rngs, seed_model
 
 
 def numbers(step, parts, size):
@@ -29,20 +29,32 @@ def test_epochs_seeds_and_samples_differ():
 
     assert len({tuple(order(seed, epoch)) for seed in (0, 1) for epoch in (0, 1, 2)}) == 6
     first, second = SampleRng(0, 1), SampleRng(0, 2)
-    assert first.uniforms(3) != second.uniforms(3)
+    assert first.uniform("start") != second.uniform("start") != first.uniform("timestep")
     assert not torch.equal(first.noise(4, 5), second.noise(4, 5))
-    assert not torch.equal(first.noise(4), first.noise(4, purpose=OFFSET))
+    assert not torch.equal(first.noise(4), first.noise(4, name="offset"))
 
 
 def test_a_draw_depends_on_nothing_else():
-    before = SampleRng(3, 17).noise(2, 3), SampleRng(3, 17).uniforms(4)
+    rng = SampleRng(3, 17)
+    before = rng.noise(2, 3), rng.uniform("start")
     torch.manual_seed(99)
     torch.randn(10)
-    assert torch.equal(SampleRng(3, 17).noise(2, 3), before[0]) and SampleRng(3, 17).uniforms(4) == before[1]
+    rng.uniform("something new"), rng.noise(5, name="something new")
+    assert torch.equal(rng.noise(2, 3), before[0]) and rng.uniform("start") == before[1]
+    assert torch.equal(SampleRng(3, 17).noise(2, 3), before[0])
+
+
+def test_an_index_is_below_its_count_and_reaches_all():
+    for count in (1, 3, 7):
+        assert {SampleRng(0, number).index("caption", count) for number in range(200)} == set(range(count))
 
 
 def test_choices_and_noise_have_the_right_distribution():
-    choices = torch.tensor([SampleRng(0, number).uniforms(4) for number in range(4000)])
+    names = ("start", "caption", "text_dropout", "timestep")
+    choices = torch.tensor(
+        [[SampleRng(0, number).uniform(name) for name in names] for number in range(4000)],
+        dtype=torch.float64,
+    )
     assert torch.allclose(choices.mean(0), torch.full((4,), 0.5, dtype=choices.dtype), atol=0.03)
     assert choices.min() >= 0 and choices.max() < 1
     assert torch.corrcoef(choices.T).fill_diagonal_(0).abs().max() < 0.06

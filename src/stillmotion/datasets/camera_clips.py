@@ -31,16 +31,25 @@ def camera_clips(
     amount: float,
     frames: int,
     variants: int,
-    uniforms: Callable[[int], Sequence[float]],
+    uniform: Callable[[int, str], float],
 ) -> list[CameraClip]:
-    """`variants` shots of each item; `uniforms` gives two numbers in [0, 1) for the number of a shot."""
+    """`variants` shots of each item, each a bit different.
+
+    Args:
+        items: stills or clips.
+        move: what the camera does.
+        amount: how far it goes in a clip (see `AMOUNTS`).
+        frames: of a shot.
+        variants: shots of each item; every second one shows half of the move.
+        uniform: gives a number in [0, 1) for the number of a shot and the name of a draw.
+    """
     found = []
     for number, item in enumerate(items):
         for variant in range(variants):
             part = MOVE_PARTS[variant % len(MOVE_PARTS)]
-            camera_move = CameraMove.varied(
-                move, part * amount, frames, uniforms(number * variants + variant)
-            )
+            shot = number * variants + variant
+            draws = uniform(shot, "camera_amount"), uniform(shot, "camera_shift")
+            camera_move = CameraMove.varied(move, part * amount, frames, draws)
             found.append(
                 CameraClip(item.path, item.captions, f" {camera_move}", camera_move=camera_move, part=part)
             )

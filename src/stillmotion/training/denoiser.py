@@ -20,7 +20,7 @@ from stillmotion.diffusion.noise import progressive_noise
 from stillmotion.diffusion.text import Conditioner
 from stillmotion.runtime.precision import training_dtype
 from stillmotion.training.config.shared import DenoiseConfig
-from stillmotion.training.engine.rng import OFFSET, SampleRng
+from stillmotion.training.engine.rng import SampleRng
 from stillmotion.training.engine.target import Loss
 
 BETAS = ("beta_schedule", "beta_start", "beta_end")
@@ -88,24 +88,17 @@ class Denoiser:
         dtype = str(self.dtype).removeprefix("torch.")
         return f"{dtype} on {self.device}, the base predicts {self.prediction_type}"
 
-    def sample(
-        self,
-        rng: SampleRng,
-        latents: Tensor,
-        captions: Sequence[str],
-        which: float,
-        dropped: float,
-        timestep: float,
-    ) -> Sample:
-        """Noise, caption and timestep for latents (f, c, h, w); the last three are uniform in [0, 1)."""
+    def sample(self, rng: SampleRng, latents: Tensor, captions: Sequence[str]) -> Sample:
+        """Noise, a timestep and one of the captions (or none: text_dropout) for latents (f, c, h, w)."""
         latents = latents.float()
         noise = rng.noise(*latents.shape)
         if self.config.noise_offset:
-            noise += self.config.noise_offset * rng.noise(*latents.shape[:2], 1, 1, purpose=OFFSET)
+            noise += self.config.noise_offset * rng.noise(*latents.shape[:2], 1, 1, name="offset")
         noise = progressive_noise(noise, self.noise_alpha)
-        caption = "" if dropped < self.config.text_dropout else captions[int(which * len(captions))]
+        unsaid = rng.uniform("text_dropout") < self.config.text_dropout
+        caption = "" if unsaid else captions[rng.index("caption", len(captions))]
         first, end = self.config.min_timestep, self.config.max_timestep or len(self.alphas_cumprod)
-        return Sample(latents, noise, first + int(timestep * (end - first)), caption)
+        return Sample(latents, noise, first + rng.index("timestep", end - first), caption)
 
     def predict(self, samples: Sequence[Sample]) -> Prediction:
         """One pass of the UNet over samples of one shape."""

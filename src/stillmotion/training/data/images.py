@@ -75,10 +75,9 @@ class ImageDataset:
     def sample(self, rng: SampleRng, captions: Callable[[Item], Sequence[str]] | None = None) -> Sample:
         """An image with noise, timestep and caption; `captions` are others than its own."""
         clip = self.clip(rng)
-        mirrored, *others = rng.uniforms(4)
-        view = int(self.config.flip and mirrored < 0.5)
+        view = int(self.config.flip and rng.uniform("mirror") < 0.5)
         said = captions(clip.item) if captions is not None else clip.item.captions
-        return self.denoiser.sample(rng, clip.latents([view]), said, *others)
+        return self.denoiser.sample(rng, clip.latents([view]), said)
 
     def captions(self) -> list[str]:
         """All captions of all images."""

@@ -133,11 +133,9 @@ def sample_fps(clips: Sequence[CachedClip], config: ClipConfig) -> float:
     return round(rates[len(rates) // 2], 3)
 
 
-def sample_frames(
-    rng: SampleRng, clips: Sequence[CachedClip], config: ClipConfig, start: float
-) -> SampledFrames:
-    """The frames of one clip that a sample is made of; `start` in [0, 1) chooses where."""
-    clip = clips[rng.item(len(clips))]
+def sample_frames(rng: SampleRng, clips: Sequence[CachedClip], config: ClipConfig) -> SampledFrames:
+    """The frames of one clip that a sample is made of, from a random start."""
+    clip, start = clips[rng.item(len(clips))], rng.uniform("start")
     indices = frame_indices(clip.length, config.frames, config.stride, start, config.loop, config.span)
     return clip.latents(indices), clip.item.captions
 

@@ -41,7 +41,7 @@ from stillmotion.training.engine.logger import Logger, Step, duration, read_loss
 from stillmotion.training.engine.loss_plot import plot_losses
 from stillmotion.training.engine.lr_schedule import learning_rate
 from stillmotion.training.engine.optimizers import make_optimizer
-from stillmotion.training.engine.rng import sample_rngs, seed_model
+from stillmotion.training.engine.rng import DRAWS, sample_rngs, seed_model
 from stillmotion.training.engine.run_folder import RunFolder, claim
 from stillmotion.training.engine.stop import Stop
 from stillmotion.training.engine.target import Target
@@ -264,6 +264,7 @@ class Run:
             },
             "processes": self.accelerator.num_processes,
             "data": self.target.data_key(),
+            "draws": DRAWS,
             "shapes": self.flat.shapes,
             "torch": torch.__version__,
         }
@@ -287,6 +288,11 @@ class Run:
         if saved.facts.get("data") != self.target.data_key():
             self.logger.log(
                 "Note: the training data are not those of the last start: their order differs from here on."
+            )
+        if saved.facts.get("draws") != DRAWS:
+            self.logger.log(
+                "Note: the run was begun by an older version, which drew its samples otherwise: timesteps, "
+                "captions and frames differ from here on."
             )
         if saved.facts.get("processes") != self.accelerator.num_processes:
             self.logger.log(

@@ -68,9 +68,8 @@ class DomainAdapterTarget:
     def sample(self, rng: SampleRng) -> Sample:
         """One frame (1, c, h, w) of one clip, with noise, a timestep and a caption."""
         clip = self.clips[rng.item(len(self.clips))]
-        which, *others = rng.uniforms(4)
-        frame = clip.latents([int(which * clip.length)])
-        return self.denoiser.sample(rng, frame, clip.item.captions, *others)
+        frame = clip.latents([rng.index("frame", clip.length)])
+        return self.denoiser.sample(rng, frame, clip.item.captions)
 
     def save(self, output: Path, weights: Mapping[str, Tensor], step: int = 0) -> None:
         """The adapter in the layout of AnimateDiff's, and in that of plain diffusers."""

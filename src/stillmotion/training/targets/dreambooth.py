@@ -24,7 +24,7 @@ from stillmotion.training.engine.validation import sample_sheet
 from stillmotion.training.targets.trainable import make_trainable
 
 CLASS_STREAM = "class"
-"""purpose of the random numbers of the class images"""
+"""name of the random numbers of the class images"""
 
 
 class DreamBoothTarget:

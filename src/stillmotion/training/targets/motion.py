@@ -90,8 +90,7 @@ class MotionTarget:
 
     def sample(self, rng: SampleRng) -> Sample:
         """A stretch of one clip, with noise, one timestep and a caption."""
-        start, *others = rng.uniforms(4)
-        return self.denoiser.sample(rng, *sample_frames(rng, self.clips, self.config, start), *others)
+        return self.denoiser.sample(rng, *sample_frames(rng, self.clips, self.config))
 
     def save(self, output: Path, weights: Mapping[str, Tensor], step: int = 0) -> None:
         """`motion/`: a folder that MotionModel.load and diffusers' MotionAdapter.from_pretrained read."""

@@ -44,8 +44,6 @@ from stillmotion.training.targets.lora_metadata import lora_metadata
 from stillmotion.training.targets.lora_params import LoraParameters, attention_layers
 
 MAX_SAMPLES = 4
-CAMERA_STREAM = "shots"
-"""purpose of the random numbers from which camera moves get their variations"""
 
 
 def temporal_layers(path: str, layer: nn.Module) -> bool:
@@ -131,17 +129,16 @@ class MotionLoraTarget:
 
     def sample(self, rng: SampleRng) -> Sample:
         """A stretch of one clip, with noise, one timestep and a caption."""
-        start, *others = rng.uniforms(4)
-        sample = self.denoiser.sample(rng, *sample_frames(rng, self.clips, self.config, start), *others)
+        sample = self.denoiser.sample(rng, *sample_frames(rng, self.clips, self.config))
         if not self.config.static_input_fraction:
             return sample
-        if rng.uniforms(7)[6] < self.config.static_input_fraction:
+        if rng.uniform("static_input") < self.config.static_input_fraction:
             return replace(sample, input_latents=repeat_frame(sample.latents))
-        return replace(sample, timestep=int(others[-1] * len(self.denoiser.alphas_cumprod)))
+        return replace(sample, timestep=rng.index("timestep", len(self.denoiser.alphas_cumprod)))
 
     def motion_loss(self, prediction: Prediction, rngs: Sequence[SampleRng]) -> Tensor:
         """Loss of whole clips: L2, and L2 of what is left when a random frame of the clip is taken away."""
-        anchors = [int(rng.uniforms(5)[4] * self.config.frames) for rng in rngs]
+        anchors = [rng.index("debias_anchor", self.config.frames) for rng in rngs]
         apart = appearance_debiased(prediction.output, anchors) - appearance_debiased(
             prediction.target, anchors
         )
@@ -150,7 +147,7 @@ class MotionLoraTarget:
 
     def appearance_loss(self, samples: Sequence[Sample], rngs: Sequence[SampleRng]) -> Tensor:
         """Loss of one random frame of each clip, without motion: the appearance."""
-        taken = [int(rng.uniforms(6)[5] * self.config.frames) for rng in rngs]
+        taken = [rng.index("appearance_frame", self.config.frames) for rng in rngs]
         frames = [
             replace(sample, latents=sample.latents[k : k + 1], noise=sample.noise[k : k + 1])
             for sample, k in zip(samples, taken, strict=True)
@@ -193,7 +190,7 @@ class MotionLoraTarget:
             config.amount,
             config.frames,
             config.camera_variants,
-            lambda number: SampleRng(config.seed, number).stream(CAMERA_STREAM).uniforms(2),
+            lambda number, name: SampleRng(config.seed, number).uniform(name),
         )
 
     def _spatial(self) -> list[Parameter]:
