@@ -21,18 +21,20 @@ FILES = sorted(HOME.rglob("*.py"))
 FLOORS = (
     {"errors"},
     {"atomic", "foreign"},
-    {"request", "motion", "lora", "runtime", "metrics"},
-    {"video", "control"},
+    {"diffusion"},
+    {"request", "lora", "runtime", "metrics"},
+    {"motion", "video", "control"},
     {"attachments", "datasets"},
-    {"checkpoints", "diffusion"},
+    {"checkpoints"},
     {"sampling"},
     {"training"},
     {"server", "cluster"},
     {"cli"},
     {"__main__"},
 )
-"""From the ground up. `atomic` is how every room writes; `video` stands above `request`, which every clip
-carries; `training` draws its samples with `sampling`."""
+"""From the ground up. `atomic` is how every room writes; `diffusion` is mathematics that needs no other room,
+while model cards and motion families hold its `NoiseSchedule`; `video` stands above `request`, which every
+clip carries; `training` draws its samples with `sampling`."""
 
 FLOOR_OF = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 MOST_LINES = 400

@@ -21,7 +21,7 @@ import stillmotion as sm
 from stillmotion.datasets.latent_cache import pixels
 from stillmotion.diffusion.noise import progressive_noise
 from stillmotion.diffusion.objectives import add_noise, target
-from stillmotion.diffusion.schedulers import alphas_cumprod
+from stillmotion.diffusion.schedule import NoiseSchedule
 from stillmotion.training.data.videos import encoder
 from stillmotion.video import open_frames
 
@@ -42,10 +42,8 @@ def clips(animator: sm.Animator, count: int) -> list[Tensor]:
 def losses(animator: sm.Animator, latents: list[Tensor], time: int) -> tuple[float, float, float]:
     """Mean loss of the base, with motion, and with motion on shuffled frames."""
     spec, unet = animator.spec, animator.pipeline.unet
-    alpha_bar = alphas_cumprod(
-        spec.beta_schedule, spec.beta_start, spec.beta_end, 1000, zero_terminal_snr=True
-    )
-    alpha_bar = torch.tensor(alpha_bar[time], dtype=torch.float32)
+    schedule = spec.schedule.over_base(NoiseSchedule.from_config(animator.pipeline.scheduler.config))
+    alpha_bar = torch.tensor(schedule.alphas_cumprod()[time], dtype=torch.float32)
     text = animator.pipeline.encode_prompt("", "cpu", FRAMES, False)[0]
     order = torch.randperm(FRAMES, generator=torch.Generator().manual_seed(2))
     rows = []

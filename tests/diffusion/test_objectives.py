@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from diffusers import DDPMScheduler
 
 from stillmotion.diffusion import objectives
+from stillmotion.diffusion.schedule import ANIMATEDIFF, NoiseSchedule
 from stillmotion.training.engine.lr_schedule import learning_rate
 
 SCHEDULES = ["linear", "scaled_linear", "squaredcos_cap_v2"]
@@ -20,7 +22,7 @@ def test_diffusers_computes_the_same(schedule, zero_snr):
     oracle = DDPMScheduler(
         beta_schedule=schedule, beta_start=0.00085, beta_end=0.012, rescale_betas_zero_snr=zero_snr
     )
-    alpha_bar = objectives.alphas_cumprod(schedule, 0.00085, 0.012, 1000, zero_snr)
+    alpha_bar = torch.from_numpy(NoiseSchedule.from_config(oracle.config).alphas_cumprod()).float()
     assert torch.allclose(alpha_bar, oracle.alphas_cumprod, atol=2e-5, rtol=2e-3)
     clean, noise, times = torch.randn(3, 2, 4), torch.randn(3, 2, 4), torch.tensor([0, 500, 999])
     here = oracle.alphas_cumprod[times].view(-1, 1, 1)
@@ -40,8 +42,8 @@ def test_noise_between_is_the_noise_that_was_added():
 
 
 def test_zero_terminal_snr_ends_in_pure_noise():
-    assert objectives.alphas_cumprod("linear", 0.00085, 0.012, 1000, True)[-1] == 0
-    assert objectives.alphas_cumprod("linear", 0.00085, 0.012)[-1] > 1e-3
+    assert replace(ANIMATEDIFF, rescale_betas_zero_snr=True).alphas_cumprod()[-1] == 0
+    assert ANIMATEDIFF.alphas_cumprod()[-1] > 1e-3
 
 
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])

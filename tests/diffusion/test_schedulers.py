@@ -11,6 +11,7 @@ import torch
 from diffusers import DDIMScheduler, EulerDiscreteScheduler
 from diffusers.schedulers.scheduling_ddim import rescale_zero_terminal_snr
 
+from stillmotion.diffusion.schedule import NoiseSchedule
 from stillmotion.diffusion.schedulers import ROWS, check_steps, make_scheduler, zero_terminal_snr_betas
 from stillmotion.errors import RequestError
 from stillmotion.motion.families import EMOJI, FAMILIES, SDXL, V3
@@ -30,6 +31,12 @@ ZERO_SNR = SD15 | {
     "rescale_betas_zero_snr": True,
     "timestep_spacing": "leading",
 }
+
+
+def scheduler_for(name: str, config: dict, spec=None):
+    """The sampler for a base with this config, with motion of this family attached or without."""
+    base = NoiseSchedule.from_config(config)
+    return make_scheduler(name, base if spec is None else spec.schedule.over_base(base))
 
 
 def test_request_offers_exactly_what_can_be_made() -> None:
@@ -69,7 +76,7 @@ def sample(scheduler, alpha_bar: torch.Tensor, image: torch.Tensor, steps: int) 
 @pytest.mark.parametrize("config", [SD15, ZERO_SNR], ids=["sd15", "zero-snr"])
 @pytest.mark.parametrize("name", sorted(ROWS))
 def test_an_ideal_denoiser_leads_to_its_image(name, config, spec) -> None:
-    scheduler = make_scheduler(name, config, spec)
+    scheduler = scheduler_for(name, config, spec)
     image = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(1)).double()
     found = sample(scheduler, reference_alpha_bar(config, spec), image, 20)
     assert torch.isfinite(found).all()
@@ -79,7 +86,7 @@ def test_an_ideal_denoiser_leads_to_its_image(name, config, spec) -> None:
 @pytest.mark.parametrize("name", sorted(ROWS))
 def test_motion_brings_its_betas_and_the_base_its_prediction(name) -> None:
     alone, moving = (
-        make_scheduler(name, SD15 | {"prediction_type": "v_prediction"}, spec) for spec in (None, V3)
+        scheduler_for(name, SD15 | {"prediction_type": "v_prediction"}, spec) for spec in (None, V3)
     )
     assert alone.config.beta_schedule == "scaled_linear"
     assert moving.config.beta_schedule == "linear"
@@ -90,14 +97,14 @@ def test_motion_brings_its_betas_and_the_base_its_prediction(name) -> None:
 
 def test_a_wrong_beta_schedule_would_be_noticed() -> None:
     """The complaint "grey clips", as a number: linear betas differ from the base's where it matters."""
-    linear = make_scheduler("ddim", SD15, V3).alphas_cumprod
-    scaled = make_scheduler("ddim", SD15, None).alphas_cumprod
+    linear = scheduler_for("ddim", SD15, V3).alphas_cumprod
+    scaled = scheduler_for("ddim", SD15, None).alphas_cumprod
     assert torch.allclose(linear, reference_alpha_bar(SD15, V3).float(), atol=1e-6)
     assert (linear - scaled).abs().max() > 0.05
 
 
 def test_v3_ddim_is_configured_as_animatediff_does() -> None:
-    ours = make_scheduler("ddim", SD15, V3)
+    ours = scheduler_for("ddim", SD15, V3)
     theirs = DDIMScheduler(
         num_train_timesteps=1000,
         beta_start=0.00085,
@@ -111,7 +118,7 @@ def test_v3_ddim_is_configured_as_animatediff_does() -> None:
 
 
 def test_sdxl_beta_has_its_own_end() -> None:
-    ours = make_scheduler(SDXL.scheduler, SD15, SDXL)
+    ours = scheduler_for(SDXL.scheduler, SD15, SDXL)
     assert isinstance(ours, EulerDiscreteScheduler)
     assert (ours.config.beta_schedule, ours.config.beta_end) == ("scaled_linear", 0.02)
 
@@ -119,7 +126,7 @@ def test_sdxl_beta_has_its_own_end() -> None:
 @pytest.mark.parametrize("schedule", ["linear", "scaled_linear"])
 def test_zero_snr_betas_agree_with_diffusers(schedule) -> None:
     config = ZERO_SNR | {"beta_schedule": schedule}
-    ours = np.cumprod(1 - np.array(zero_terminal_snr_betas(config)))
+    ours = np.cumprod(1 - np.array(zero_terminal_snr_betas(NoiseSchedule.from_config(config))))
     theirs = reference_alpha_bar(config, None).numpy()
     assert np.allclose(ours[:-1], theirs[:-1], atol=1e-9)
     assert ours[-1] == pytest.approx(2**-24)
@@ -127,20 +134,20 @@ def test_zero_snr_betas_agree_with_diffusers(schedule) -> None:
 
 def test_zero_snr_starts_at_pure_noise_with_every_sampler() -> None:
     for name in sorted(set(ROWS) - {"lcm", "tcd"}):
-        scheduler = make_scheduler(name, ZERO_SNR, FAMILIES["sd15-v3"])
+        scheduler = scheduler_for(name, ZERO_SNR, FAMILIES["sd15-v3"])
         scheduler.set_timesteps(10)
         assert float(scheduler.timesteps[0]) == pytest.approx(999, abs=1e-2), name
 
 
 def test_unknown_names_are_refused_with_the_list() -> None:
     with pytest.raises(RequestError, match="'magic'.*ddim"):
-        make_scheduler("magic", SD15)
+        scheduler_for("magic", SD15)
 
 
 @pytest.mark.parametrize("name", ["ddim", "ddpm", "pndm", "lcm", "tcd"])
 def test_as_many_steps_as_are_allowed_can_be_taken(name) -> None:
     """With one more diffusers ends in an IndexError, distilled samplers in a ValueError."""
-    scheduler = make_scheduler(name, SD15, V3)
+    scheduler = scheduler_for(name, SD15, V3)
     with pytest.raises(RequestError, match=f"num_inference_steps is 1001, .* {name} takes at most") as said:
         check_steps(name, scheduler, 1001)
     most = int(re.search(r"at most (\d+)", str(said.value))[1])

@@ -99,7 +99,7 @@ def test_a_model_folder_tells_defaults_schedule_and_concepts(tmp_path) -> None:
     }
     (tmp_path / "stillmotion.json").write_text(json.dumps(card))
     read = ModelCard.read(tmp_path)
-    assert (read.name, read.defaults, read.schedule) == ("mine", {"width": 64}, {"beta_end": 0.02})
+    assert (read.name, read.defaults, read.schedule.said()) == ("mine", {"width": 64}, {"beta_end": 0.02})
     assert [concept.name for concept in read.concepts] == ["rocket"]
     assert ModelCard.read(tmp_path / "nowhere") == ModelCard()
 

@@ -11,6 +11,7 @@ from diffusers import AnimateDiffPipeline, AnimateDiffSDXLPipeline
 from oracles.peers import adapter_of, motion_unet
 from tiny import SIZE, TINY_MOTION, tiny_motion, tiny_pipeline
 
+from stillmotion.diffusion.schedule import NoiseSchedule
 from stillmotion.diffusion.schedulers import make_scheduler
 from stillmotion.errors import AttachError, Damaged, Mismatch, RequestError, SamplingError
 from stillmotion.request import Request
@@ -39,7 +40,8 @@ def diffusers_frames(kind: str, ours: Animator, request: Request) -> np.ndarray:
     for name in ("safety_checker", "requires_safety_checker", "feature_extractor", "image_encoder"):
         parts.pop(name, None)
     parts["unet"] = motion_unet(parts["unet"], ours.motion)
-    parts["scheduler"] = make_scheduler(request.scheduler, parts["scheduler"].config, ours.spec)
+    base = NoiseSchedule.from_config(parts["scheduler"].config)
+    parts["scheduler"] = make_scheduler(request.scheduler, ours.spec.schedule.over_base(base))
     cls = AnimateDiffPipeline if kind == "sd15" else AnimateDiffSDXLPipeline
     pipeline = cls(**parts, motion_adapter=adapter_of(ours.motion))
     pipeline.set_progress_bar_config(disable=True)
@@ -94,7 +96,7 @@ def test_a_clip_carries_a_request_that_makes_it_again(tiny: Animator) -> None:
 def test_one_frame_is_the_still_of_the_base(kind: str) -> None:
     still = made(kind).animate("a rocket", frames=1, seed=4, scheduler="ddim", num_inference_steps=3)
     pipeline = tiny_pipeline(kind)
-    pipeline.scheduler = make_scheduler("ddim", pipeline.scheduler.config)
+    pipeline.scheduler = make_scheduler("ddim", NoiseSchedule.from_config(pipeline.scheduler.config))
     image = pipeline(
         "a rocket",
         width=SIZE,
@@ -200,7 +202,7 @@ def test_bf16_stays_near_float32_and_between_steps_is_float32() -> None:
 
 
 def test_defaults_come_from_the_family_then_the_card_then_the_request() -> None:
-    card = ModelCard(defaults={"guidance_scale": 2.0, "frames": 3}, schedule={"beta_end": 0.02})
+    card = ModelCard(defaults={"guidance_scale": 2.0, "frames": 3}, schedule=NoiseSchedule(beta_end=0.02))
     ours = Animator(tiny_pipeline(), tiny_motion(), card)
     assert ours.defaults["num_inference_steps"] == TINY_MOTION.num_inference_steps
     request = ours.request("a cat", frames=2)

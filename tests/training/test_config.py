@@ -9,9 +9,9 @@ import pytest
 from click.testing import CliRunner
 
 from stillmotion.cli import train as cli
+from stillmotion.diffusion.schedule import ANIMATEDIFF
 from stillmotion.errors import RequestError
 from stillmotion.training import KINDS, MotionTrainConfig, load_config
-from stillmotion.training.config.videos import LINEAR
 
 NEEDED = {"output": "run", "base": "b", "videos": "v"}
 
@@ -19,8 +19,8 @@ NEEDED = {"output": "run", "base": "b", "videos": "v"}
 def test_the_papers_recipe_is_the_default():
     config = MotionTrainConfig.parse(**NEEDED)
     assert (config.frames, config.stride, config.resolution, config.learning_rate) == (16, 4, 256, 1e-4)
-    assert list(LINEAR.values()) == ["linear", 0.00085, 0.012]
-    assert {getattr(config, name) for name in LINEAR} == {None}
+    assert list(ANIMATEDIFF.said().values()) == ["linear", 0.00085, 0.012]
+    assert {getattr(config, name) for name in ANIMATEDIFF.said()} == {None}
 
 
 @pytest.mark.parametrize(

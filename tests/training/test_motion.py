@@ -13,9 +13,9 @@ from tiny import tiny_scheduler
 
 from stillmotion.checkpoints.motion_model import MotionModel
 from stillmotion.diffusion.noise import progressive_noise
+from stillmotion.diffusion.schedule import ANIMATEDIFF
 from stillmotion.errors import DataError, RequestError, TrainingError
 from stillmotion.training import train_motion
-from stillmotion.training.config.videos import LINEAR
 from stillmotion.training.denoiser import training_scheduler
 from stillmotion.training.engine.checkpoint import checkpoints
 from stillmotion.training.engine.logger import read_losses
@@ -194,7 +194,7 @@ def test_noise_follows_the_config_and_the_rest_the_base(configure):
     base = tiny_scheduler(
         prediction_type="v_prediction", rescale_betas_zero_snr=True, timestep_spacing="trailing"
     )
-    ours = training_scheduler(base.config, configure("run"), LINEAR)
+    ours = training_scheduler(base.config, configure("run"), ANIMATEDIFF)
     assert ours.config.beta_schedule == "linear" and base.config.beta_schedule == "scaled_linear"
     assert ours.config.prediction_type == "v_prediction" and ours.config.rescale_betas_zero_snr
     assert ours.config.timestep_spacing == "trailing" and ours.alphas_cumprod[-1] < 1e-6

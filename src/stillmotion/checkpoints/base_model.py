@@ -17,9 +17,9 @@ from stillmotion.checkpoints.files import read_config, read_state, weight_files
 from stillmotion.checkpoints.hub import locate
 from stillmotion.checkpoints.identify import identify
 from stillmotion.checkpoints.modules import current_names, fill, make_module, without_notes
-from stillmotion.checkpoints.prediction import PredictionType
 from stillmotion.checkpoints.scaled import dequantized
 from stillmotion.checkpoints.single_file import build_pipeline, load_single_file
+from stillmotion.diffusion.schedule import PredictionType
 from stillmotion.errors import Damaged, Mismatch, WrongKind
 
 if TYPE_CHECKING:

@@ -106,7 +106,7 @@ def _motion_details(spec: MotionConfig, header: Header) -> dict[str, str]:
         "settings": (
             f"{spec.frames} frames at {spec.fps:g} fps, {spec.width}x{spec.height}; {spec.scheduler}, "
             f"{spec.num_inference_steps} steps, guidance {spec.guidance_scale:g}; "
-            f"{spec.beta_schedule} betas {spec.beta_start:g} to {spec.beta_end:g}"
+            f"{spec.schedule}"
         ),
     }
 

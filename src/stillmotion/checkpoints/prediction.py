@@ -8,11 +8,9 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from stillmotion.checkpoints.files import Header
-
-PredictionType = Literal["epsilon", "v_prediction"]
+from stillmotion.diffusion.schedule import PredictionType
 
 _VELOCITY = re.compile(r"parameterization:\s*[\"']?v\b")
 _SD2_BASE_STEP = 875000

@@ -34,8 +34,9 @@ from stillmotion.checkpoints.ldm.keys import (
     unet_names,
 )
 from stillmotion.checkpoints.modules import current_names, fill, make_module
-from stillmotion.checkpoints.prediction import PredictionType, detect_prediction
+from stillmotion.checkpoints.prediction import detect_prediction
 from stillmotion.checkpoints.scaled import dequantized
+from stillmotion.diffusion.schedule import PredictionType
 from stillmotion.errors import Damaged, UnknownFile, WeightsError, WrongKind
 
 if TYPE_CHECKING:

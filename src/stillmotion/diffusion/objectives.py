@@ -8,21 +8,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-from stillmotion.diffusion import schedulers
-
-PredictionType = Literal["epsilon", "v_prediction"]
-
-
-def alphas_cumprod(
-    schedule: str, start: float, end: float, steps: int = 1000, zero_terminal_snr: bool = False
-) -> Tensor:
-    """abar (steps,) float32 of a schedule by diffusers' name; see `stillmotion.diffusion.schedulers`."""
-    return torch.from_numpy(schedulers.alphas_cumprod(schedule, start, end, steps, zero_terminal_snr)).float()
+from stillmotion.diffusion.schedule import PredictionType
 
 
 def add_noise(latents: Tensor, noise: Tensor, alpha_bar: Tensor) -> Tensor:

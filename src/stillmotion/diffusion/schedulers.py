@@ -1,24 +1,18 @@
-"""Samplers by short names, on the noise schedule that the motion was trained for.
-
-Motion modules were mostly trained on `linear` betas while Stable Diffusion has `scaled_linear` ones;
-sampling with the wrong ones is the known cause of grey, washed-out clips. So the betas come from the motion
-family, and what belongs to the base's training (kind of prediction, zero terminal SNR) stays the base's.
-"""
+"""Samplers by short names, on a noise schedule."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from stillmotion.diffusion.schedule import NoiseSchedule
 from stillmotion.errors import RequestError
 
 if TYPE_CHECKING:
     from diffusers import SchedulerMixin
-
-    from stillmotion.motion.config import MotionConfig
 
 ROWS: dict[str, tuple[str, dict[str, Any]]] = {
     "ddim": ("DDIMScheduler", {}),
@@ -49,19 +43,14 @@ ROWS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 """Our name -> diffusers' class and its own settings (AnimateLCM was distilled with 100 original steps)."""
 
-OF_THE_BASE = ("num_train_timesteps", "prediction_type", "rescale_betas_zero_snr")
-OF_THE_TRAINING = ("beta_schedule", "beta_start", "beta_end", "timestep_spacing")
 TERMINAL = 2**-24
 """Stands for zero at the end of a zero-SNR schedule (diffusers' own choice): sigma stays finite, 4096."""
 
 
-def make_scheduler(
-    name: str, base_config: Mapping[str, Any], spec: MotionConfig | None = None
-) -> SchedulerMixin:
-    """The sampler `name` for a base with the scheduler config `base_config`; with `spec` for attached motion.
+def make_scheduler(name: str, schedule: NoiseSchedule) -> SchedulerMixin:
+    """The sampler `name` on a noise schedule; RequestError for an unknown name.
 
-    With motion everything but OF_THE_BASE is as AnimateDiff configures it: betas and spacing of the family
-    row, offset 1, no clipping, the rest diffusers' defaults. RequestError for an unknown name.
+    Offset 1 and no clipping, as AnimateDiff has it; what the schedule leaves open are diffusers' defaults.
     """
     import diffusers
 
@@ -70,16 +59,11 @@ def make_scheduler(
     class_name, own = ROWS[name]
     cls = getattr(diffusers, class_name)
     accepted = inspect.signature(cls.__init__).parameters
-    config = {key: base_config[key] for key in OF_THE_BASE if key in base_config}
-    if spec is None:
-        kept = (*OF_THE_TRAINING, "trained_betas", "set_alpha_to_one")
-        config |= {key: base_config[key] for key in kept if base_config.get(key) is not None}
-    else:
-        config |= {key: getattr(spec, key) for key in OF_THE_TRAINING}
-    if config.get("rescale_betas_zero_snr"):
+    config = schedule.to_config()
+    if schedule.rescale_betas_zero_snr:
         config["timestep_spacing"] = "trailing"  # else sampling would start below the step of pure noise
         if "rescale_betas_zero_snr" not in accepted:
-            config["trained_betas"] = zero_terminal_snr_betas(config)
+            config["trained_betas"] = zero_terminal_snr_betas(schedule)
         own = own | {"use_karras_sigmas": False}  # up to sigma 4096 no steps would be left for the image
     config |= {"clip_sample": False, "steps_offset": 1} | own
     return cls(**{key: value for key, value in config.items() if key in accepted})
@@ -97,36 +81,8 @@ def check_steps(name: str, scheduler: SchedulerMixin, num_inference_steps: int) 
         )
 
 
-def zero_terminal_snr_betas(config: Mapping[str, Any]) -> list[float]:
+def zero_terminal_snr_betas(schedule: NoiseSchedule) -> list[float]:
     """Betas whose last step is pure noise, for samplers that cannot rescale by themselves."""
-    steps, start, end = (config[key] for key in ("num_train_timesteps", "beta_start", "beta_end"))
-    alpha_bar = np.maximum(alphas_cumprod(config["beta_schedule"], start, end, steps, True), TERMINAL)
+    alpha_bar = np.maximum(replace(schedule, rescale_betas_zero_snr=True).alphas_cumprod(), TERMINAL)
     alphas = np.concatenate([alpha_bar[:1], alpha_bar[1:] / alpha_bar[:-1]])
     return (1 - alphas).tolist()
-
-
-def alphas_cumprod(
-    schedule: str, start: float, end: float, steps: int = 1000, zero_terminal_snr: bool = False
-) -> np.ndarray:
-    """alpha_bar (steps,) float64 of a schedule by diffusers' name.
-
-    "linear" is linear in beta, "scaled_linear" in its root; "squaredcos_cap_v2" is Nichol & Dhariwal 2021 and
-    ignores the ends. Zero terminal SNR is algorithm 1 of Lin et al. 2023 (https://arxiv.org/abs/2305.08891):
-    shift and scale sqrt(alpha_bar) so that the first stays and the last becomes zero.
-    """
-    if schedule == "linear":
-        betas = np.linspace(start, end, steps, dtype=np.float64)
-    elif schedule == "scaled_linear":
-        betas = np.linspace(start**0.5, end**0.5, steps, dtype=np.float64) ** 2
-    elif schedule == "squaredcos_cap_v2":
-        curve = np.cos((np.arange(steps + 1) / steps + 0.008) / 1.008 * np.pi / 2) ** 2
-        betas = np.minimum(1 - curve[1:] / curve[:-1], 0.999)
-    else:
-        raise RequestError(
-            f"beta_schedule is {schedule!r}, but should be one of linear, scaled_linear, squaredcos_cap_v2."
-        )
-    alpha_bar = np.cumprod(1 - betas)
-    if zero_terminal_snr:
-        root = np.sqrt(alpha_bar)
-        alpha_bar = ((root - root[-1]) * root[0] / (root[0] - root[-1])) ** 2
-    return alpha_bar

@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from stillmotion.diffusion.schedule import CARD_FIELDS, NoiseSchedule
+
 Norm = Literal["per-frame", "pooled"]
 """GroupNorm statistics: of each frame alone, or pooled over all frames of a clip."""
 
@@ -56,6 +58,11 @@ class MotionConfig:
     """input channels of the replaced first convolution (PIA: latent 4 + mask 1 + masked image 4)"""
     up: Widths | None = None
     """channels of every up module by block, where the up path does not mirror the down path; () if none"""
+
+    @property
+    def schedule(self) -> NoiseSchedule:
+        """The noise it was trained for."""
+        return NoiseSchedule(**{name: getattr(self, name) for name in CARD_FIELDS})
 
     @property
     def down_widths(self) -> Widths:

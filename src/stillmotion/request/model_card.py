@@ -2,7 +2,7 @@
 
 {"name": "emoji", "family": "emoji", "concepts": "concepts.json",
  "defaults": {"width": 128, "frames": 16, "scheduler": "ddim", ...},      fields of a Request
- "schedule": {"beta_schedule": "scaled_linear", ...}}                   columns of the motion's family row
+ "schedule": {"beta_schedule": "scaled_linear", ...}}                   fields of a NoiseSchedule
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from stillmotion.diffusion.schedule import CARD_FIELDS, NoiseSchedule
 from stillmotion.errors import Damaged, RequestError, UnknownFile
 from stillmotion.foreign import read_json
 from stillmotion.request import Request
@@ -21,14 +22,6 @@ from stillmotion.request.concepts import Concepts
 CARD = "stillmotion.json"
 BUNDLED = "emoji"
 CARD_BYTES = 2**20
-SCHEDULE: dict[str, Any] = {
-    "beta_schedule": str,
-    "beta_start": (int, float),
-    "beta_end": (int, float),
-    "timestep_spacing": str,
-    "noise_alpha": (int, float),
-}
-"""Columns of a family row that a card may change, and their types."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +31,7 @@ class ModelCard:
     name: str = ""
     family: str | None = None
     defaults: dict[str, Any] = field(default_factory=dict)
-    schedule: dict[str, Any] = field(default_factory=dict)
+    schedule: NoiseSchedule = NoiseSchedule()
     concepts: Concepts | None = None
 
     @classmethod
@@ -51,7 +44,7 @@ class ModelCard:
             content = read_json(path, CARD_BYTES)
             if not isinstance(content, dict):
                 raise ValueError(f"it is a {type(content).__name__}, not an object")
-            defaults, schedule = (
+            defaults, columns = (
                 REQUEST.updated(content.get("defaults", {})),
                 dict(content.get("schedule", {})),
             )
@@ -61,7 +54,7 @@ class ModelCard:
             Request.parse(**{"prompt": "", **defaults})
         except RequestError as error:
             raise Damaged(f"{path}, defaults: {error}") from None
-        _check_schedule(path, schedule)
+        schedule = _schedule(path, columns)
         name, family, concepts = (content.get(key) for key in ("name", "family", "concepts"))
         if not all(value is None or isinstance(value, str) for value in (name, family, concepts)):
             raise Damaged(f"{path}: name, family and concepts must be text.")
@@ -76,14 +69,16 @@ class ModelCard:
         )
 
 
-def _check_schedule(path: Path, schedule: dict[str, Any]) -> None:
-    unknown = sorted(set(schedule) - set(SCHEDULE))
+def _schedule(path: Path, columns: dict[str, Any]) -> NoiseSchedule:
+    unknown = sorted(set(columns) - set(CARD_FIELDS))
     if unknown:
-        raise Damaged(f"{path}: schedule has {', '.join(unknown)}, but may only have {', '.join(SCHEDULE)}.")
-    for name, value in schedule.items():
-        if isinstance(value, bool) or not isinstance(value, SCHEDULE[name]):
-            kind = "text" if SCHEDULE[name] is str else "a number"
-            raise Damaged(f"{path}: {name} is {value!r}, but must be {kind}.")
+        raise Damaged(
+            f"{path}: schedule has {', '.join(unknown)}, but may only have {', '.join(CARD_FIELDS)}."
+        )
+    try:
+        return NoiseSchedule(**columns)
+    except RequestError as error:
+        raise Damaged(f"{path}: {error}") from None
 
 
 def bundled_folder(name: str = BUNDLED) -> Path:

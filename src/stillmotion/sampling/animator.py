@@ -22,6 +22,7 @@ from stillmotion.attachments.motion import attach, check_frames
 from stillmotion.attachments.precision import float32_outside
 from stillmotion.checkpoints.textual_inversion import normalize_tokens, text_model_named
 from stillmotion.diffusion.noise import progressive_noise
+from stillmotion.diffusion.schedule import NoiseSchedule
 from stillmotion.diffusion.schedulers import check_steps, make_scheduler
 from stillmotion.errors import Mismatch, RequestError, SamplingError, StillmotionWarning
 from stillmotion.motion.config import MotionConfig
@@ -94,7 +95,7 @@ class Animator:
         self.models = dict(models or {})
         self.loras = dict(loras or {})
         self.notes, self.words = tuple(notes), tuple(words)
-        self.spec = replace(motion.spec, **self.card.schedule) if motion is not None else None
+        self.spec = replace(motion.spec, **self.card.schedule.said()) if motion is not None else None
         self.defaults = (
             self.family_defaults() | self.card.defaults | ({} if motion is not None else {"frames": 1})
         )
@@ -190,10 +191,12 @@ class Animator:
     def sample(self, request: Request, on_progress: ProgressCallback | None = None) -> Latents:
         """Runs the pipeline with motion attached and gives undecoded latents, which can be kept in a file."""
         request = self.request(request)
-        moving = self.spec if request.frames > 1 else None
         generator = torch.Generator("cpu").manual_seed(request.seed)
         noise = self._noise(request, generator)
-        scheduler = make_scheduler(request.scheduler, self.pipeline.scheduler.config, moving)
+        schedule = NoiseSchedule.from_config(self.pipeline.scheduler.config)
+        if self.spec is not None and request.frames > 1:
+            schedule = self.spec.schedule.over_base(schedule)
+        scheduler = make_scheduler(request.scheduler, schedule)
         check_steps(request.scheduler, scheduler, request.num_inference_steps)
         on_progress = on_progress or no_progress
         on_progress("sampling", 0, request.num_inference_steps)

@@ -171,7 +171,7 @@ def _merged(base: ModelCard, motion: ModelCard) -> ModelCard:
         name=base.name or motion.name,
         family=base.family or motion.family,
         defaults=base.defaults | motion.defaults,
-        schedule=base.schedule | motion.schedule,
+        schedule=motion.schedule.merged_over(base.schedule),
         concepts=base.concepts or motion.concepts,
     )
 

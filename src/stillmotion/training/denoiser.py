@@ -6,7 +6,7 @@ Notation of a batch: b samples of f images each (f = 1 for stills), latents (b, 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -17,13 +17,14 @@ from torch import Tensor, nn
 from stillmotion.checkpoints.base_model import load_base
 from stillmotion.diffusion import objectives
 from stillmotion.diffusion.noise import progressive_noise
+from stillmotion.diffusion.schedule import BETAS, NoiseSchedule
 from stillmotion.diffusion.text import Conditioner
 from stillmotion.runtime.precision import training_dtype
 from stillmotion.training.config.shared import DenoiseConfig
 from stillmotion.training.engine.rng import SampleRng
 from stillmotion.training.engine.target import Loss
 
-BETAS = ("beta_schedule", "beta_start", "beta_end")
+UNSAID = NoiseSchedule(prediction_type="epsilon", rescale_betas_zero_snr=False, clip_sample=False)
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ class Denoiser:
         self,
         config: DenoiseConfig,
         device: torch.device,
-        schedule: Mapping[str, Any] | None = None,
+        schedule: NoiseSchedule | None = None,
         rounded: bool = True,
         noise_alpha: float = 0.0,
     ) -> None:
@@ -76,13 +77,14 @@ class Denoiser:
         self.text = Conditioner(self.pipeline, self.dtype)
         self.base_scheduler = self.pipeline.scheduler
         self.pipeline.scheduler = training_scheduler(self.base_scheduler.config, config, schedule)
-        settings = self.pipeline.scheduler.config
-        self.prediction_type = settings.prediction_type
-        self.alphas_cumprod = objectives.alphas_cumprod(
-            *(settings[name] for name in BETAS),
-            settings.num_train_timesteps,
-            settings.rescale_betas_zero_snr,
-        ).to(device)
+        self.prediction_type = self.pipeline.scheduler.config.prediction_type
+        self.alphas_cumprod = torch.from_numpy(self.schedule.alphas_cumprod()).float().to(device)
+
+    @property
+    def schedule(self) -> NoiseSchedule:
+        """The noise that is trained on."""
+        said = NoiseSchedule.from_config(self.pipeline.scheduler.config)
+        return replace(said, noise_alpha=self.noise_alpha)
 
     def __str__(self) -> str:
         dtype = str(self.dtype).removeprefix("torch.")
@@ -157,17 +159,12 @@ def loss_of(value: Tensor, prediction: Prediction) -> Loss:
 
 
 def training_scheduler(
-    base: Mapping[str, Any], config: DenoiseConfig, schedule: Mapping[str, Any] | None = None
+    base: Mapping[str, Any], config: DenoiseConfig, schedule: NoiseSchedule | None = None
 ) -> DDIMScheduler:
     """DDIM with the noise of the config, else the betas of `schedule`; the rest is the base's."""
-    zero_snr = config.zero_terminal_snr
-    told = {name: value for name in BETAS if (value := getattr(config, name)) is not None}
-    settings = {**(schedule or {}), **told}
-    if settings:
-        settings["trained_betas"] = None
-    settings |= {
-        "prediction_type": config.prediction_type or base.get("prediction_type", "epsilon"),
-        "rescale_betas_zero_snr": base.get("rescale_betas_zero_snr", False) if zero_snr is None else zero_snr,
-        "clip_sample": False,
-    }
+    said = config.schedule.merged_over(schedule or NoiseSchedule())
+    kept = NoiseSchedule.from_config(base).only("prediction_type", "rescale_betas_zero_snr")
+    settings = said.merged_over(kept).merged_over(UNSAID).to_config()
+    if any(name in settings for name in BETAS):
+        settings.setdefault("trained_betas", None)  # of the base, which a formula replaces
     return DDIMScheduler.from_config(base, **settings)

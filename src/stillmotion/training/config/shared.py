@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from stillmotion.diffusion.schedule import NoiseSchedule
 from stillmotion.errors import RequestError
 from stillmotion.foreign import read_yaml
 from stillmotion.request.aliases import TRAINING
@@ -137,6 +138,17 @@ class DenoiseConfig(TrainConfig):
     )
     validation_inference_steps: int = Field(25, ge=1, description="denoising steps of the samples")
     validation_guidance: float = Field(7.5, ge=0, description="guidance scale of the samples")
+
+    @property
+    def schedule(self) -> NoiseSchedule:
+        """What the config says of the noise that is trained on."""
+        return NoiseSchedule(
+            beta_schedule=self.beta_schedule,
+            beta_start=self.beta_start,
+            beta_end=self.beta_end,
+            rescale_betas_zero_snr=self.zero_terminal_snr,
+            prediction_type=self.prediction_type,
+        )
 
     @model_validator(mode="after")
     def _possible_noise(self) -> Self:

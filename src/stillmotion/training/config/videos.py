@@ -14,10 +14,6 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 
-LINEAR: dict[str, str | float] = {"beta_schedule": "linear", "beta_start": 0.00085, "beta_end": 0.012}
-"""AnimateDiff's noise for motion, whatever the base had."""
-
-
 class VideoConfig(DenoiseConfig):
     """Clips with captions."""
 

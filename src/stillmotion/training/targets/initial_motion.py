@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import torch
 
@@ -21,7 +20,7 @@ def load_motion(source: str) -> MotionModel:
         raise WrongKind(f"{source} is PIA, which needs given images: start from another motion module.")
     place = locate(source)
     place = next((place / part for part in INSIDE if (place / part).is_dir()), place)
-    net.spec = replace(net.spec, **ModelCard.read(place).schedule)
+    net.spec = replace(net.spec, **ModelCard.read(place).schedule.said())
     return net
 
 
@@ -36,11 +35,6 @@ def motion_for(motion: str | None, base: str) -> MotionModel:
     return load_motion(motion or base)
 
 
-def betas(spec: MotionConfig) -> dict[str, Any]:
-    """The noise schedule of a family by the names in configs."""
-    return {name: getattr(spec, name) for name in ("beta_schedule", "beta_start", "beta_end")}
-
-
 def resolve_noise_alpha(noise_alpha: float | None, spec: MotionConfig | None) -> float:
     """The `noise_alpha` of a run: what its config says, else that of the given motion, else 0."""
     unsaid = 0.0 if spec is None else spec.noise_alpha
@@ -52,5 +46,5 @@ def describe_origin(net: MotionModel) -> str:
     spec = net.spec
     return (
         f"{net.name}: {spec.name} motion, {spec.positions} positions, {spec.motion_norm} norms, "
-        f"{spec.beta_schedule} betas {spec.beta_start:g} to {spec.beta_end:g}"
+        f"{spec.schedule}"
     )

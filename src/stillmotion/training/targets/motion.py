@@ -23,17 +23,16 @@ from stillmotion.checkpoints.lora_model import Lora, LoraAttachment
 from stillmotion.checkpoints.motion_model import MotionModel
 from stillmotion.datasets.report import Report
 from stillmotion.datasets.sources import find_items
+from stillmotion.diffusion.schedule import ANIMATEDIFF, BETAS, NoiseSchedule
 from stillmotion.errors import WrongKind
 from stillmotion.motion.local_init import init_local_attention
 from stillmotion.training.config import MotionTrainConfig
-from stillmotion.training.config.videos import LINEAR
 from stillmotion.training.data.videos import key_of, note_captions, prepare_clips, sample_fps, sample_frames
-from stillmotion.training.denoiser import BETAS, Denoiser, Sample, loss_of
+from stillmotion.training.denoiser import Denoiser, Sample, loss_of
 from stillmotion.training.engine.rng import SampleRng
 from stillmotion.training.engine.target import Loss
 from stillmotion.training.engine.validation import sample_sheet
 from stillmotion.training.targets.initial_motion import (
-    betas,
     describe_origin,
     load_motion,
     resolve_noise_alpha,
@@ -61,7 +60,7 @@ class MotionTarget:
         self.denoiser = Denoiser(
             config,
             accelerator.device,
-            LINEAR if spec is None else betas(spec),
+            ANIMATEDIFF if spec is None else spec.schedule.only(*BETAS),
             noise_alpha=resolve_noise_alpha(config.noise_alpha, spec),
         )
         self.pipeline = self.denoiser.pipeline
@@ -126,7 +125,7 @@ class MotionTarget:
             init_local_attention(net)
         size = self.config.resolution
         net.spec = replace(
-            net.spec, **self._noise(), frames=self.config.frames, width=size, height=size, fps=self.fps
+            net.spec, **self._noise().said(), frames=self.config.frames, width=size, height=size, fps=self.fps
         )
         return net
 
@@ -149,13 +148,12 @@ class MotionTarget:
         return {
             "name": self.config.output.name,
             "defaults": {name: getattr(spec, name) for name in ("frames", "width", "height", "fps")},
-            "schedule": self._noise(),
+            "schedule": self._noise().said(),
         }
 
-    def _noise(self) -> dict[str, Any]:
-        """What the motion learns to take away, by the names of its family row."""
-        betas = {name: self.pipeline.scheduler.config[name] for name in BETAS}
-        return betas | {"noise_alpha": self.denoiser.noise_alpha}
+    def _noise(self) -> NoiseSchedule:
+        """What the motion learns to take away."""
+        return self.denoiser.schedule.only(*BETAS, "noise_alpha")
 
     def _advise(self, log: Callable[[str], None], given: MotionModel | None) -> None:
         config = self.config

@@ -25,6 +25,7 @@ from stillmotion.datasets.camera_clips import camera_clips, read_camera_clip
 from stillmotion.datasets.report import Report
 from stillmotion.datasets.sources import CLIP_SUFFIXES, STILL_SUFFIXES, Item, find_items
 from stillmotion.diffusion.objectives import appearance_debiased
+from stillmotion.diffusion.schedule import BETAS
 from stillmotion.diffusion.text import note_cut_captions
 from stillmotion.errors import DataError
 from stillmotion.training.config import MotionLoraConfig
@@ -35,7 +36,6 @@ from stillmotion.training.engine.target import Loss
 from stillmotion.training.engine.two_pass import backward_now, frozen
 from stillmotion.training.engine.validation import sample_sheet
 from stillmotion.training.targets.initial_motion import (
-    betas,
     describe_origin,
     motion_for,
     resolve_noise_alpha,
@@ -69,7 +69,9 @@ class MotionLoraTarget:
         items = self._items(report)
         given = motion_for(config.motion, config.base)
         alpha = resolve_noise_alpha(config.noise_alpha, given.spec)
-        self.denoiser = Denoiser(config, accelerator.device, betas(given.spec), noise_alpha=alpha)
+        self.denoiser = Denoiser(
+            config, accelerator.device, given.spec.schedule.only(*BETAS), noise_alpha=alpha
+        )
         unet = self.denoiser.unet
         self.motion = given.requires_grad_(False).eval().to(accelerator.device, self.denoiser.dtype)
         self.attachment = attach(unet, self.motion, frames=config.frames)

@@ -19,7 +19,7 @@ from stillmotion.atomic import durable, sweep
 from stillmotion.checkpoints.formats import MODEL_FOLDER
 from stillmotion.checkpoints.ldm.write import save_single_file
 from stillmotion.training.config.images import LowRankConfig
-from stillmotion.training.denoiser import BETAS, Denoiser
+from stillmotion.training.denoiser import Denoiser
 from stillmotion.training.targets.lora_metadata import lora_metadata
 from stillmotion.training.targets.lora_params import LoraParameters, every_layer, transformer_layers
 
@@ -111,9 +111,9 @@ class ModelTrainable:
 
     def _scheduler(self) -> object:
         """The base's own, unless the config says that the noise is another one."""
-        said = (*BETAS, "zero_terminal_snr", "prediction_type")
-        told = any(getattr(self.config, name) is not None for name in said)
-        return self.denoiser.pipeline.scheduler if told else self.denoiser.base_scheduler
+        if self.config.schedule.said():
+            return self.denoiser.pipeline.scheduler
+        return self.denoiser.base_scheduler
 
 
 def _set_aside_parts(folder: Path) -> None:
