@@ -16,8 +16,8 @@ from PIL import Image
 from tiny import tiny_motion
 
 from stillmotion.checkpoints.lora_model import Lora
-from stillmotion.cli import render
 from stillmotion.sampling.animator import Animator
+from stillmotion.sampling.target import name_of
 from stillmotion.video import Clip
 
 
@@ -180,9 +180,9 @@ def test_a_motion_lora_under_the_other_flag_is_applied_and_said(say, bundled, tm
 
 
 def test_names_of_prompts() -> None:
-    assert str(render.name_of("  ")) == "clip.gif"
-    assert str(render.name_of("../etc/passwd")) == "etc-passwd.gif"
-    assert len(str(render.name_of("very " * 50))) < 70
+    assert str(name_of("  ")) == "clip.gif"
+    assert str(name_of("../etc/passwd")) == "etc-passwd.gif"
+    assert len(str(name_of("very " * 50))) < 70
 
 
 def test_ctrl_c_leaves_nothing(tmp_path, sd15_folder, motion_folder) -> None:

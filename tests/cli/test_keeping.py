@@ -15,10 +15,11 @@ import torch
 
 from stillmotion.atomic import replacing
 from stillmotion.cli.progress import waiting
-from stillmotion.cli.render import Target, kept_until_written
 from stillmotion.errors import OutputError
 from stillmotion.request import Request
+from stillmotion.sampling.jobs import kept_until_written
 from stillmotion.sampling.latents import EXTENSION, Latents, keep, latents_path
+from stillmotion.sampling.target import Target
 
 LATENTS = Latents(torch.zeros(2, 4, 2, 2), Request(prompt="a rocket", frames=2, fps=8))
 LATER = 4e9
@@ -27,7 +28,7 @@ LATER = 4e9
 
 def kept(output: Path, since: float = LATER):
     with waiting() as bars:
-        return kept_until_written(LATENTS, Target(str(output)), bars, since)
+        return kept_until_written(LATENTS, Target(str(output)), since, bars)
 
 
 def full(refused: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,17 +13,23 @@ import torch
 
 from stillmotion.checkpoints.compatibility import require_kind
 from stillmotion.checkpoints.file_kinds import job_of
-from stillmotion.checkpoints.files import read_config, read_state, weight_files
+from stillmotion.checkpoints.files import read_config, read_json, read_state, weight_files
 from stillmotion.checkpoints.hub import locate
 from stillmotion.checkpoints.identify import identify
 from stillmotion.checkpoints.modules import current_names, fill, make_module, without_notes
 from stillmotion.checkpoints.scaled import dequantized
-from stillmotion.checkpoints.single_file import build_pipeline, load_single_file
+from stillmotion.checkpoints.single_file import (
+    build_pipeline,
+    load_single_file,
+    load_single_file_vae,
+    load_vae,
+)
 from stillmotion.diffusion.schedule import PredictionType
 from stillmotion.errors import Damaged, Mismatch, WrongKind
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
+    from torch import nn
 
 
 def load_base(
@@ -58,6 +64,27 @@ def load_base(
     return pipeline
 
 
+def load_base_vae(
+    source: str | Path, vae: str | Path | None = None, dtype: torch.dtype = torch.float32
+) -> nn.Module:
+    """The VAE with which a base decodes, without the rest of it: its own, or `vae` instead.
+
+    Args:
+        source: the base, as in `load_base`.
+        vae: another VAE (file or folder).
+        dtype: precision of the VAE.
+    """
+    path = _located(source)
+    with without_notes():
+        if not path.is_dir():
+            return load_single_file_vae(path, vae, dtype)
+        if vae is not None:
+            return load_vae(vae, path, dtype)
+        entry = read_json(path / "model_index.json").get("vae")
+        kind = entry[-1] if isinstance(entry, list) and entry else "AutoencoderKL"
+        return _folder_part(path, str(source), "vae", str(kind), dtype)
+
+
 def _check_vae(pipeline: Any, vae: str, base: str) -> None:
     made, taken = pipeline.vae.config.latent_channels, pipeline.unet.config.out_channels
     if made != taken:
@@ -87,11 +114,14 @@ def _from_folder(path: Path, name: str, dtypes: dict[str, torch.dtype], vae: str
         )
 
     def weights(part: str, kind: str) -> Any:
-        if not (path / part).is_dir():
-            raise Damaged(f"The model folder {name} cannot be loaded: it has no folder {part}.")
-        module = make_module(kind, path / part)
-        dtype = dtypes.get(part, dtypes["default"])
-        state = dequantized(read_state(path / part), dtype, f"{name}/{part}")
-        return fill(module, current_names(module, state), dtype, part, name)
+        return _folder_part(path, name, part, kind, dtypes.get(part, dtypes["default"]))
 
     return build_pipeline(path, name, dtypes, weights, vae=vae)
+
+
+def _folder_part(path: Path, name: str, part: str, kind: str, dtype: torch.dtype) -> Any:
+    if not (path / part).is_dir():
+        raise Damaged(f"The model folder {name} cannot be loaded: it has no folder {part}.")
+    module = make_module(kind, path / part)
+    state = dequantized(read_state(path / part), dtype, f"{name}/{part}")
+    return fill(module, current_names(module, state), dtype, part, name)

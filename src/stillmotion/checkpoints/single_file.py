@@ -92,6 +92,17 @@ def load_single_file(
         return build_pipeline(folder, path.name, dtypes, weights, vae=vae, scheduler=scheduler)
 
 
+def load_single_file_vae(path: Path, vae: str | Path | None, dtype: torch.dtype) -> nn.Module:
+    """Only the VAE of a checkpoint of LDM layout, or `vae` instead of it."""
+    header = read_header(path)
+    found = identify(header)
+    _check_base(found, header, vae is not None)
+    with _configs(None, header, found, None) as folder:
+        if vae is not None:
+            return load_vae(vae, folder, dtype)
+        return _converted("AutoencoderKL", read_state(path), path.name, folder, "vae", dtype)
+
+
 def _configs(
     config: Path | None, header: Header, found: FileInfo, prediction_type: PredictionType | None
 ) -> AbstractContextManager[Path]:

@@ -9,8 +9,10 @@ import click
 from stillmotion.cli import Settings
 from stillmotion.cli.hints import refuse_file
 from stillmotion.cli.options import count_option, device_option, given, output_options, request_options
-from stillmotion.cli.render import Target, name_of, render
+from stillmotion.cli.render import render
 from stillmotion.request import Request
+from stillmotion.sampling.jobs import Job
+from stillmotion.sampling.target import Target, name_of
 
 
 @click.command()
@@ -31,4 +33,4 @@ def animate(
     refuse_file(prompt)
     request = Request.parse(prompt=prompt, **given(options))
     target = Target.of(output or str(name_of(prompt)), options)
-    render(request, target, count, device, settings.start)
+    render(Job.of(request, target, count, device), settings)

@@ -12,10 +12,11 @@ from stillmotion.cli import Settings
 from stillmotion.cli.options import PathType, device_option, output_options
 from stillmotion.cli.output import echo
 from stillmotion.cli.progress import waiting
-from stillmotion.cli.render import Target, load
-from stillmotion.cli.trust import check_trust, trust_option
+from stillmotion.cli.trust import check_trust, remember, trust_option
 from stillmotion.errors import OutputError
+from stillmotion.sampling.jobs import finish
 from stillmotion.sampling.latents import EXTENSION, Latents
+from stillmotion.sampling.target import Target
 
 
 @click.command()
@@ -37,11 +38,11 @@ def decode(
     target = Target.of(output or str(file.with_name(file.name.removesuffix(EXTENSION))), options)
     target.check_files()
     latents = Latents.load(file)
-    # motion and adapters have done their part
-    request = latents.request.replace(motion="none", loras={}, motion_loras={}, embeddings={})
+    request = latents.request.replace(motion="none", loras={}, motion_loras={}, embeddings={})  # only its VAE
     check_trust(file, request, trust)
-    with waiting() as bars:
-        animator = load(bars, request, device)
-        clip = animator.decode(latents, bars.step)
-        target.write(clip)
-    echo(f"{target.path}: {len(clip)} frames, decoded in {monotonic() - settings.start:.1f} s")
+    with waiting() as show:
+        clip = finish(latents, target, device, show)
+    remember(request)
+    took = monotonic() - settings.start
+    done = f"{target.path}: {len(clip)} frames, decoded in {took:.1f} s"
+    echo(str(target.path) if settings.quiet else done)

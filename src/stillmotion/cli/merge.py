@@ -8,11 +8,10 @@ from pathlib import Path
 import click
 
 from stillmotion.checkpoints.identify import identify
-from stillmotion.cli.options import PathType, dtype_option, force_option, given
+from stillmotion.cli.options import PathType, dtype_option, force_option, lora_weights
 from stillmotion.cli.output import echo
 from stillmotion.cli.progress import quiet_libraries, waiting
 from stillmotion.errors import RequestError
-from stillmotion.request import Request
 from stillmotion.request.aliases import REQUEST
 from stillmotion.request.request import LoraAlpha
 
@@ -68,11 +67,10 @@ def merge(
     """
     if not (loras or motion_loras or others):
         raise click.UsageError("Nothing to merge: give --lora, --motion-lora or --with.")
-    weights = Request.parse(prompt="", **given({"loras": loras, "motion_loras": motion_loras}))
+    all_loras = lora_weights((*loras, *motion_loras))
     if old_alpha is not None:
         lora_alpha = REQUEST.value("lora_parity", old_alpha)
     shares = dict(map(_share, others))
-    all_loras = {**weights.loras, **weights.motion_loras}
     with waiting() as bars, bars.stage("merging"):
         from stillmotion.checkpoints import merge
         from stillmotion.sampling.loading import as_dtype

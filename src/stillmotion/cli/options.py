@@ -67,6 +67,12 @@ def given(options: dict[str, Any]) -> dict[str, Any]:
     return fields
 
 
+def lora_weights(items: Iterable[str]) -> dict[str, float | dict[str, float]]:
+    """Files and weights of repeated FILE=WEIGHT, 1 where none is given; RequestError for a wrong weight."""
+    pairs = [_weighed(item, LORAS[0]).rpartition("=") for item in items]
+    return {name or weight: LayerWeights.of(weight if name else 1.0).spec for name, _, weight in pairs}
+
+
 def _weighed(item: str, name: str) -> str:
     """FILE or FILE=WEIGHT (or =WORD), the file as it was dropped into the terminal."""
     item = dropped(item)

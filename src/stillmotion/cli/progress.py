@@ -6,17 +6,19 @@ On stderr: bars in a terminal; in a pipe, a file, a dumb terminal or a CI log a 
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from time import monotonic
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.progress import TimeRemainingColumn as Eta
 
 from stillmotion.cli import Settings
 from stillmotion.foreign import printable
+from stillmotion.sampling.jobs import Event, Interrupted, Loaded, Loading, Note, Step
 
 LABELS = {"sampling": "drawing", "decoding": "decoding"}
 TELL = 5.0
@@ -24,29 +26,52 @@ TELL = 5.0
 
 
 class Waiting:
-    """Progress by stage; `step` is the `on_step` of an Animator. `quiet` leaves only what must be said."""
+    """Progress by stage, and of the events of a job. `quiet` leaves only what must be said."""
 
     def __init__(self, progress: Progress, quiet: bool = False) -> None:
         self._progress = progress
-        self._tasks: dict[str, int] = {}
+        self._tasks: dict[str, TaskID] = {}
         self._lines = progress.disable and not quiet
         self._quiet = quiet
         self._label, self._began, self._told = "", 0.0, monotonic()
-        self.clip = ""
+        self._loading: TaskID | None = None
+
+    def __call__(self, event: Event) -> None:
+        """Shows what happens in a job."""
+        if isinstance(event, Loading):
+            quiet_libraries()
+            self._begin("loading")
+        elif isinstance(event, Loaded):
+            self._end("loading")
+        elif isinstance(event, Step):
+            self.step(event)
+        elif isinstance(event, Note):
+            self.say(f"Note: {event.text}", event.urgent)
+        elif isinstance(event, Interrupted):
+            advice = f"`stillmotion decode {shlex.quote(str(event.latents))}` goes on from there."
+            self.say(f"What was sampled is not lost: {advice}", always=True)
 
     @contextmanager
     def stage(self, label: str) -> Iterator[None]:
         """A stage of unknown length."""
-        task = self._progress.add_task(label, total=None)
-        began = self._told = monotonic()
+        self._begin(label)
         yield
-        self._progress.update(task, total=1, completed=1)
-        if self._lines and (took := monotonic() - began) > TELL:
+        self._end(label)
+
+    def _begin(self, label: str) -> None:
+        self._loading = self._progress.add_task(label, total=None)
+        self._began = self._told = monotonic()
+
+    def _end(self, label: str) -> None:
+        if self._loading is not None:
+            self._progress.update(self._loading, total=1, completed=1)
+        if self._lines and (took := monotonic() - self._began) > TELL:
             self.say(f"{label}: {took:.0f} s")
 
-    def step(self, stage: str, done: int, total: int) -> None:
-        """Shows that `done` of `total` are finished; a new bar for every stage of every clip."""
-        label = f"{LABELS[stage]}{self.clip}"
+    def step(self, event: Step) -> None:
+        """Shows how far a stage is; a new bar for every stage of every clip."""
+        number = f" {event.clip}/{event.clips}" if event.clips > 1 else ""
+        label, done, total = f"{LABELS[event.stage]}{number}", event.done, event.total
         if label not in self._tasks:
             self._tasks[label] = self._progress.add_task(label, total=total)
         self._progress.update(self._tasks[label], completed=done, total=total)

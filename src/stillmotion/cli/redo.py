@@ -16,10 +16,12 @@ from stillmotion.cli.options import (
     output_options,
     request_options,
 )
-from stillmotion.cli.render import Target, free_name, render
+from stillmotion.cli.render import render
 from stillmotion.cli.trust import MODELS, check_trust, trust_option
 from stillmotion.errors import DataError
 from stillmotion.request.request import REPEATED
+from stillmotion.sampling.jobs import Job
+from stillmotion.sampling.target import Target, free_name
 from stillmotion.video import open_frames
 
 
@@ -56,4 +58,4 @@ def redo(
     own = {name: {} if name in REPEATED else None for name in MODELS if name in fields}
     check_trust(file, request.replace(**own), trust)
     place = output or str(free_name(file.with_name(f"{file.stem}-redo{file.suffix}")))
-    render(request.replace(**fields), Target.of(place, options), count, device, settings.start)
+    render(Job.of(request.replace(**fields), Target.of(place, options), count, device), settings)

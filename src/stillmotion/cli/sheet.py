@@ -8,7 +8,7 @@ import click
 
 from stillmotion.cli.options import PathType
 from stillmotion.cli.output import echo
-from stillmotion.cli.render import check_sheet, free_name, save_sheet
+from stillmotion.sampling.target import check_sheet, free_name, save_sheet
 from stillmotion.video import Clip
 
 

@@ -9,7 +9,7 @@ whichever diffusers pipeline belongs to the base draws them. Two Animators share
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -24,7 +24,7 @@ from stillmotion.checkpoints.textual_inversion import normalize_tokens, text_mod
 from stillmotion.diffusion.noise import progressive_noise
 from stillmotion.diffusion.schedule import NoiseSchedule
 from stillmotion.diffusion.schedulers import check_steps, make_scheduler
-from stillmotion.errors import Mismatch, RequestError, SamplingError, StillmotionWarning
+from stillmotion.errors import RequestError, SamplingError, StillmotionWarning
 from stillmotion.motion.config import MotionConfig
 from stillmotion.motion.families import FAMILIES
 from stillmotion.request import Request
@@ -33,6 +33,7 @@ from stillmotion.request.request import FILLED_BY_MODEL
 from stillmotion.sampling.latents import Latents
 from stillmotion.sampling.loading import LoraWeights, load_models
 from stillmotion.sampling.notes import prompt_notes
+from stillmotion.sampling.progress import ProgressCallback, no_progress
 from stillmotion.video import Clip
 
 if TYPE_CHECKING:
@@ -43,9 +44,6 @@ if TYPE_CHECKING:
     from stillmotion.checkpoints.lora_model import Lora
     from stillmotion.motion.module import MotionModules
     from stillmotion.request.layer_weights import LayerWeights
-
-ProgressCallback = Callable[[str, int, int], None]
-"""Called as (stage, steps done, all steps); stage is "sampling" or "decoding"."""
 
 STILL_DEFAULTS = {
     "frames": 1,
@@ -64,10 +62,6 @@ SLICE_PIXELS = 512 * 512
 """Decoded at once: one frame of 512x512, or sixteen of 128x128, so memory does not grow with the clip."""
 
 DEFAULT_SIZE = (MotionConfig("").width, MotionConfig("").height)
-
-
-def no_progress(stage: str, step: int, total: int) -> None:
-    """Reports nothing."""
 
 
 class Animator:
@@ -236,11 +230,7 @@ class Animator:
 
     def decode(self, latents: Latents, on_progress: ProgressCallback | None = None) -> Clip:
         """Pixels from latents, a few frames at a time, in the precision of the VAE (`load`: float32)."""
-        made, taken = latents.tensor.shape[1], self.pipeline.vae.config.latent_channels
-        if made != taken:
-            raise Mismatch(f"The latents have {made} channels, but the VAE of this base takes {taken}.")
-        frames = decode_frames(self.pipeline.vae, latents.tensor, on_progress or no_progress)
-        return Clip(frames, latents.request.fps, latents.request)
+        return latents.decode(self.pipeline.vae, on_progress or no_progress)
 
     def _suspects(self, request: Request) -> str:
         """What may have made the numbers run away, and what to do."""

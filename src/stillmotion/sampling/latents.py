@@ -13,14 +13,16 @@ from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
 
 from stillmotion.atomic import LONGEST, replacing, sweep
 from stillmotion.checkpoints.finite import check_finite
-from stillmotion.errors import Damaged, OutputError, RequestError
+from stillmotion.errors import Damaged, Mismatch, OutputError, RequestError
 from stillmotion.request import Request
+from stillmotion.sampling.progress import ProgressCallback, no_progress
+from stillmotion.video import Clip
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -42,6 +44,18 @@ class Latents:
         with replacing(Path(path), overwrite) as unfinished:
             save_file({"latents": self.tensor.contiguous()}, unfinished, {"request": self.request.to_json()})
         return Path(path)
+
+    def decode(self, vae: Any, on_progress: ProgressCallback = no_progress) -> Clip:
+        """Pixels, a few frames at a time, in the precision of the VAE; Mismatch if it has other channels."""
+        from stillmotion.sampling.animator import decode_frames
+
+        made, taken = self.tensor.shape[1], vae.config.latent_channels
+        if made != taken:
+            raise Mismatch(f"The latents have {made} channels, but the VAE of this base takes {taken}.")
+        request = self.request
+        if request.fps is None:
+            raise RequestError("The request of these latents does not say fps.")
+        return Clip(decode_frames(vae, self.tensor, on_progress), request.fps, request)
 
     @classmethod
     def load(cls, path: str | Path) -> Latents:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from stillmotion.checkpoints.base_model import load_base
+from stillmotion.checkpoints.base_model import load_base, load_base_vae
 from stillmotion.checkpoints.compatibility import check_compatible
 from stillmotion.checkpoints.embeddings import read_embedding
 from stillmotion.checkpoints.hub import INSIDE, locate
@@ -29,6 +29,9 @@ from stillmotion.runtime.precision import as_device, best_device, best_dtype
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
+    from torch import nn
+
+    from stillmotion.request import Request
 
 LoraWeights = Mapping[str, LayerWeights | float | str | Mapping[str, float]]
 """Files and how strongly each acts."""
@@ -111,6 +114,13 @@ def load_models(
     notes = tuple(note for flag, lora, _ in adapters if (note := _note(flag, lora)))
     notes += tuple(note for _, lora, _ in adapters for note in lora.notes) + word_notes
     return LoadedModels(pipeline.to(device), net, card, models, fitted, notes, words + brought)
+
+
+def load_decoder(request: Request, device: str | torch.device | None = None) -> nn.Module:
+    """The VAE that decodes the latents of a request, in float32; nothing else of its models is loaded."""
+    place = best_device() if device is None else as_device(device)
+    base = bundled_folder() if request.base is None else request.base
+    return load_base_vae(base, request.vae).to(place)
 
 
 def layer_weights_of(loras: LoraWeights | None) -> dict[str, LayerWeights]:
