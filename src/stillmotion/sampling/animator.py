@@ -18,18 +18,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stillmotion.attachments.motion import attach, check_frames
+from stillmotion.attachments.motion import attach
 from stillmotion.attachments.precision import float32_outside
 from stillmotion.checkpoints.textual_inversion import normalize_tokens, text_model_named
 from stillmotion.diffusion.noise import progressive_noise
 from stillmotion.diffusion.schedule import NoiseSchedule
 from stillmotion.diffusion.schedulers import check_steps, make_scheduler
 from stillmotion.errors import RequestError, SamplingError, StillmotionWarning
-from stillmotion.motion.config import MotionConfig
-from stillmotion.motion.families import FAMILIES
 from stillmotion.request import Request
 from stillmotion.request.model_card import ModelCard
-from stillmotion.request.request import FILLED_BY_MODEL
+from stillmotion.sampling.checks import check_request, suspects
+from stillmotion.sampling.defaults import family_defaults
 from stillmotion.sampling.latents import Latents
 from stillmotion.sampling.loading import LoraWeights, load_models
 from stillmotion.sampling.notes import prompt_notes
@@ -45,23 +44,8 @@ if TYPE_CHECKING:
     from stillmotion.motion.module import MotionModules
     from stillmotion.request.layer_weights import LayerWeights
 
-STILL_DEFAULTS = {
-    "frames": 1,
-    "fps": 8.0,
-    "num_inference_steps": 25,
-    "guidance_scale": 7.5,
-    "scheduler": "ddim",
-    "noise_alpha": 0.0,
-}
-"""What a base without motion draws when nothing else is said."""
-
-USUAL = {"guidance_scale": (7.5, 50), "motion_scale": (1, 5), "noise_alpha": (1.5, 100)}
-"""Field -> the usual value, and above what it is named as a cause when numbers run away."""
-
 SLICE_PIXELS = 512 * 512
 """Decoded at once: one frame of 512x512, or sixteen of 128x128, so memory does not grow with the clip."""
-
-DEFAULT_SIZE = (MotionConfig("").width, MotionConfig("").height)
 
 
 class Animator:
@@ -91,7 +75,9 @@ class Animator:
         self.notes, self.words = tuple(notes), tuple(words)
         self.spec = replace(motion.spec, **self.card.schedule.said()) if motion is not None else None
         self.defaults = (
-            self.family_defaults() | self.card.defaults | ({} if motion is not None else {"frames": 1})
+            family_defaults(self.spec, pipeline)
+            | self.card.defaults
+            | ({} if motion is not None else {"frames": 1})
         )
 
     @classmethod
@@ -152,27 +138,8 @@ class Animator:
                     f"another one with Animator.load({name}={asked!r})."
                 )
         request = request.replace(**self.models).filled(self.defaults)
-        if request.frames > 1 and self.motion is None:
-            raise RequestError(
-                f"{request.frames} frames need motion, but only a text-to-image model was loaded: load "
-                "motion that fits it (--motion FILE), or ask for 1 frame."
-            )
-        if self.motion is not None:
-            check_frames(self.motion.spec, request.frames)
-        self._check_clip_skip(request)
+        check_request(request, self.pipeline, self.motion)
         return request
-
-    def _check_clip_skip(self, request: Request) -> None:
-        encoder = getattr(self.pipeline, "text_encoder", None)
-        if request.clip_skip is None or encoder is None:
-            return
-        last = 1 if getattr(self.pipeline, "text_encoder_2", None) is not None else 0  # SDXL skips one itself
-        most = encoder.config.num_hidden_layers - last
-        if request.clip_skip > most:
-            raise RequestError(
-                f"clip_skip is {request.clip_skip}, but the text encoder has layers for at most {most} "
-                "(clip_skip=, --clip-skip)."
-            )
 
     def hints(self, request: Request) -> list[str]:
         """What the user should know before waiting: doubts about a file, words unknown or not read."""
@@ -197,9 +164,10 @@ class Animator:
 
         def stepped(pipeline: Any, index: int, time: Any, tensors: dict[str, Any]) -> dict[str, Any]:
             if not tensors["latents"].isfinite().all():
+                why = suspects(request, pipeline.unet.dtype, bool(self.loras))
                 raise SamplingError(
                     f"At step {index + 1} of {pipeline.num_timesteps} the latents are no longer finite (nan "
-                    f"or inf), so every frame would be black: {self._suspects(request)}"
+                    f"or inf), so every frame would be black: {why}"
                 )
             on_progress("sampling", index + 1, pipeline.num_timesteps)
             return tensors
@@ -231,32 +199,6 @@ class Animator:
     def decode(self, latents: Latents, on_progress: ProgressCallback | None = None) -> Clip:
         """Pixels from latents, a few frames at a time, in the precision of the VAE (`load`: float32)."""
         return latents.decode(self.pipeline.vae, on_progress or no_progress)
-
-    def _suspects(self, request: Request) -> str:
-        """What may have made the numbers run away, and what to do."""
-        unusual = [
-            f"{name} is {getattr(request, name):g} ({usual:g} is usual)"
-            for name, (usual, most) in USUAL.items()
-            if getattr(request, name) > most
-        ]
-        if unusual:
-            return f"{' and '.join(unusual)}, which is too much."
-        if self.pipeline.unet.dtype == torch.float16:
-            return "float16 holds no number above 65504; try dtype bfloat16 or float32 (--dtype float32)."
-        if self.loras:
-            return "a LoRA may be too strong or damaged; try smaller weights, or leave LoRAs out one by one."
-        return "the base or the motion may be damaged, or they do not fit each other; try another file."
-
-    def family_defaults(self) -> dict[str, Any]:
-        """Defaults of the motion family; where it says nothing of the size, that of the UNet."""
-        side = self.pipeline.unet.config.sample_size * _pixels_per_latent(self.pipeline.vae)
-        size = {"width": side, "height": side}
-        if self.spec is None:
-            return STILL_DEFAULTS | size
-        row = {name: getattr(self.spec, name) for name in FILLED_BY_MODEL}
-        row["frames"] = min(self.spec.frames, self.spec.positions)
-        unsaid = self.spec.name not in FAMILIES and (self.spec.width, self.spec.height) == DEFAULT_SIZE
-        return row | size if unsaid else row
 
     def _noise(self, request: Request, generator: torch.Generator) -> Tensor:
         factor = _pixels_per_latent(self.pipeline.vae)
