@@ -42,4 +42,4 @@ def test_another_vae_is_recorded_and_used_again(say, bundled) -> None:
     assert say("redo", "one.gif", "-o", "two.gif")[0] == 0
     assert Path("one.gif").read_bytes() == Path("two.gif").read_bytes()
     code, _, err = say("animate", "a rocket", "-o", "three.gif", "--vae", "one.gif", *SMALL)
-    assert code == 2 and "one.gif is not a file of weights" in err
+    assert code == 2 and "one.gif is an animation (GIF), not weights" in err

@@ -37,9 +37,9 @@ FOREIGN = {
     b"7z\xbc\xaf": ("a 7z archive", "Unpack it and name the file of weights in it."),
     b"Rar!": ("a RAR archive", "Unpack it and name the file of weights in it."),
     b"\x1f\x8b": ("a gzip archive", "Unpack it and name the file of weights in it."),
-    b"\x89PNG": ("an image (PNG)", "Name a file of weights."),
-    b"\xff\xd8\xff": ("an image (JPEG)", "Name a file of weights."),
-    b"GIF8": ("an animation (GIF)", "Name a file of weights."),
+    b"\x89PNG": ("an image (PNG)", "Name a file of weights, such as a .safetensors."),
+    b"\xff\xd8\xff": ("an image (JPEG)", "Name a file of weights, such as a .safetensors."),
+    b"GIF8": ("an animation (GIF)", "Name a file of weights, such as a .safetensors."),
 }
 """What is saved or shared beside weights, by its first bytes; and what to do with it."""
 
@@ -80,7 +80,7 @@ def sniff(path: Path) -> Format:
         raise Damaged(f"{path.name} is a text file (JSON), not weights. Download the file itself.")
     for mark, (what, instead) in FOREIGN.items():
         if head.startswith(mark):
-            raise WeightsError(f"{path.name} is {what}, which is not supported. {instead}")
+            raise WeightsError(f"{path.name} is {what}, not weights that can be read here. {instead}")
     if head.startswith(b"\x08") and b"pytorch" in head or path.suffix == ".onnx":
         raise WeightsError(f"{path.name} is an ONNX model, which is not supported. {_SAFETENSORS}")
     if head[257:262] == b"ustar" or path.suffix == ".tar":
