@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from stillmotion.attachments.base import Attachment
+from stillmotion.attachments.hooks import HookSet
 from stillmotion.errors import AttachError, Mismatch
 from stillmotion.lora.deltas import LayerDelta, LoraAlpha
 from stillmotion.lora.layers import Bent, LoraLayer, build_layer
@@ -24,7 +24,7 @@ from stillmotion.request.layer_weights import LayerWeights
 WeightLike = LayerWeights | float | str | Mapping[str | int, float]
 
 
-class LoraLayersAttachment(Attachment):
+class LoraLayersAttachment(HookSet):
     """LoRA layers on a network until `.detach()`; `.weight` and `.frames` may change between calls.
 
     `part` is what the network is called in LayerWeights (unet, text_encoder, motion). A weight by frame

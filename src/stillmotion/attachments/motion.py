@@ -21,7 +21,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from stillmotion.attachments.base import Attachment
+from stillmotion.attachments.hooks import HookSet
 from stillmotion.errors import AttachError
 from stillmotion.motion.config import MotionConfig, Norm, describe_shape
 from stillmotion.motion.module import MotionModule, MotionModules
@@ -60,7 +60,7 @@ def attach(
     return MotionAttachment(unet, motion, frames, scale, group_norm)
 
 
-class MotionAttachment(Attachment):
+class MotionAttachment(HookSet):
     """Motion attached to a UNet until `.detach()`; `.frames` and `.scale` may change between two calls."""
 
     def __init__(

@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from stillmotion.atomic import replacing
-from stillmotion.attachments.base import Attachment
+from stillmotion.attachments.hooks import HookSet
 from stillmotion.attachments.lora import LoraLayersAttachment, WeightLike, build_layers
 from stillmotion.checkpoints.compatibility import require_kind
 from stillmotion.checkpoints.embeddings import Embedding, bundled_embeddings
@@ -66,7 +66,7 @@ NO_CONFIG = (
 )
 
 
-class LoraAttachment(Attachment):
+class LoraAttachment(HookSet):
     """A LoRA on a pipeline until `.detach()`; `.weight` and `.frames` may change between two calls."""
 
     def __init__(self, attachments: Mapping[str, LoraLayersAttachment]) -> None:
