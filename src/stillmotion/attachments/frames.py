@@ -1,7 +1,7 @@
-"""FrameContext: which frames of the clip a call of the UNet holds. One object for each UNet; knows no tensors.
+"""FrameContext: which frames of the clip a call of the UNet holds. One object for each UNet, no tensors.
 
-a clip of 4 frames, guidance doubles the batch:  images 0 1 2 3 | 0 1 2 3     frames 4, total 4
-a window of it:                                  images 2 3 | 2 3             frames 2, total 4, indices (2, 3)
+a clip of 4 frames, guidance doubles the batch:  images 0 1 2 3 | 0 1 2 3    frames 4, total 4
+a window of it:                                  images 2 3 | 2 3            frames 2, total 4
 """
 
 from __future__ import annotations
