@@ -238,10 +238,9 @@ def test_a_newer_request_loses_only_what_is_unknown_and_says_so():
 
 def test_the_version_grows_with_the_fields():
     """If this fails because you added a field: add it here, and 1 to REQUEST_VERSION."""
-    fields = """prompt negative_prompt frames width height num_inference_steps guidance_scale scheduler seed
-    fps
-        motion_scale noise_alpha clip_skip motion base vae embeddings loras motion_loras lora_alpha dtype
-        group_norm"""
+    fields = """prompt negative_prompt clip_skip frames width height fps num_inference_steps guidance_scale
+        scheduler seed motion_scale noise_alpha lora_alpha group_norm motion base vae embeddings loras
+        motion_loras dtype"""
     assert (REQUEST_VERSION, list(Request.model_fields)) == (7, fields.split())
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from stillmotion.errors import RequestError
 
@@ -36,15 +37,19 @@ class LayerWeights:
     by_frame: dict[int, float] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, value: LayerWeights | float | str | Mapping[str | int, float]) -> LayerWeights:
+    def of(
+        cls, value: LayerWeights | float | str | Mapping[str, float] | Mapping[int, float]
+    ) -> LayerWeights:
         """From a number, text as above, or a mapping; RequestError in one sentence if it is none of them."""
         if isinstance(value, LayerWeights):
             return value
         if isinstance(value, str) and ":" in value:
-            value = dict(_pair(part) for part in value.split(","))
-        if not isinstance(value, Mapping):
+            pairs: Mapping[Any, Any] = dict(_pair(part) for part in value.split(","))
+        elif isinstance(value, Mapping):
+            pairs = value
+        else:
             return cls(_number(value))
-        spec = {str(key).strip(): _number(number) for key, number in value.items()}
+        spec = {str(key).strip(): _number(number) for key, number in pairs.items()}
         if not spec:
             raise RequestError(f"A weight is empty; expected {FORM}.")
         late = next(

@@ -8,6 +8,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from stillmotion.request.fields import extra_of
+
 OTHER_NAMES = {
     "steps": "num_inference_steps",
     "sampler": "scheduler",
@@ -31,20 +33,15 @@ OTHER_NAMES = {
 """What other programs call our fields; used for hints only, never accepted silently."""
 
 
-def extra_of(cls: type[BaseModel], name: str) -> dict[str, Any]:
-    """Flags, rule, example and choices of a field."""
-    return cls.model_fields[name].json_schema_extra
-
-
 def sentence(cls: type[BaseModel], problem: Mapping[str, Any]) -> str:
     """A pydantic error in words for the user."""
     if not problem["loc"]:
         return f"A request is made of named fields such as prompt, not of {_shown(problem['input'])}."
     name, value = problem["loc"][0], problem["input"]
     if problem["type"] == "extra_forbidden":
-        return _unknown(cls, str(name))
+        return unknown_field(cls, str(name))
     extra = extra_of(cls, name)
-    example = extra["example"]
+    example = str(extra["example"])
     if problem["type"] == "missing":
         return f"{name} is missing: give {example}."
     if problem["type"] == "multiple_of" and abs(int(value)) < 10**6:
@@ -69,11 +66,12 @@ def _upper_bound(problem: Mapping[str, Any]) -> str | None:
     return None
 
 
-def _unknown(cls: type[BaseModel], name: str) -> str:
+def unknown_field(cls: type[BaseModel], name: str, what: str = "A request") -> str:
+    """The sentence for a field that is none, with the one that may be meant."""
     known = list(cls.model_fields)
     meant = OTHER_NAMES.get(name) or next(iter(get_close_matches(name, known, 1)), None)
     hint = f"did you mean {meant}?" if meant else f"known are {', '.join(known)}."
-    return f"A request has no field {name}: {hint}"
+    return f"{what} has no field {name}: {hint}"
 
 
 def _shown(value: Any) -> str:

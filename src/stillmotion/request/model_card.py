@@ -51,7 +51,7 @@ class ModelCard:
         except (OSError, ValueError, TypeError) as error:
             raise Damaged(f"{path} is not a model card in JSON ({error}); correct or remove it.") from error
         try:
-            Request.parse(**{"prompt": "", **defaults})
+            checked = Request.parse(**{"prompt": "", **defaults}).given()
         except RequestError as error:
             raise Damaged(f"{path}, defaults: {error}") from None
         schedule = _schedule(path, columns)
@@ -63,7 +63,7 @@ class ModelCard:
         return cls(
             name=name or "",
             family=family,
-            defaults=defaults,
+            defaults={name: checked[name] for name in defaults},
             schedule=schedule,
             concepts=Concepts.read(path.parent / concepts) if concepts else None,
         )

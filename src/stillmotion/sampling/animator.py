@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import Tensor
+from typing_extensions import Unpack
 
 from stillmotion.attachments.motion import attach
 from stillmotion.attachments.precision import float32_outside
@@ -27,6 +28,9 @@ from stillmotion.diffusion.schedulers import check_steps, make_scheduler
 from stillmotion.errors import RequestError, SamplingError, StillmotionWarning
 from stillmotion.request import Request
 from stillmotion.request.model_card import ModelCard
+from stillmotion.request.request import CompleteRequest
+from stillmotion.request.sections import Models
+from stillmotion.request.typed import RequestFields
 from stillmotion.sampling.checks import check_request, suspects
 from stillmotion.sampling.defaults import family_defaults
 from stillmotion.sampling.latents import Latents
@@ -62,7 +66,7 @@ class Animator:
         pipeline: DiffusionPipeline,
         motion: MotionModules | None = None,
         card: ModelCard | None = None,
-        models: Mapping[str, Any] | None = None,
+        models: Models | Mapping[str, Any] | None = None,
         loras: Mapping[Lora, LayerWeights | float] | None = None,
         notes: Sequence[str] = (),
         words: Sequence[str] = (),
@@ -70,7 +74,7 @@ class Animator:
         self.pipeline = pipeline
         self.motion = motion
         self.card = card or ModelCard()
-        self.models = dict(models or {})
+        self.models = models if isinstance(models, Models) else Models.parse(**(models or {}))
         self.loras = dict(loras or {})
         self.notes, self.words = tuple(notes), tuple(words)
         self.spec = replace(motion.spec, **self.card.schedule.said()) if motion is not None else None
@@ -112,7 +116,10 @@ class Animator:
         )
 
     def animate(
-        self, prompt: str | Request, on_progress: ProgressCallback | None = None, **fields: Any
+        self,
+        prompt: str | Request,
+        on_progress: ProgressCallback | None = None,
+        **fields: Unpack[RequestFields],
     ) -> Clip:
         """A clip of a prompt or Request; `fields` are those of Request and win over it.
 
@@ -124,22 +131,15 @@ class Animator:
             warnings.warn(hint, StillmotionWarning, stacklevel=2)
         return self.decode(self.sample(request, on_progress), on_progress)
 
-    def request(self, prompt: str | Request, **fields: Any) -> Request:
+    def request(self, prompt: str | Request, **fields: Unpack[RequestFields]) -> CompleteRequest:
         """The complete request: defaults of the models filled in, a seed drawn; RequestError if wrong."""
         if isinstance(prompt, Request):
             request = prompt.replace(**fields)
         else:
-            request = Request.parse(prompt=prompt, **fields)
-        for name, ours in self.models.items():
-            asked = getattr(request, name)
-            if asked not in (None, {}, ours):
-                raise RequestError(
-                    f"The request asks for the {name} {asked!r}, but this Animator holds {ours!r}: make "
-                    f"another one with Animator.load({name}={asked!r})."
-                )
-        request = request.replace(**self.models).filled(self.defaults)
-        check_request(request, self.pipeline, self.motion)
-        return request
+            request = Request(prompt=prompt, **fields)
+        complete = request.with_models(self.models).filled(self.defaults)
+        check_request(complete, self.pipeline, self.motion)
+        return complete
 
     def hints(self, request: Request) -> list[str]:
         """What the user should know before waiting: doubts about a file, words unknown or not read."""
@@ -200,7 +200,7 @@ class Animator:
         """Pixels from latents, a few frames at a time, in the precision of the VAE (`load`: float32)."""
         return latents.decode(self.pipeline.vae, on_progress or no_progress)
 
-    def _noise(self, request: Request, generator: torch.Generator) -> Tensor:
+    def _noise(self, request: CompleteRequest, generator: torch.Generator) -> Tensor:
         factor = _pixels_per_latent(self.pipeline.vae)
         if request.width % factor or request.height % factor:
             raise RequestError(
@@ -210,14 +210,14 @@ class Animator:
         size = (request.frames, request.height, request.width)
         return video_noise(self.pipeline.vae, size, request.noise_alpha, generator)
 
-    def _attached(self, request: Request) -> AbstractContextManager[Any]:
+    def _attached(self, request: CompleteRequest) -> AbstractContextManager[Any]:
         if self.motion is None or request.frames == 1:
             return nullcontext()
         return attach(
             self.pipeline.unet, self.motion, request.frames, request.motion_scale, request.group_norm
         )
 
-    def _attached_loras(self, request: Request) -> AbstractContextManager[Any]:
+    def _attached_loras(self, request: CompleteRequest) -> AbstractContextManager[Any]:
         """All LoRAs attached to pipeline and motion."""
         with ExitStack() as stack:
             for lora, weight in self.loras.items():

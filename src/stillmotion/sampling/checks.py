@@ -8,7 +8,7 @@ import torch
 
 from stillmotion.attachments.motion import check_frames
 from stillmotion.errors import RequestError
-from stillmotion.request import Request
+from stillmotion.request.request import CompleteRequest
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -19,7 +19,9 @@ USUAL = {"guidance_scale": (7.5, 50), "motion_scale": (1, 5), "noise_alpha": (1.
 """Field -> the usual value, and above what it is named as a cause when numbers run away."""
 
 
-def check_request(request: Request, pipeline: DiffusionPipeline, motion: MotionModules | None) -> None:
+def check_request(
+    request: CompleteRequest, pipeline: DiffusionPipeline, motion: MotionModules | None
+) -> None:
     """RequestError or AttachError for a complete request that these models cannot draw."""
     if motion is not None:
         check_frames(motion.spec, request.frames)
@@ -40,7 +42,7 @@ def check_request(request: Request, pipeline: DiffusionPipeline, motion: MotionM
         )
 
 
-def suspects(request: Request, dtype: torch.dtype, with_loras: bool) -> str:
+def suspects(request: CompleteRequest, dtype: torch.dtype, with_loras: bool) -> str:
     """What may have made the numbers run away, and what to do.
 
     Args:

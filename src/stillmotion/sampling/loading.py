@@ -24,7 +24,7 @@ from stillmotion.checkpoints.textual_inversion import load_textual_inversions
 from stillmotion.errors import Mismatch, RequestError, WeightsError, WrongKind
 from stillmotion.request.layer_weights import LayerWeights
 from stillmotion.request.model_card import BUNDLED, ModelCard, bundled_folder
-from stillmotion.request.request import DTYPES
+from stillmotion.request.sections import DTYPES, Models
 from stillmotion.runtime.precision import as_device, best_device, best_dtype
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ class LoadedModels:
     pipeline: DiffusionPipeline
     motion: MotionModel | None
     card: ModelCard
-    models: dict[str, Any]
+    models: Models
     loras: dict[Lora, LayerWeights]
     notes: tuple[str, ...]
     words: tuple[str, ...]
@@ -103,14 +103,16 @@ def load_models(
     brought, word_notes = _bundled_words(pipeline, [lora for _, lora, _ in adapters])
     fitted = _fitting(adapters, pipeline, net)
     card = _merged(ModelCard.read(place), ModelCard.read(motion_place) if motion_place else ModelCard())
-    models = {
-        "base": str(base) if base is not None else BUNDLED,
-        "motion": str(motion) if motion is not None else None,
-        **{flag: {lora: weight.spec for lora, weight in each.items()} for flag, each in given.items()},
-        "vae": str(vae) if vae is not None else None,
-        "embeddings": {str(file): word for file, word in (embeddings or {}).items()},
-        "dtype": str(dtype).removeprefix("torch."),
-    }
+    models = Models.parse(
+        **{
+            "base": str(base) if base is not None else BUNDLED,
+            "motion": str(motion) if motion is not None else None,
+            **{flag: {lora: weight.spec for lora, weight in each.items()} for flag, each in given.items()},
+            "vae": str(vae) if vae is not None else None,
+            "embeddings": {str(file): word for file, word in (embeddings or {}).items()},
+            "dtype": str(dtype).removeprefix("torch."),
+        }
+    )
     notes = tuple(note for flag, lora, _ in adapters if (note := _note(flag, lora)))
     notes += tuple(note for _, lora, _ in adapters for note in lora.notes) + word_notes
     return LoadedModels(pipeline.to(device), net, card, models, fitted, notes, words + brought)
