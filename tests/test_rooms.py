@@ -36,6 +36,10 @@ FLOORS = (
 while model cards and motion families hold its `NoiseSchedule`; `video` stands above `request`, which every
 clip carries; `training` draws its samples with `sampling`."""
 
+TRAINING_FLOORS = ("config", "engine", "denoiser", "samples", "data", "targets", "trainer", "")
+"""Inside training: settings (no torch), the loop (knows no diffusion), the base and its loss, sample sheets,
+images and clips, what can be trained, and the package that names them all."""
+
 FLOOR_OF = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 MOST_LINES = 400
 MOST_FUNCTION_LINES = 60
@@ -100,6 +104,33 @@ def test_the_walk_sees_every_kind_of_import(tmp_path: Path, monkeypatch: pytest.
     ]
 
 
+def imported_modules(file: Path) -> Iterator[tuple[str, int]]:
+    """Modules of the package that a file imports from, absolutely, with the line."""
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("stillmotion."):
+            yield node.module, node.lineno
+            for alias in node.names:
+                yield f"{node.module}.{alias.name}", node.lineno
+
+
+def inner_room(module: str, outer: str) -> str | None:
+    """The room of a module inside the package `outer`; "" for the package itself, None for others'."""
+    if module == outer:
+        return ""
+    return module.removeprefix(f"{outer}.").partition(".")[0] if module.startswith(f"{outer}.") else None
+
+
+@pytest.mark.parametrize("file", sorted((HOME / "training").rglob("*.py")), ids=lambda file: file.name)
+def test_training_imports_one_way_too(file: Path) -> None:
+    parts = [part.removesuffix(".py") for part in file.relative_to(HOME).parts]
+    room = "" if parts[1] == "__init__" else parts[1]
+    for module, line in imported_modules(file):
+        other = inner_room(module, "stillmotion.training")
+        if room and other in TRAINING_FLOORS and other != room:
+            below = TRAINING_FLOORS.index(other) < TRAINING_FLOORS.index(room)
+            assert below, f"{file.name}:{line}: training.{room} may not import {module}"
+
+
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(HOME)))
 def test_files_and_functions_stay_small(file: Path) -> None:
     text = file.read_text(encoding="utf-8")
@@ -124,6 +155,12 @@ HEAVY = "{'torch', 'diffusers', 'transformers', 'numpy', 'PIL', 'pydantic'}"
 )
 def test_nothing_heavy_is_imported(code: str) -> None:
     check = f"import sys; heavy = {HEAVY} & set(sys.modules); assert not heavy, heavy"
+    subprocess.run([sys.executable, "-c", f"{code}\n{check}"], check=True, capture_output=True, timeout=60)
+
+
+def test_settings_of_trainings_need_no_torch() -> None:
+    code = "import stillmotion.training, stillmotion.training.config, stillmotion.training.config.images"
+    check = "import sys; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", f"{code}\n{check}"], check=True, capture_output=True, timeout=60)
 
 

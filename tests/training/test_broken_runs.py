@@ -24,7 +24,7 @@ from stillmotion.training.engine import checkpoint
 from stillmotion.training.engine.logger import Logger, Steadfast, read_losses
 from stillmotion.training.engine.run_folder import claim
 from stillmotion.training.engine.stop import Stop
-from stillmotion.training.engine.validation import sample_sheet
+from stillmotion.training.samples import sample_sheet
 
 RUN = [sys.executable, "-m", "stillmotion", "train", "motion", "--config"]
 ROW = "step,loss,learning_rate,grad_norm\r\n1,0.5,0.1,2.0\r\n2,0.25,0.1,2.0\r\n"

@@ -23,7 +23,7 @@ from stillmotion.checkpoints.lora_model import attach_lora
 from stillmotion.errors import DataError, TrainingError
 from stillmotion.training import train
 from stillmotion.training.config.images import LoraTrainConfig
-from stillmotion.training.data.images import image_loss
+from stillmotion.training.denoiser import image_loss
 from stillmotion.training.engine import checkpoint
 from stillmotion.training.engine.logger import read_losses
 from stillmotion.training.engine.rng import sample_rngs

@@ -153,11 +153,12 @@ def test_the_cache_of_latents_may_be_damaged_or_gone(configure, tmp_path):
 
 KILLED = """
 import os, signal, sys
-from stillmotion.lora_model import Lora
-from stillmotion.training import KINDS, checkpoint, load_config, train, validation
+from stillmotion.checkpoints.lora_model import Lora
+from stillmotion.training import KINDS, load_config, samples, train
+from stillmotion.training.engine import checkpoint
 kind, config, moment, count = sys.argv[1:]
 moments = {"checkpoint": (checkpoint, "write"),
-    "sheet": (validation, "save_sheet"), "product": (Lora, "save")}
+    "sheet": (samples, "save_sheet"), "product": (Lora, "save")}
 module, name = moments[moment]
 kept, calls = getattr(module, name), []
 def dying(*args, **options):

@@ -158,6 +158,28 @@ def loss_of(value: Tensor, prediction: Prediction) -> Loss:
     return Loss(value, prediction.output.detach().std() / prediction.target.std().clamp(min=1e-6))
 
 
+def same_shapes(samples: Sequence[Sample]) -> list[list[int]]:
+    """The places of samples of one shape together: one pass of the UNet each."""
+    shapes: dict[torch.Size, list[int]] = {}
+    for index, sample in enumerate(samples):
+        shapes.setdefault(sample.latents.shape, []).append(index)
+    return list(shapes.values())
+
+
+def image_loss(denoiser: Denoiser, samples: Sequence[Sample], weights: Sequence[float] | None = None) -> Loss:
+    """Weighted sum of the losses of samples of any sizes; default: their mean."""
+    weights = weights or [1 / len(samples)] * len(samples)
+    values, spreads = [], []
+    for indices in same_shapes(samples):
+        prediction = denoiser.predict([samples[index] for index in indices])
+        losses = denoiser.losses(prediction)
+        share = torch.tensor([weights[index] for index in indices], device=losses.device)
+        part = loss_of((losses * share).sum(), prediction)
+        values.append(part.value)
+        spreads.append(part.spread * (len(indices) / len(samples)))
+    return Loss(torch.stack(values).sum(), torch.stack(spreads).sum())
+
+
 def training_scheduler(
     base: Mapping[str, Any], config: DenoiseConfig, schedule: NoiseSchedule | None = None
 ) -> DDIMScheduler:

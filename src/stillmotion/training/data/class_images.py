@@ -17,7 +17,7 @@ from stillmotion.datasets.sources import files_in
 from stillmotion.training.config.images import DreamBoothConfig
 from stillmotion.training.denoiser import Denoiser
 from stillmotion.training.engine.progress import Progress
-from stillmotion.training.engine.validation import sample_clip
+from stillmotion.training.samples import sample_clip
 
 
 def class_images(

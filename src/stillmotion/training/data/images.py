@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import lru_cache
 
-import torch
 from accelerate import Accelerator
 
 from stillmotion.datasets.buckets import Size, bucket_sizes, fitting_step, grouped
@@ -22,9 +21,8 @@ from stillmotion.diffusion.text import note_cut_captions
 from stillmotion.errors import DataError, TrainingError
 from stillmotion.training.config.images import ImageConfig
 from stillmotion.training.data.videos import cache_latents, key_of, tell_skipped
-from stillmotion.training.denoiser import Denoiser, Sample, loss_of
+from stillmotion.training.denoiser import Denoiser, Sample
 from stillmotion.training.engine.rng import SampleRng, shuffled
-from stillmotion.training.engine.target import Loss
 
 MAX_SAMPLES = 4
 
@@ -103,23 +101,6 @@ class ImageDataset:
         count = len(self.clips)
         first = -epoch * count % self.batch
         return grouped(shuffled(seed, epoch, count).tolist(), self._buckets, self.batch, first)
-
-
-def image_loss(denoiser: Denoiser, samples: Sequence[Sample], weights: Sequence[float] | None = None) -> Loss:
-    """Weighted sum over samples of any sizes, one pass of the UNet for each size; default: the mean."""
-    weights = weights or [1 / len(samples)] * len(samples)
-    shapes: dict[torch.Size, list[int]] = {}
-    for index, sample in enumerate(samples):
-        shapes.setdefault(sample.latents.shape, []).append(index)
-    values, spreads = [], []
-    for indices in shapes.values():
-        prediction = denoiser.predict([samples[index] for index in indices])
-        losses = denoiser.losses(prediction)
-        share = torch.tensor([weights[index] for index in indices], device=losses.device)
-        part = loss_of((losses * share).sum(), prediction)
-        values.append(part.value)
-        spreads.append(part.spread * (len(indices) / len(samples)))
-    return Loss(torch.stack(values).sum(), torch.stack(spreads).sum())
 
 
 def _sizes(config: ImageConfig, denoiser: Denoiser) -> list[Size]:

@@ -43,9 +43,9 @@ from stillmotion.training.engine.lr_schedule import learning_rate
 from stillmotion.training.engine.optimizers import make_optimizer
 from stillmotion.training.engine.rng import DRAWS, sample_rngs, seed_model
 from stillmotion.training.engine.run_folder import RunFolder, claim
+from stillmotion.training.engine.sheets import is_whole, sheet_path
 from stillmotion.training.engine.stop import Stop
 from stillmotion.training.engine.target import Target
-from stillmotion.training.engine.validation import is_whole, sheet_path
 
 MUTABLE_SETTINGS = {
     "output",

@@ -12,11 +12,11 @@ from torch.nn import Parameter
 from stillmotion.datasets.images import find_images
 from stillmotion.datasets.report import Report
 from stillmotion.training.config.images import LoraTrainConfig
-from stillmotion.training.data.images import MAX_SAMPLES, ImageDataset, image_loss
-from stillmotion.training.denoiser import Denoiser
+from stillmotion.training.data.images import MAX_SAMPLES, ImageDataset
+from stillmotion.training.denoiser import Denoiser, image_loss
 from stillmotion.training.engine.rng import SampleRng
 from stillmotion.training.engine.target import Loss
-from stillmotion.training.engine.validation import sample_sheet
+from stillmotion.training.samples import sample_sheet
 from stillmotion.training.targets.trainable import LoraTrainable, make_trainable
 
 

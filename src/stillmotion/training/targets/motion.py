@@ -31,7 +31,7 @@ from stillmotion.training.data.videos import key_of, note_captions, prepare_clip
 from stillmotion.training.denoiser import Denoiser, Sample, loss_of
 from stillmotion.training.engine.rng import SampleRng
 from stillmotion.training.engine.target import Loss
-from stillmotion.training.engine.validation import sample_sheet
+from stillmotion.training.samples import sample_sheet
 from stillmotion.training.targets.initial_motion import (
     describe_origin,
     load_motion,

@@ -34,7 +34,7 @@ from stillmotion.training.denoiser import Denoiser, Prediction, Sample, loss_of
 from stillmotion.training.engine.rng import SampleRng
 from stillmotion.training.engine.target import Loss
 from stillmotion.training.engine.two_pass import backward_now, frozen
-from stillmotion.training.engine.validation import sample_sheet
+from stillmotion.training.samples import sample_sheet
 from stillmotion.training.targets.initial_motion import (
     describe_origin,
     motion_for,

@@ -17,11 +17,11 @@ from stillmotion.datasets.images import find_images
 from stillmotion.datasets.report import Report
 from stillmotion.datasets.sources import Item
 from stillmotion.training.config.images import TextualInversionConfig
-from stillmotion.training.data.images import MAX_SAMPLES, ImageDataset, image_loss
-from stillmotion.training.denoiser import Denoiser
+from stillmotion.training.data.images import MAX_SAMPLES, ImageDataset
+from stillmotion.training.denoiser import Denoiser, image_loss
 from stillmotion.training.engine.rng import SampleRng
 from stillmotion.training.engine.target import Loss
-from stillmotion.training.engine.validation import sample_sheet
+from stillmotion.training.samples import sample_sheet
 from stillmotion.training.targets.learned_embedding import LearnedEmbedding
 
 TEMPLATES = {

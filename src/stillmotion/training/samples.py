@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,12 +14,11 @@ from stillmotion.atomic import durable
 from stillmotion.attachments.precision import float32_outside
 from stillmotion.diffusion.text import Conditioner
 from stillmotion.sampling.animator import decode_frames, video_noise
+from stillmotion.training.denoiser import Denoiser
+from stillmotion.training.engine.sheets import sheet_path
 from stillmotion.video.clip import Clip, grid
 from stillmotion.video.contact_sheet import tile
 from stillmotion.video.pixels import WHITE
-
-if TYPE_CHECKING:
-    from stillmotion.training.denoiser import Denoiser
 
 COLUMNS = 8
 GAP = 2
@@ -47,22 +46,6 @@ def sample_sheet(
     path = sheet_path(folder, step)
     save_sheet(clips, path, fps)
     return path
-
-
-def sheet_path(folder: Path, step: int) -> Path:
-    """Where the samples of a step stand; the moving ones have the same name with .webp."""
-    return folder / f"step-{step:08d}.png"
-
-
-def is_whole(sheet: Path) -> bool:
-    """Whether a sheet and its moving clips are there and can be read to their ends."""
-    try:
-        for path in (sheet, sheet.with_suffix(".webp")):
-            with Image.open(path) as image:
-                image.load()
-    except (OSError, SyntaxError, ValueError):  # Pillow's for files that are missing, cut or no images
-        return False
-    return True
 
 
 @torch.no_grad()
