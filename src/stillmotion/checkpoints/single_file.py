@@ -1,7 +1,7 @@
 """Text-to-image checkpoints in one file of the LDM layout (.safetensors, .ckpt), loaded without a network.
 
 A single file has no configs and no vocabulary in it, and diffusers would ask the hub for them. The configs of
-each family are beside this module, the CLIP vocabulary is the bundled model's; files that stillmotion wrote
+each family and the CLIP vocabulary are beside this module; files that stillmotion wrote
 carry theirs in the header. The names of VAE and text encoders are converted by diffusers' own tables, those
 of the UNet by ours (ldm/keys.py), which know averaged weights (EMA) and any number of layers too.
 """
@@ -21,7 +21,7 @@ from stillmotion.checkpoints.file_kinds import BASES, FileInfo
 from stillmotion.checkpoints.files import Header, read_header, read_json, read_state
 from stillmotion.checkpoints.hub import locate
 from stillmotion.checkpoints.identify import identify, missing_parts
-from stillmotion.checkpoints.ldm.configs import CONFIGS_KEY, VOCABULARY, unpacked
+from stillmotion.checkpoints.ldm.configs import CONFIGS_KEY, unpacked
 from stillmotion.checkpoints.ldm.keys import (
     EMA,
     TEXT,
@@ -36,13 +36,13 @@ from stillmotion.checkpoints.ldm.keys import (
 from stillmotion.checkpoints.modules import current_names, fill, make_module
 from stillmotion.checkpoints.prediction import detect_prediction
 from stillmotion.checkpoints.scaled import dequantized
+from stillmotion.checkpoints.tokenizer import clip_tokenizer
 from stillmotion.diffusion.schedule import PredictionType
-from stillmotion.errors import Damaged, UnknownFile, WeightsError, WrongKind
+from stillmotion.errors import Damaged, UnknownFile, WrongKind
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
     from torch import Tensor, nn
-    from transformers import CLIPTokenizer
 
 CONFIGS = Path(__file__).with_name("configs")
 
@@ -229,21 +229,6 @@ def _scheduler(kind: str, config: Path, overruled: Mapping[str, Any]) -> Any:
         return getattr(diffusers, kind).from_config(settings | overruled)
     except (ArithmeticError, LookupError, NotImplementedError, TypeError, ValueError) as error:
         raise Damaged(f"{config.name}/scheduler/scheduler_config.json is no {kind} ({error}).") from error
-
-
-def clip_tokenizer(folder: Path) -> CLIPTokenizer:
-    """The CLIP tokenizer with the settings (padding) of a folder, and its vocabulary or the bundled one."""
-    from transformers import CLIPTokenizer
-
-    own = any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json"))
-    vocabulary = folder if own else VOCABULARY
-    if not vocabulary.is_dir():
-        raise WeightsError(
-            "The CLIP vocabulary of the bundled emoji model is missing. Reinstall stillmotion."
-        )
-    settings = read_json(folder / "tokenizer_config.json")
-    known = {key: settings[key] for key in ("pad_token", "model_max_length") if key in settings}
-    return CLIPTokenizer.from_pretrained(vocabulary, local_files_only=True, **known)
 
 
 def _converted(

@@ -13,7 +13,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from stillmotion.checkpoints.hub import BUNDLED
+from stillmotion.checkpoints.tokenizer import clip_vocabulary
 from stillmotion.errors import Damaged
 
 if TYPE_CHECKING:
@@ -21,9 +21,6 @@ if TYPE_CHECKING:
 
 CONFIGS_KEY = "stillmotion.configs"
 """Key in a safetensors header: JSON of {name of a file in a diffusers folder: its text}."""
-
-VOCABULARY = BUNDLED / "emoji" / "tokenizer"
-"""The CLIP tokenizer of all families (49,408 tokens; they differ in their padding only)."""
 
 _NAME = re.compile(r"(\w+/)?\w+\.(json|txt)")
 _WORDS = ("tokenizer.json", "vocab.json", "merges.txt")
@@ -71,13 +68,8 @@ def _save_config(module: Any, folder: Path) -> None:
 
 
 def _common(tokenizer: Any) -> bool:
-    """Whether a tokenizer has the vocabulary that comes with the package."""
-    from transformers import CLIPTokenizer
-
-    if not VOCABULARY.is_dir():
-        return False
-    common = CLIPTokenizer.from_pretrained(VOCABULARY, local_files_only=True)
-    return tokenizer.get_vocab() == common.get_vocab()
+    """Whether a tokenizer has CLIP's own vocabulary, which comes with the library."""
+    return tokenizer.get_vocab() == clip_vocabulary()[0]
 
 
 def without_paths(text: str) -> str:
