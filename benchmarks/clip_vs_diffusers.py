@@ -29,12 +29,13 @@ from diffusers import (
     StableDiffusionPipeline,
     UNet2DConditionModel,
 )
+from stillmotion_emoji import FOLDER
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 import stillmotion as sm
 from stillmotion.runtime.precision import best_dtype
 
-TOKENIZER = Path(sm.__file__).parent / "bundled" / "emoji" / "tokenizer"
+TOKENIZER = FOLDER / "tokenizer"
 
 
 def parts(dtype: torch.dtype) -> dict:

@@ -10,11 +10,11 @@ import pytest
 import torch
 from diffusers import MotionAdapter, StableDiffusionPipeline
 from safetensors import safe_open
+from stillmotion_emoji import FOLDER
 
 import stillmotion as sm
 from stillmotion.metrics.camera_motion import camera_of
 
-FOLDER = Path(sm.__file__).parent / "bundled" / "emoji"
 WEIGHTS = sorted(FOLDER.rglob("*.safetensors"))
 
 

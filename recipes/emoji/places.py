@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from stillmotion_emoji import FOLDER
+
 WORK = Path(os.environ.get("STILLMOTION_WORK", Path.home() / ".cache" / "stillmotion" / "emoji"))
 PACKAGES = WORK / "packages"
 STILLS = WORK / "stills"
 CLIPS = WORK / "clips"
 RUNS = WORK / "runs"
 ROOT = Path(__file__).resolve().parents[2]
-BUNDLED = ROOT / "src" / "stillmotion" / "bundled" / "emoji"
+BUNDLED = FOLDER
+"""In a checkout with `packages/stillmotion-emoji` installed as editable: the folder that is committed."""
 
 
 def write_whole(path: Path, data: bytes) -> None:

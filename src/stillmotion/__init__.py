@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from stillmotion.sampling.animator import Animator
     from stillmotion.video import Clip
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _HOMES = {
     "Animator": "sampling.animator",

@@ -16,7 +16,7 @@ from tiny import tiny_pipeline, tiny_vae
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-from stillmotion.checkpoints import hub, single_file
+from stillmotion.checkpoints import single_file
 from stillmotion.checkpoints.base_model import load_base
 from stillmotion.checkpoints.files import Header
 from stillmotion.checkpoints.modules import make_module
@@ -242,8 +242,8 @@ def test_a_missing_file_suggests_its_neighbour(tmp_path: Path) -> None:
 
 
 def test_a_bundled_name(sd15_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hub, "BUNDLED", tmp_path)
     shutil.copytree(sd15_folder, tmp_path / "emoji")
+    monkeypatch.setattr("stillmotion.request.installed_models._folder", lambda _: tmp_path / "emoji")
     monkeypatch.chdir(tmp_path / "emoji")
     assert type(load_base("emoji")) is StableDiffusionPipeline
 
@@ -312,7 +312,6 @@ def test_marks_of_velocity_and_zero_snr_reach_the_scheduler(pipeline, sd15_folde
     assert config.timestep_spacing == "trailing"
 
 
-@pytest.mark.skipif(not single_file.VOCABULARY.is_dir(), reason="the bundled model is not built yet")
 @pytest.mark.parametrize(("family", "pad"), [("sd15", 49407), ("sd21", 0), ("sdxl", 49407)])
 def test_tokenizers_of_the_families(family: str, pad: int) -> None:
     tokenizer = single_file.clip_tokenizer(CONFIGS / family / "tokenizer")
@@ -325,7 +324,6 @@ def test_tokenizers_of_the_families(family: str, pad: int) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not single_file.VOCABULARY.is_dir(), reason="the bundled model is not built yet")
 def test_a_stable_diffusion_1_file_of_real_size(tmp_path: Path) -> None:
     """2 GB in half precision, made from our configs; loaded without configs, network or hub."""
     from diffusers import UNet2DConditionModel

@@ -89,7 +89,7 @@ def test_bundled_loras_have_short_names_and_files_of_yours_go_first(tmp_path, mo
     kept = tmp_path / "emoji" / "loras" / "zoom-in.safetensors"
     kept.parent.mkdir(parents=True)
     kept.write_bytes(b"")
-    monkeypatch.setattr("stillmotion.checkpoints.hub.BUNDLED", tmp_path)
+    monkeypatch.setattr("stillmotion.request.installed_models._folder", lambda _: tmp_path / "emoji")
     assert locate("zoom-in") == kept
     monkeypatch.chdir(tmp_path)
     (tmp_path / "zoom-in").mkdir()

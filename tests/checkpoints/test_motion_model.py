@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from tiny import TINY_MOTION, tiny_motion, tiny_unet
 
 from stillmotion.attachments.motion import attach
-from stillmotion.checkpoints import hub, motion_model
+from stillmotion.checkpoints import motion_model
 from stillmotion.checkpoints.motion_keys import POSITIONS
 from stillmotion.checkpoints.motion_layout import from_canonical
 from stillmotion.checkpoints.motion_model import MotionModel
@@ -172,7 +172,7 @@ def test_motion_inside_a_pipeline_folder(sd15_folder: Path, tmp_path: Path) -> N
 def test_the_bundled_model_by_name(
     sd15_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(hub, "BUNDLED", tmp_path)
+    monkeypatch.setattr("stillmotion.request.installed_models._folder", lambda _: tmp_path / "emoji")
     saved = model()
     saved.save(
         shutil.copytree(sd15_folder, tmp_path / "emoji") / "motion", dtype=torch.float16, variant="fp16"

@@ -33,7 +33,5 @@ def say(capsys: pytest.CaptureFixture[str], tmp_path, monkeypatch: pytest.Monkey
 @pytest.fixture
 def bundled(emoji_folder, monkeypatch: pytest.MonkeyPatch):
     """A tiny model in the place of the bundled one."""
-    monkeypatch.setattr("stillmotion.sampling.loading.bundled_folder", lambda: emoji_folder)
-    monkeypatch.setattr("stillmotion.cli.concepts.bundled_folder", lambda: emoji_folder)
-    monkeypatch.setattr("stillmotion.checkpoints.hub.BUNDLED", emoji_folder.parent)
+    monkeypatch.setattr("stillmotion.request.installed_models._folder", lambda _: emoji_folder)
     return emoji_folder

@@ -21,7 +21,7 @@ OPENED: list[str] = []
 
 
 def _hear(event: str, args: tuple) -> None:
-    if event == "open" and isinstance(args[0], (str, bytes)):
+    if event == "open" and isinstance(args[0], (str, bytes)) and ".dist-info" not in str(args[0]):
         OPENED.append(os.fsdecode(args[0]))
 
 

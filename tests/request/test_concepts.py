@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from stillmotion.errors import Damaged, UnknownFile
 from stillmotion.request.concepts import Concept, Concepts, words_of
-from stillmotion.request.model_card import ModelCard, bundled_folder
+from stillmotion.request.installed_models import bundled_folder
+from stillmotion.request.model_card import ModelCard
 
 KNOWN = Concepts(
     [

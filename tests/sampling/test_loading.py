@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import shutil
+from importlib.metadata import EntryPoints
 from pathlib import Path
 
 import numpy as np
@@ -58,10 +59,11 @@ def test_without_motion_a_model_of_clips_draws_stills(emoji_folder) -> None:
     assert len(animator.animate("a rocket")) == 1
 
 
-def test_an_installation_without_the_bundled_model_says_so(monkeypatch, tmp_path) -> None:
-    monkeypatch.setattr("stillmotion.request.model_card.files", lambda _: tmp_path)
-    with pytest.raises(UnknownFile, match="no bundled model 'emoji'.*--base"):
-        Animator.load()
+def test_an_installation_without_the_bundled_model_says_so(monkeypatch) -> None:
+    monkeypatch.setattr("stillmotion.request.installed_models.entry_points", lambda **_: EntryPoints())
+    for base in (None, "emoji"):
+        with pytest.raises(UnknownFile, match=r"not installed: pip install 'stillmotion\[emoji\]'.*--base"):
+            Animator.load(base)
 
 
 def test_a_base_without_motion_asks_for_it(sd15_folder) -> None:

@@ -1,4 +1,4 @@
-"""Where a model is: a path, a bundled model's name, or a name on the hub."""
+"""Where a model is: a path, an installed model's name, or a name on the hub."""
 
 from __future__ import annotations
 
@@ -8,9 +8,13 @@ from pathlib import Path, PurePosixPath
 
 from stillmotion.checkpoints.files import SUFFIXES
 from stillmotion.errors import WeightsError
-
-BUNDLED = Path(__file__).parents[1] / "bundled"
-"""Models that come with the package, one folder each."""
+from stillmotion.request.installed_models import (
+    DEFAULT_MODEL,
+    INSTALL,
+    bundled_folder,
+    installed_models,
+    installed_names,
+)
 
 INSIDE = ("motion", "motion_adapter")
 """Where a pipeline folder keeps its motion: ours, and the one of diffusers' AnimateDiffPipeline."""
@@ -30,23 +34,24 @@ _HUB = re.compile(r"(?!.*\.\.)(?P<repo>\w[\w.-]*/\w[\w.-]*)(?:/(?P<file>\w[\w./-
 
 
 def locate(source: str | Path) -> Path:
-    """The file or folder that `source` means: a path, a bundled name, or on the hub "owner/model[/file]".
+    """The file or folder that `source` means: a path, an installed model, or on the hub "owner/model[/file]".
 
     The folder of a run of `stillmotion train` means what the run made.
-    Bundled are models ("emoji") and their LoRAs ("high-contrast", "zoom-in"). Raises `WeightsError` in one
+    Installed are models ("emoji") and their LoRAs ("high-contrast", "zoom-in"). Raises `WeightsError` in one
     sentence if there is none, or if the hub cannot be reached.
     """
     path = Path(source).expanduser()
     if path.exists():
         return _product_of(path)
     name = str(source)
-    if name in bundled_names():
-        return BUNDLED / name
-    if name in bundled_loras():
-        return bundled_loras()[name]
+    if name == DEFAULT_MODEL or name in bundled_names():
+        return bundled_folder(name)
+    if "/" not in name and (lora := bundled_loras().get(name)):
+        return lora
     found = _HUB.fullmatch(name) if isinstance(source, str) else None
     if not found or (Path(name).suffix in SUFFIXES and not found["file"]):
-        raise WeightsError(f"There is no file or folder {source}.{_similar(path)}")
+        without = "" if installed_names() else f" No model is installed either: {INSTALL}."
+        raise WeightsError(f"There is no file or folder {source}.{_similar(path)}{without}")
     return _fetch(name, found["repo"], found["file"])
 
 
@@ -64,13 +69,14 @@ def _product_of(path: Path) -> Path:
 
 
 def bundled_names() -> list[str]:
-    """Names of the models that come with the package."""
-    return sorted(folder.name for folder in BUNDLED.iterdir() if folder.is_dir()) if BUNDLED.is_dir() else []
+    """Names of the models that are installed."""
+    return installed_names()
 
 
 def bundled_loras() -> dict[str, Path]:
-    """LoRAs that come with the bundled models, by name ("high-contrast", "zoom-in")."""
-    return {file.stem: file for file in sorted(BUNDLED.glob("*/loras/*.safetensors"))}
+    """LoRAs that come with the installed models, by name ("high-contrast", "zoom-in")."""
+    folders = installed_models().values()
+    return {file.stem: file for folder in folders for file in sorted(folder.glob("loras/*.safetensors"))}
 
 
 def _fetch(name: str, repo: str, file: str | None) -> Path:

@@ -9,7 +9,8 @@ import click
 from stillmotion.cli.output import echo
 from stillmotion.errors import UnknownFile
 from stillmotion.request.concepts import Concept, Concepts
-from stillmotion.request.model_card import ModelCard, bundled_folder
+from stillmotion.request.installed_models import bundled_folder
+from stillmotion.request.model_card import ModelCard
 
 
 @click.command()

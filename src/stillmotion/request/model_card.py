@@ -1,4 +1,4 @@
-"""What a model folder says of itself in its `stillmotion.json`, and where the bundled models are.
+"""What a model folder says of itself in its `stillmotion.json`.
 
 {"name": "emoji", "family": "emoji", "concepts": "concepts.json",
  "defaults": {"width": 128, "frames": 16, "scheduler": "ddim", ...},      fields of a Request
@@ -8,19 +8,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from stillmotion.diffusion.schedule import CARD_FIELDS, NoiseSchedule
-from stillmotion.errors import Damaged, RequestError, UnknownFile
+from stillmotion.errors import Damaged, RequestError
 from stillmotion.foreign import read_json
 from stillmotion.request import Request
 from stillmotion.request.aliases import REQUEST
 from stillmotion.request.concepts import Concepts
 
 CARD = "stillmotion.json"
-BUNDLED = "emoji"
 CARD_BYTES = 2**20
 
 
@@ -79,14 +77,3 @@ def _schedule(path: Path, columns: dict[str, Any]) -> NoiseSchedule:
         return NoiseSchedule(**columns)
     except RequestError as error:
         raise Damaged(f"{path}: {error}") from None
-
-
-def bundled_folder(name: str = BUNDLED) -> Path:
-    """Folder of a model that came with the package; UnknownFile when this installation does not have it."""
-    folder = Path(str(files("stillmotion"))) / "bundled" / name
-    if not (folder / CARD).is_file():
-        raise UnknownFile(
-            f"This installation of stillmotion has no bundled model {name!r}; reinstall the package, or name "
-            "models of yours with base= and motion= (--base, --motion)."
-        )
-    return folder

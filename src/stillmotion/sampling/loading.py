@@ -22,8 +22,9 @@ from stillmotion.checkpoints.lora_model import Lora
 from stillmotion.checkpoints.motion_model import MotionModel
 from stillmotion.checkpoints.textual_inversion import load_textual_inversions
 from stillmotion.errors import Mismatch, RequestError, WeightsError, WrongKind
+from stillmotion.request.installed_models import DEFAULT_MODEL, bundled_folder
 from stillmotion.request.layer_weights import LayerWeights
-from stillmotion.request.model_card import BUNDLED, ModelCard, bundled_folder
+from stillmotion.request.model_card import ModelCard
 from stillmotion.request.sections import DTYPES, Models
 from stillmotion.runtime.precision import as_device, best_device, best_dtype
 
@@ -89,7 +90,7 @@ def load_models(
     device = as_device(device) if device is not None else best_device()
     dtype = as_dtype(dtype) if dtype is not None else best_dtype(device)
     place = locate(base) if base is not None else bundled_folder()
-    motion_place = _motion_place(motion, base or BUNDLED, place)
+    motion_place = _motion_place(motion, base or DEFAULT_MODEL, place)
     net = _load_motion(motion_place) if motion_place else None
     given = {"loras": layer_weights_of(loras), "motion_loras": layer_weights_of(motion_loras)}
     adapters = _read_loras(given, place)
@@ -97,7 +98,9 @@ def load_models(
     pipeline = load_base(place, {"vae": torch.float32, "default": dtype}, vae=vae)
     pipeline.set_progress_bar_config(disable=True)
     if net is not None:
-        check_compatible(net.spec, pipeline.unet.config, str(motion or motion_place), str(base or BUNDLED))
+        check_compatible(
+            net.spec, pipeline.unet.config, str(motion or motion_place), str(base or DEFAULT_MODEL)
+        )
         net.to(device, dtype)
     words = load_textual_inversions(pipeline, inversions)
     brought, word_notes = _bundled_words(pipeline, [lora for _, lora, _ in adapters])
@@ -105,7 +108,7 @@ def load_models(
     card = _merged(ModelCard.read(place), ModelCard.read(motion_place) if motion_place else ModelCard())
     models = Models.parse(
         **{
-            "base": str(base) if base is not None else BUNDLED,
+            "base": str(base) if base is not None else DEFAULT_MODEL,
             "motion": str(motion) if motion is not None else None,
             **{flag: {lora: weight.spec for lora, weight in each.items()} for flag, each in given.items()},
             "vae": str(vae) if vae is not None else None,
