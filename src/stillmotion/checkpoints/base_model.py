@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from stillmotion.checkpoints.checkpoint import Checkpoint, Source, open_checkpoint
 from stillmotion.checkpoints.compatibility import require_kind
 from stillmotion.checkpoints.file_kinds import job_of
-from stillmotion.checkpoints.files import read_config, read_json, read_state, weight_files
-from stillmotion.checkpoints.hub import locate
-from stillmotion.checkpoints.identify import identify
+from stillmotion.checkpoints.files import read_config, read_json, read_state
 from stillmotion.checkpoints.modules import current_names, fill, make_module, without_notes
 from stillmotion.checkpoints.scaled import dequantized
 from stillmotion.checkpoints.single_file import (
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
 
 
 def load_base(
-    source: str | Path,
+    source: Source,
     dtype: torch.dtype | Mapping[str, torch.dtype] | None = None,
     *,
     vae: str | Path | None = None,
@@ -49,24 +48,23 @@ def load_base(
     where the file has both (they are taken anyhow where it has no others).
     Raises `WeightsError` or one of its kin in words: a wrong kind of file, a missing part, damage.
     """
-    path = _located(source)
+    found = open_checkpoint(source)
+    _check_kind(found)
     dtypes = dict(dtype) if isinstance(dtype, Mapping) else {"default": dtype or torch.float32}
     with without_notes():
-        if path.is_dir():
-            pipeline = _from_folder(path, str(source), dtypes, vae)
+        if found.is_pipeline:
+            pipeline = _from_folder(found, dtypes, vae)
         else:
             config = Path(config) if config else None
             pipeline = load_single_file(
-                path, dtypes, vae=vae, config=config, prediction_type=prediction_type, ema=ema
+                found, dtypes, vae=vae, config=config, prediction_type=prediction_type, ema=ema
             )
     if vae is not None:
-        _check_vae(pipeline, str(vae), str(source))
+        _check_vae(pipeline, str(vae), found.source)
     return pipeline
 
 
-def load_base_vae(
-    source: str | Path, vae: str | Path | None = None, dtype: torch.dtype = torch.float32
-) -> nn.Module:
+def load_base_vae(source: Source, vae: Source | None = None, dtype: torch.dtype = torch.float32) -> nn.Module:
     """The VAE with which a base decodes, without the rest of it: its own, or `vae` instead.
 
     Args:
@@ -74,15 +72,17 @@ def load_base_vae(
         vae: another VAE (file or folder).
         dtype: precision of the VAE.
     """
-    path = _located(source)
+    found = open_checkpoint(source)
+    _check_kind(found)
+    path = found.path
     with without_notes():
-        if not path.is_dir():
-            return load_single_file_vae(path, vae, dtype)
+        if not found.is_pipeline:
+            return load_single_file_vae(found, vae, dtype)
         if vae is not None:
             return load_vae(vae, path, dtype)
         entry = read_json(path / "model_index.json").get("vae")
         kind = entry[-1] if isinstance(entry, list) and entry else "AutoencoderKL"
-        return _folder_part(path, str(source), "vae", str(kind), dtype)
+        return _folder_part(path, found.source, "vae", str(kind), dtype)
 
 
 def _check_vae(pipeline: Any, vae: str, base: str) -> None:
@@ -93,18 +93,15 @@ def _check_vae(pipeline: Any, vae: str, base: str) -> None:
         )
 
 
-def _located(source: str | Path) -> Path:
-    """A pipeline folder or a single file (also the only one in a folder)."""
-    path = locate(source)
-    if not path.is_dir() or (path / "model_index.json").is_file():
-        return path
-    require_kind(identify(path), "pipeline", "checkpoint")
-    return weight_files(path)[0]
+def _check_kind(found: Checkpoint) -> None:
+    """A single file may be the only one in a folder."""
+    if found.path.is_dir() and not found.is_pipeline:
+        require_kind(found.info, "pipeline", "checkpoint")
 
 
-def _from_folder(path: Path, name: str, dtypes: dict[str, torch.dtype], vae: str | Path | None) -> Any:
+def _from_folder(found: Checkpoint, dtypes: dict[str, torch.dtype], vae: str | Path | None) -> Any:
     """A diffusers folder: each part is its config and the weights beside it, read as any file is."""
-
+    path, name = found.path, found.source
     unet = read_config(path / "unet")
     taken, drawn = unet.get("in_channels", 4), unet.get("out_channels", 4)
     if job := job_of(taken, drawn):

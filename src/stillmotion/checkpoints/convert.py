@@ -17,11 +17,10 @@ import torch
 
 from stillmotion.atomic import check_free, replacing
 from stillmotion.checkpoints.base_model import load_base
+from stillmotion.checkpoints.checkpoint import Source, open_checkpoint
 from stillmotion.checkpoints.compatibility import require_kind
-from stillmotion.checkpoints.files import read_header, read_json
+from stillmotion.checkpoints.files import Header, read_header, read_json
 from stillmotion.checkpoints.formats import MODEL_FOLDER
-from stillmotion.checkpoints.hub import locate
-from stillmotion.checkpoints.identify import identify
 from stillmotion.checkpoints.ldm.configs import without_paths
 from stillmotion.checkpoints.ldm.write import save_single_file
 from stillmotion.checkpoints.lora_model import Lora
@@ -48,7 +47,7 @@ FLOATS = ("float32", "float16", "bfloat16")
 
 
 def convert(
-    source: str | Path,
+    source: Source,
     target: str | Path,
     layout: str | None = None,
     dtype: torch.dtype | None = None,
@@ -62,8 +61,8 @@ def convert(
     `ema` takes the averaged weights of a checkpoint. WrongKind for what has no such layout, OutputError where
     the target cannot be written.
     """
-    path, target = locate(source), Path(target)
-    found = identify(path)
+    opened, target = open_checkpoint(source), Path(target)
+    found = opened.info
     if found.known and found.kind not in LAYOUTS:
         raise WrongKind(
             f"{found.name} is {found.title}; only motion modules, LoRAs and whole text-to-image models have "
@@ -74,20 +73,19 @@ def convert(
     _check_layout(found.kind, found.name, layout, target)
     check_target(target, overwrite)
     if found.kind in LORAS:
-        return _write_lora(Lora.load(source), target, layout, dtype, overwrite)
-    return save_model(load_model(source, dtype, ema), target, layout, overwrite)
+        return _write_lora(Lora.load(opened), target, layout, dtype, overwrite)
+    return save_model(load_model(opened, dtype, ema), target, layout, overwrite)
 
 
 def load_model(
-    source: str | Path, dtype: torch.dtype | None = None, ema: bool = False
+    source: Source, dtype: torch.dtype | None = None, ema: bool = False
 ) -> MotionModel | DiffusionPipeline:
     """A motion module or a text-to-image model, in its own precision if `dtype` is not given."""
-    path = locate(source)
-    found = identify(path)
-    require_kind(found, *BASES, "motion")
-    if found.kind == "motion":
-        return MotionModel.load(source, dtype=dtype)
-    pipeline = load_base(source, dtype or stored_dtypes(path), ema=ema)
+    opened = open_checkpoint(source)
+    require_kind(opened.info, *BASES, "motion")
+    if opened.info.kind == "motion":
+        return MotionModel.load(opened, dtype=dtype)
+    pipeline = load_base(opened, dtype or stored_dtypes(opened), ema=ema)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
@@ -113,16 +111,18 @@ def check_target(target: Path, overwrite: bool) -> None:
     check_free(target, overwrite, None if target.suffix == ".safetensors" else MODEL_FOLDER)
 
 
-def stored_dtypes(path: Path) -> dict[str, torch.dtype]:
+def stored_dtypes(source: Source) -> dict[str, torch.dtype]:
     """The precision of each part of a model as `load_base` takes it; float32 where a file has several."""
-    if not (path / "model_index.json").is_file():
-        return {"default": _dtype_of(path)}
+    opened = open_checkpoint(source)
+    if not opened.is_pipeline:
+        return {"default": _dtype_of(opened.header)}
+    path = opened.path
     parts = [name for name in read_json(path / "model_index.json") if (path / name / "config.json").is_file()]
-    return {"default": torch.float32, **{name: _dtype_of(path / name) for name in parts}}
+    return {"default": torch.float32, **{name: _dtype_of(read_header(path / name)) for name in parts}}
 
 
-def _dtype_of(path: Path) -> torch.dtype:
-    kinds = [kind for kind in FLOATS if kind in read_header(path).dtypes]
+def _dtype_of(header: Header) -> torch.dtype:
+    kinds = [kind for kind in FLOATS if kind in header.dtypes]
     return getattr(torch, kinds[0]) if len(kinds) == 1 else torch.float32
 
 

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from stillmotion.checkpoints.checkpoint import Source, open_checkpoint
 from stillmotion.checkpoints.compatibility import require_kind
 from stillmotion.checkpoints.embedding_names import ONE, PLACES, places, word_in
-from stillmotion.checkpoints.files import read_header, read_state
 from stillmotion.checkpoints.finite import check_finite
-from stillmotion.checkpoints.hub import locate
-from stillmotion.checkpoints.identify import identify
 from stillmotion.checkpoints.lora.keys import BUNDLED
 from stillmotion.errors import UnknownFile
 
@@ -32,18 +29,18 @@ class Embedding:
     name: str
 
 
-def read_embedding(source: str | Path, word: str = "") -> Embedding:
+def read_embedding(source: Source, word: str = "") -> Embedding:
     """The textual inversion in a file; the word is the one given, the one inside, or the file's name.
 
     In lower case, as CLIP reads prompts. WrongKind or UnknownFile in words for other files.
     """
-    path = locate(source)
-    require_kind(identify(path), "embedding")
-    header = read_header(path)
+    opened = open_checkpoint(source)
+    require_kind(opened.info, "embedding")
+    header, path = opened.header, opened.path
     parts = places(header)
     if len(set(parts.values())) < len(parts):
         raise UnknownFile(f"{path.name} holds several words ({', '.join(parts)}): give files of one each.")
-    state = {name: tensor for name, tensor in read_state(path).items() if name in parts}
+    state = {name: tensor for name, tensor in opened.state().items() if name in parts}
     check_finite(state, path.name)
     vectors = {parts[name]: tensor.float().reshape(-1, tensor.shape[-1]) for name, tensor in state.items()}
     told = (header.extras.get("name"), header.metadata.get(WORD), *map(word_in, parts))

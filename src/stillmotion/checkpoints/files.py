@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from stillmotion import foreign
-from stillmotion.checkpoints.formats import load_safetensors, safetensors_header, sniff
+from stillmotion.checkpoints.formats import Safetensors, open_regular, sniff
 from stillmotion.checkpoints.unwrap import Unwrapped, unwrap
 from stillmotion.errors import Damaged, WeightsError
 
@@ -64,37 +65,48 @@ class Header(dict[str, Shape]):
         return sum(math.prod(shape) for shape in self.values())
 
 
-def read_header(path: str | Path) -> Header:
-    """Names and shapes of the tensors in a file or folder, unwrapped; no tensor is read if it need not be.
+class Weights:
+    """The file, or the shards in a folder, that hold the tensors of one model: each is opened once.
 
-    Raises `WeightsError` (no such file), `Damaged` (truncated, a web page) or `Unsafe` (code in a pickle).
+    Raises `WeightsError` (no such file), `Damaged` (truncated, a web page) or `Unsafe` (code in a pickle), at
+    the first use of the header or the tensors.
     """
-    path = Path(path)
-    parts = [_file_header(file) for file in weight_files(path)]
-    merged = {name: shape for part in parts for name, shape in part.items()}
-    first = parts[0]
-    return Header(
-        merged,
-        name=path.name,
-        metadata=first.metadata,
-        extras=first.extras,
-        config=read_config(path),
-        unwrapped=first.unwrapped,
-        dtypes=frozenset().union(*(part.dtypes for part in parts)),
-    )
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @cached_property
+    def header(self) -> Header:
+        """Names and shapes of all tensors, unwrapped; no tensor is read if it need not be."""
+        parts = [file.header for file in self._files]
+        first = parts[0]
+        return Header(
+            {name: shape for part in parts for name, shape in part.items()},
+            name=self.path.name,
+            metadata=first.metadata,
+            extras=first.extras,
+            config=read_config(self.path),
+            unwrapped=first.unwrapped,
+            dtypes=frozenset().union(*(part.dtypes for part in parts)),
+        )
+
+    def state(self) -> dict[str, Tensor]:
+        """All tensors by their unwrapped names, memory-mapped where the format can be."""
+        return {name: tensor for file in self._files for name, tensor in file.state().items()}
+
+    @cached_property
+    def _files(self) -> list[_SafetensorsFile | _TorchFile]:
+        return [_open(file) for file in weight_files(self.path)]
+
+
+def read_header(path: str | Path) -> Header:
+    """Names and shapes of the tensors in a file or folder, unwrapped; errors as in `Weights`."""
+    return Weights(Path(path)).header
 
 
 def read_state(path: str | Path) -> dict[str, Tensor]:
-    """All tensors of a file or folder by their unwrapped names; errors as in `read_header`."""
-    import torch
-
-    state: dict[str, Tensor] = {}
-    for file in weight_files(Path(path)):
-        if sniff(file) == "safetensors":
-            state.update(_unwrap(load_safetensors(file), torch.is_tensor, file).tensors)
-        else:
-            state.update(_load_torch(file, shapes_only=False).tensors)
-    return state
+    """All tensors of a file or folder by their unwrapped names; errors as in `Weights`."""
+    return Weights(Path(path)).state()
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -156,45 +168,75 @@ def _shards(index: Path) -> list[Path]:
     return [index.parent / name for name in names]
 
 
-def _file_header(file: Path) -> Header:
-    if sniff(file) == "safetensors":
-        entries = safetensors_header(file)
+def _open(file: Path) -> _SafetensorsFile | _TorchFile:
+    with open_regular(file) as stream:
+        if sniff(file, stream) == "safetensors":
+            return _SafetensorsFile(file, stream)
+        return _TorchFile(file, stream)
+
+
+class _SafetensorsFile:
+    """A safetensors file: its header is checked when it is opened, its tensors are mapped when asked for."""
+
+    def __init__(self, file: Path, stream: BinaryIO) -> None:
+        self._opened = Safetensors(file, stream)
+        entries = dict(self._opened.header)
         metadata = entries.pop("__metadata__", None) or {}
         shapes = {name: tuple(entry["shape"]) for name, entry in entries.items()}
         found = _unwrap(shapes, lambda value: isinstance(value, tuple), file)
         dtypes = frozenset(_DTYPES.get(entry["dtype"], entry["dtype"]) for entry in entries.values())
-        return Header(found.tensors, name=file.name, metadata=metadata, unwrapped=found.steps, dtypes=dtypes)
-    found = _load_torch(file, shapes_only=True)
-    return Header(
-        {name: tuple(tensor.shape) for name, tensor in found.tensors.items()},
-        name=file.name,
-        extras=found.extras,
-        unwrapped=found.steps,
-        dtypes=frozenset(str(tensor.dtype).removeprefix("torch.") for tensor in found.tensors.values()),
-    )
-
-
-def _load_torch(file: Path, *, shapes_only: bool) -> Unwrapped[Tensor]:
-    """The tensors of a torch file; `Damaged` for those that are larger than the file they lie in."""
-    import torch
-
-    from stillmotion.checkpoints.pickles import load_torch
-
-    tree = load_torch(file, shapes_only=shapes_only)
-    if not isinstance(tree, Mapping):
-        raise Damaged(f"{file.name} holds a {type(tree).__name__}, not named tensors.")
-    found = _unwrap(tree, torch.is_tensor, file)
-    for name, tensor in found.tensors.items():
-        if tensor.layout != torch.strided or tensor.is_quantized or (tensor.is_meta and not shapes_only):
-            raise Damaged(
-                f"{file.name}: {name} is a sparse or quantised tensor, or none at all; plain ones are read."
-            )
-    announced = sum(tensor.numel() * tensor.element_size() for tensor in found.tensors.values())
-    if announced > LARGER * file.stat().st_size + 2**20:
-        raise Damaged(
-            f"{file.name} announces tensors of {announced:,} bytes, but has {file.stat().st_size:,}."
+        self.file = file
+        self.header = Header(
+            found.tensors, name=file.name, metadata=metadata, unwrapped=found.steps, dtypes=dtypes
         )
-    return found
+
+    def state(self) -> dict[str, Tensor]:
+        import torch
+
+        return _unwrap(self._opened.tensors(), torch.is_tensor, self.file).tensors
+
+
+class _TorchFile:
+    """A torch file: its program is read when it is opened, and its tensors if they cannot be left out."""
+
+    def __init__(self, file: Path, stream: BinaryIO) -> None:
+        from stillmotion.checkpoints.pickles import TorchPickle
+
+        self.file, self._pickle = file, TorchPickle(file, stream)
+        found = self._named(shapes_only=True)
+        self._tensors = None if self._pickle.can_skip_tensors else found.tensors
+        self.header = Header(
+            {name: tuple(tensor.shape) for name, tensor in found.tensors.items()},
+            name=file.name,
+            extras=found.extras,
+            unwrapped=found.steps,
+            dtypes=frozenset(str(tensor.dtype).removeprefix("torch.") for tensor in found.tensors.values()),
+        )
+
+    def state(self) -> dict[str, Tensor]:
+        return dict(self._tensors or self._named(shapes_only=False).tensors)
+
+    def _named(self, *, shapes_only: bool) -> Unwrapped[Tensor]:
+        """The tensors in the file; `Damaged` for those that are larger than the file they lie in."""
+        import torch
+
+        file = self.file
+        tree = self._pickle.load(shapes_only=shapes_only)
+        if not isinstance(tree, Mapping):
+            raise Damaged(f"{file.name} holds a {type(tree).__name__}, not named tensors.")
+        found = _unwrap(tree, torch.is_tensor, file)
+        for name, tensor in found.tensors.items():
+            if tensor.layout != torch.strided or tensor.is_quantized or (tensor.is_meta and not shapes_only):
+                raise Damaged(
+                    f"{file.name}: {name} is a sparse or quantised tensor, or none at all; "
+                    "plain ones are read."
+                )
+        announced = sum(tensor.numel() * tensor.element_size() for tensor in found.tensors.values())
+        if announced > LARGER * file.stat().st_size + 2**20:
+            raise Damaged(
+                f"{file.name} announces tensors of {announced:,} bytes, but has {file.stat().st_size:,}."
+            )
+        return found
 
 
 def _unwrap(tree: Mapping[str, Any], is_leaf: Callable[[Any], bool], file: Path) -> Unwrapped[Any]:

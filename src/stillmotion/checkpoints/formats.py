@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
 from stillmotion.atomic import FolderKind
 from stillmotion.errors import Damaged, WeightsError
@@ -44,20 +46,28 @@ FOREIGN = {
 """What is saved or shared beside weights, by its first bytes; and what to do with it."""
 
 
-def sniff(path: Path) -> Format:
-    """The format of a file by its first bytes; `WeightsError` or `Damaged` in words if it is none of ours."""
+def open_regular(path: Path) -> BinaryIO:
+    """The file, open for reading; `WeightsError` or `Damaged` if it is missing, empty or no regular file."""
     if not path.exists():
         raise WeightsError(f"There is no file {path}.")
     if not path.is_file():
         raise WeightsError(
             f"{path} is no regular file (a folder, a pipe or a device), so it holds no weights."
         )
-    size = path.stat().st_size
-    if size == 0:
+    if path.stat().st_size == 0:
         raise Damaged(f"{path.name} is empty (0 bytes). Download it again.")
     try:
-        with path.open("rb") as file:
-            head = file.read(512)
+        return path.open("rb")
+    except OSError as error:
+        raise WeightsError(f"{path} cannot be read ({error.strerror}).") from error
+
+
+def sniff(path: Path, stream: BinaryIO) -> Format:
+    """The format of an open file by its first bytes; `WeightsError` or `Damaged` if it is none of ours."""
+    size = path.stat().st_size
+    try:
+        stream.seek(0)
+        head = stream.read(512)
     except OSError as error:
         raise WeightsError(f"{path} cannot be read ({error.strerror}).") from error
     if head[5:9] == b"\0\0\0{":
@@ -88,49 +98,77 @@ def sniff(path: Path) -> Format:
     raise Damaged(f"{path.name} is not a file of weights: neither safetensors nor a torch checkpoint.")
 
 
-def safetensors_header(path: Path) -> dict[str, Any]:
-    """The JSON header of a safetensors file, checked by the library's own reader; no tensor is read.
+class Safetensors:
+    """A safetensors file, opened once: the header is checked by the library's own reader, tensors are mapped.
 
-    What is returned is whole: every entry has a shape, a dtype and offsets that lie in the file.
+    `header` is whole: every entry has a shape, a dtype and offsets that lie in the file. Raises `Damaged`.
     """
-    from safetensors import SafetensorError, safe_open
 
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        if length > size - 8:
-            raise _truncated(path, size, "even its header is incomplete")
-        if length > HEADER_BYTES:
-            raise Damaged(f"{path.name} has a header of {length:,} bytes; at most {HEADER_BYTES:,} are read.")
-        text = file.read(length)
-    try:
-        header = parse_json(text, HEADER_BYTES)
-        with safe_open(path, framework="np"):
-            return header
-    except SafetensorError as error:
-        if "not fully covered" not in str(error):
+    def __init__(self, path: Path, stream: BinaryIO) -> None:
+        self._path = path
+        self.header = _checked_header(path, stream)
+        self._mapped = self._open(stream)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All tensors by name, memory-mapped."""
+        from safetensors import SafetensorError, safe_open
+
+        path = self._path
+        try:
+            mapped = self._mapped or safe_open(path, framework="pt")
+            return {name: mapped.get_tensor(name) for name in mapped.offset_keys()}
+        except SafetensorError as error:
             raise _invalid(path, error) from error
-    except (ValueError, OSError) as error:  # OSError: an operating system that cannot map the file
-        raise _invalid(path, error) from error
-    ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
-    expected = 8 + length + max(ends, default=0)
-    if size < expected:
-        raise _truncated(path, size, f"its header announces {expected:,} bytes")
-    raise Damaged(
-        f"{path.name} has {size:,} bytes, but its header announces only {expected:,}. Download it again."
-    )
+        except (OSError, RuntimeError) as error:  # an operating system that cannot map the file
+            size = f"{path.stat().st_size:,} bytes"
+            raise WeightsError(f"{path.name} ({size}) cannot be mapped into memory ({error}).") from error
+
+    def _open(self, stream: BinaryIO) -> Any:
+        """The library's reader, which maps all tensors; None where it has only checked the header."""
+        from safetensors import SafetensorError, safe_open
+
+        path = self._path
+        try:
+            if "torch" in sys.modules:  # else numpy's reader will do, as torch takes a second to import
+                with suppress(
+                    RuntimeError
+                ):  # larger than can be mapped: its header may be all that is wanted
+                    return safe_open(path, framework="pt")
+            with safe_open(path, framework="np"):
+                return None
+        except SafetensorError as error:
+            if "not fully covered" not in str(error):
+                raise _invalid(path, error) from error
+        except (ValueError, OSError) as error:
+            raise _invalid(path, error) from error
+        size, expected = path.stat().st_size, _announced(stream, self.header)
+        if size < expected:
+            raise _truncated(path, size, f"its header announces {expected:,} bytes")
+        raise Damaged(
+            f"{path.name} has {size:,} bytes, but its header announces only {expected:,}. Download it again."
+        )
 
 
-def load_safetensors(path: Path) -> dict[str, Tensor]:
-    """All tensors of a safetensors file, memory-mapped."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    safetensors_header(path)
+def _checked_header(path: Path, stream: BinaryIO) -> dict[str, Any]:
+    size = path.stat().st_size
+    stream.seek(0)
+    length = int.from_bytes(stream.read(8), "little")
+    if length > size - 8:
+        raise _truncated(path, size, "even its header is incomplete")
+    if length > HEADER_BYTES:
+        raise Damaged(f"{path.name} has a header of {length:,} bytes; at most {HEADER_BYTES:,} are read.")
     try:
-        return load_file(path)
-    except SafetensorError as error:
+        return parse_json(stream.read(length), HEADER_BYTES)
+    except ValueError as error:
         raise _invalid(path, error) from error
+
+
+def _announced(stream: BinaryIO, header: dict[str, Any]) -> int:
+    """Bytes of the whole file, by its header."""
+    stream.seek(0)
+    length = int.from_bytes(stream.read(8), "little")
+    ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+    return 8 + length + max(ends, default=0)
 
 
 def _invalid(path: Path, error: Exception) -> Damaged:

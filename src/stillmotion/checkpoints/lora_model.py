@@ -22,19 +22,16 @@ from torch import Tensor, nn
 from stillmotion.atomic import replacing
 from stillmotion.attachments.hooks import HookSet
 from stillmotion.attachments.lora import LoraLayersAttachment, WeightLike, build_layers
+from stillmotion.checkpoints.checkpoint import Source, open_checkpoint
 from stillmotion.checkpoints.compatibility import require_kind
 from stillmotion.checkpoints.embeddings import Embedding, bundled_embeddings
 from stillmotion.checkpoints.file_kinds import BASES, FileInfo
-from stillmotion.checkpoints.files import read_header, read_state
 from stillmotion.checkpoints.finite import check_finite
-from stillmotion.checkpoints.hub import locate
-from stillmotion.checkpoints.identify import identify
 from stillmotion.checkpoints.lora.alphas import KEY
 from stillmotion.checkpoints.lora.detect import OTHER_MODELS, UNAPPLIED
 from stillmotion.checkpoints.lora.keys import BUNDLED, LoraLayout, LoraState, parse, write
 from stillmotion.checkpoints.lora.peft import (
     WEIGHTS,
-    adapter_folder,
     check_config,
     read_adapter_config,
     saves_whole,
@@ -118,22 +115,23 @@ class Lora:
         self.bundled, self.notes = dict(bundled or {}), notes
 
     @classmethod
-    def load(cls, source: str | Path, base: str | None = None) -> Self:
+    def load(cls, source: Source, base: str | None = None) -> Self:
         """The LoRA in a file, a folder or a hub name; `base` is the family it is meant for (sd15, sd2, sdxl).
 
         Raises `Mismatch` for another base, `WrongKind` for files that hold something else, `UnknownFile` for
         keys of no LoRA we know, `Damaged` or `Unsafe`.
         """
-        path, name = adapter_folder(locate(source)), Path(source).name
+        opened = open_checkpoint(source)
+        path, name = opened.path, opened.name
         config = read_adapter_config(path)
         if config:
             check_config(config, name)
-        found = identify(path)
+        found = opened.info
         require_kind(found, *KINDS)
         _check_algorithm(found)
         _check_base(found, base)
-        header = read_header(path)
-        state = read_state(path) | _loose_alphas(header.extras)
+        header = opened.header
+        state = opened.state() | _loose_alphas(header.extras)
         check_finite(state, name)
         metadata = header.metadata | ({KEY: json.dumps(settings_of(config))} if config else {})
         try:
@@ -251,7 +249,7 @@ class Lora:
 
 def attach_lora(
     pipeline: Any,
-    lora: Lora | str | Path,
+    lora: Lora | Source,
     weight: WeightLike = 1.0,
     frames: int = 1,
     motion: nn.Module | None = None,

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from stillmotion.attachments.lora import WeightLike
+from stillmotion.checkpoints.checkpoint import Source, open_checkpoint
 from stillmotion.checkpoints.convert import check_target, load_model, save_model
 from stillmotion.checkpoints.lora_model import Lora, own_paths
 from stillmotion.checkpoints.motion_model import MotionModel
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
 
 def merge(
-    source: str | Path,
+    source: Source,
     target: str | Path,
     loras: Mapping[str, WeightLike] | None = None,
     others: Mapping[str, float] | None = None,
@@ -47,10 +48,11 @@ def merge(
     check_target(target, overwrite)
     _check_shares(others or {})
     loaded = {Lora.load(name): LayerWeights.of(weight) for name, weight in (loras or {}).items()}
-    model = load_model(source)
+    opened = open_checkpoint(source)
+    model = load_model(opened)
     for name, share in _running(others or {}):
-        mix(model, load_model(name), share, str(source), name)
-    bake(model, loaded, lora_alpha, str(source))
+        mix(model, load_model(name), share, opened.source, name)
+    bake(model, loaded, lora_alpha, opened.source)
     for network in _networks(model).values():
         network.to(dtype)
     return save_model(model, target, overwrite=overwrite)

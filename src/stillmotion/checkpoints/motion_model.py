@@ -18,11 +18,10 @@ from torch import Tensor
 from typing_extensions import Self
 
 from stillmotion.atomic import replacing
+from stillmotion.checkpoints.checkpoint import Checkpoint, Source, open_checkpoint
 from stillmotion.checkpoints.compatibility import require_kind
-from stillmotion.checkpoints.files import read_header, read_state
 from stillmotion.checkpoints.finite import check_finite
-from stillmotion.checkpoints.hub import INSIDE, locate
-from stillmotion.checkpoints.identify import call_name, identify
+from stillmotion.checkpoints.hub import INSIDE
 from stillmotion.checkpoints.motion_families import METADATA_KEY, adapter_config, spec_to_json
 from stillmotion.checkpoints.motion_keys import EXTRAS, Layout
 from stillmotion.checkpoints.motion_layout import from_canonical, to_canonical
@@ -46,21 +45,20 @@ class MotionModel(MotionModules):
         self.notes: tuple[str, ...] = ()
 
     @classmethod
-    def load(cls, source: str | Path, *, dtype: torch.dtype | None = None) -> Self:
+    def load(cls, source: Source, *, dtype: torch.dtype | None = None) -> Self:
         """The motion in a file, a folder, a bundled model or a hub name; by default in its own dtype.
 
         Raises `WrongKind` for files that hold something else, `UnknownFile`, `Damaged` or `Unsafe`.
         """
-        path = _motion_folder(locate(source))
-        header = read_header(path)
-        found = identify(header, call_name(path))
+        opened = _motion_in(open_checkpoint(source))
+        found = opened.info
         require_kind(found, "motion")
-        state = read_state(path)
+        state = opened.state()
         check_finite(state, found.name)
         canonical = to_canonical(state, found.layout)  # type: ignore[arg-type]
         extra = {name: canonical.pop(name) for name in EXTRAS if name in canonical}
         model = cls.from_state(found.spec, canonical)  # type: ignore[arg-type]
-        model.name, model.extra, model.notes = str(source), extra, found.notes
+        model.name, model.extra, model.notes = opened.source, extra, found.notes
         return model if dtype is None else model.to(dtype)
 
     def save(
@@ -102,14 +100,14 @@ class MotionModel(MotionModules):
         return {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in state.items()}
 
 
-def _motion_folder(path: Path) -> Path:
-    """The folder itself, or its motion part if it is a whole pipeline."""
-    if not (path / "model_index.json").is_file():
-        return path
+def _motion_in(found: Checkpoint) -> Checkpoint:
+    """The checkpoint itself, or its motion part if it is a whole pipeline."""
+    if not found.is_pipeline:
+        return found
     for part in INSIDE:
-        if (path / part).is_dir():
-            return path / part
+        if (found.path / part).is_dir():
+            return Checkpoint(found.path / part, found.source)
     raise WrongKind(
-        f"{path.name} is a text-to-image model without motion inside (looked for {' and '.join(INSIDE)}). "
-        "Give it as the base, and a motion module beside it."
+        f"{found.path.name} is a text-to-image model without motion inside (looked for "
+        f"{' and '.join(INSIDE)}). Give it as the base, and a motion module beside it."
     )

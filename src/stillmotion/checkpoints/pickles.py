@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from stillmotion.errors import Damaged, Unsafe, WeightsError
 from stillmotion.foreign import printable
@@ -124,75 +124,104 @@ class Survey:
     protocol: int = 0
 
 
-def load_torch(path: Path, *, shapes_only: bool = False) -> Any:
-    """What `torch.save` put into a file; with `shapes_only` as meta tensors, not read from the disk.
+class TorchPickle:
+    """What `torch.save` put into a file: surveyed when it is opened, read by `load`.
 
-    (The format before torch 1.6 cannot be skipped over: its tensors are read in any case.)
     Raises `Unsafe` if a pickle wants more than tensors and plain containers, `Damaged` if it is broken.
     """
-    import torch
 
-    with path.open("rb") as file:
-        zipped = file.read(2) == b"PK"
-    try:
-        found, stored = survey(path)
-        if found.strangers:
-            raise _unsafe(path, found.strangers)
-        place = "meta" if shapes_only and zipped else "cpu"
+    def __init__(self, path: Path, stream: BinaryIO) -> None:
+        self.path = path
+        stream.seek(0)
+        self._zipped, self._stored = stream.read(2) == b"PK", True
+        self._survey = Survey()
+        with self._broken_is_damaged():
+            program = self._program(stream)
+            _survey(program, 1 if self._zipped else 5, self._survey, path)
+        if self._survey.strangers:
+            raise _unsafe(path, self._survey.strangers)
         # torch maps files by name only, and takes the name .safetensors for the format
-        mapped = zipped and stored and path.suffix != ".safetensors"
-        with _ALONE, _stand_ins(found.leftovers), warnings.catch_warnings(), path.open("rb") as file:
+        self._mapped = self._zipped and self._stored and path.suffix != ".safetensors"
+
+    @property
+    def can_skip_tensors(self) -> bool:
+        """Whether `load` with `shapes_only` gives meta tensors; in files before torch 1.6 they are read."""
+        return self._zipped
+
+    def load(self, *, shapes_only: bool = False) -> Any:
+        """The content of the file, its tensors mapped where they lie in it uncompressed."""
+        import torch
+
+        place = "meta" if shapes_only and self.can_skip_tensors else "cpu"
+        with self._broken_is_damaged(), contextlib.ExitStack() as stack:
+            stack.enter_context(_ALONE)
+            stack.enter_context(_stand_ins(self._survey.leftovers))
+            stack.enter_context(warnings.catch_warnings())
             warnings.filterwarnings("ignore", "Detected pickle protocol")
-            source = path if mapped else file
-            return torch.load(source, map_location=place, weights_only=True, mmap=mapped)
-    except pickle.UnpicklingError as error:
-        if found.protocol > 2:
-            raise WeightsError(
-                f"{path.name} was pickled with protocol {found.protocol}; torch reads protocol 2 "
-                "alone without running code. Save it again with torch.save, or as .safetensors."
-            ) from error
-        raise _damaged(path) from error
-    except BROKEN as error:
-        if zipped and b"PK\5\6" not in _end(path):
-            raise Damaged(
-                f"{path.name} is truncated: it has {path.stat().st_size:,} bytes, but the end of its archive "
-                "is missing. Download it again."
-            ) from error
-        raise _damaged(path) from error
+            source = self.path if self._mapped else stack.enter_context(self.path.open("rb"))
+            return torch.load(source, map_location=place, weights_only=True, mmap=self._mapped)
+
+    def _program(self, stream: BinaryIO) -> bytes:
+        """The pickle of the file without its tensors; notes whether the archive is compressed."""
+        if self._zipped:
+            program, self._stored = _archived_program(self.path, stream)
+            return program
+        stream.seek(0)
+        return stream.read(PROGRAM_BYTES + 1)
+
+    @contextlib.contextmanager
+    def _broken_is_damaged(self) -> Iterator[None]:
+        name = self.path.name
+        try:
+            yield
+        except pickle.UnpicklingError as error:
+            if self._survey.protocol > 2:
+                raise WeightsError(
+                    f"{name} was pickled with protocol {self._survey.protocol}; torch reads protocol 2 "
+                    "alone without running code. Save it again with torch.save, or as .safetensors."
+                ) from error
+            raise _damaged(self.path) from error
+        except BROKEN as error:
+            if self._zipped and not _has_end(self.path):
+                raise Damaged(
+                    f"{name} is truncated: it has {self.path.stat().st_size:,} bytes, but the end of its "
+                    "archive is missing. Download it again."
+                ) from error
+            raise _damaged(self.path) from error
 
 
-def survey(path: Path) -> tuple[Survey, bool]:
-    """What the pickle in a file names, and whether its tensors are stored as they are (not compressed).
+def load_torch(path: Path, *, shapes_only: bool = False) -> Any:
+    """The content of a torch file, once `TorchPickle` has surveyed it; errors as there."""
+    with path.open("rb") as stream:
+        found = TorchPickle(path, stream)
+    return found.load(shapes_only=shapes_only)
 
-    Raises `Damaged` for programs and archives beyond the bounds, and what `BROKEN` lists.
+
+def _survey(program: bytes, pickles: int, found: Survey, path: Path) -> None:
+    """Notes what the pickles at the beginning of `program` name (the format before torch 1.6 has five).
+
+    Raises `Damaged` for programs beyond the bounds.
     """
-    with path.open("rb") as file:
-        zipped, stored = file.read(2) == b"PK", True
-        file.seek(0)
-        program = file.read(PROGRAM_BYTES + 1)
-    if zipped:
-        program, stored = _archived_program(path)
-    found, source = Survey(), BytesIO(program)
-    for _ in range(1 if zipped else 5):  # the format before torch 1.6 is five pickles in a row
+    source = BytesIO(program)
+    for _ in range(pickles):
         try:
             _walk(source, found, path)
         except (ValueError, UnicodeDecodeError):
             if source.tell() > PROGRAM_BYTES:
                 raise _too_large(path, "its pickle is longer than any of weights") from None
-            break  # torch's reader fails at the same place, or what follows is the tensors
-    return found, stored
+            return  # torch's reader fails at the same place, or what follows is the tensors
 
 
-def _archived_program(path: Path) -> tuple[bytes, bool]:
+def _archived_program(path: Path, stream: BinaryIO) -> tuple[bytes, bool]:
     """The pickle in a zip archive, and whether no file in the archive is compressed."""
     size = path.stat().st_size
-    end = _end(path)
+    end = _end(stream, size)
     for mark, start, length in ((b"PK\5\6", 12, 4), (b"PK\6\6", 40, 8)):
         place = end.rfind(mark)
         announced = int.from_bytes(end[place + start : place + start + length], "little")
         if place >= 0 and DIRECTORY_BYTES < announced != 0xFFFFFFFF:
             raise _too_large(path, "its archive lists more files than any of weights")
-    with zipfile.ZipFile(path) as archive:
+    with zipfile.ZipFile(stream) as archive:
         entries = archive.infolist()
         if sum(entry.file_size for entry in entries) > INFLATION * size:
             raise _too_large(path, f"unpacked it is more than {INFLATION} times its size")
@@ -208,11 +237,15 @@ def _archived_program(path: Path) -> tuple[bytes, bool]:
         return b"".join(archive.read(entry) for entry in programs[:1]), stored
 
 
-def _end(path: Path) -> bytes:
+def _end(stream: BinaryIO, size: int) -> bytes:
     """The last bytes of a file, where a zip archive has its list of files."""
-    with path.open("rb") as file:
-        file.seek(max(0, path.stat().st_size - 70_000))
-        return file.read()
+    stream.seek(max(0, size - 70_000))
+    return stream.read()
+
+
+def _has_end(path: Path) -> bool:
+    with path.open("rb") as stream:
+        return b"PK\5\6" in _end(stream, path.stat().st_size)
 
 
 def _walk(program: BytesIO, found: Survey, path: Path) -> None:

@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from stillmotion.checkpoints.checkpoint import Checkpoint, Source, open_checkpoint
 from stillmotion.checkpoints.compatibility import require_kind
 from stillmotion.checkpoints.file_kinds import BASES, FileInfo
-from stillmotion.checkpoints.files import Header, read_header, read_json, read_state
-from stillmotion.checkpoints.hub import locate
-from stillmotion.checkpoints.identify import identify, missing_parts
+from stillmotion.checkpoints.files import Header, read_json, weight_files
+from stillmotion.checkpoints.kind_rules import missing_parts
 from stillmotion.checkpoints.ldm.configs import CONFIGS_KEY, unpacked
 from stillmotion.checkpoints.ldm.keys import (
     EMA,
@@ -65,7 +65,7 @@ TEXT_PREFIXES = {"text_encoder": (TEXT, TEXT_OPEN, TEXT_XL), "text_encoder_2": (
 
 
 def load_single_file(
-    path: Path,
+    opened: Checkpoint,
     dtypes: Mapping[str, torch.dtype],
     *,
     vae: str | Path | None = None,
@@ -74,13 +74,13 @@ def load_single_file(
     ema: bool = False,
 ) -> StableDiffusionPipeline | StableDiffusionXLPipeline:
     """The pipeline in a checkpoint of LDM layout (SD 1.x, 2.x, XL); arguments as in `load_base`."""
-    header = read_header(path)
-    found = identify(header)
+    header, found = opened.header, opened.info
     _check_base(found, header, vae is not None)
+    path = weight_files(opened.path)[0]
     detected = detect_prediction(header, path, found.base)
     if config is None and CONFIGS_KEY not in header.metadata:
         prediction_type = prediction_type or detected.prediction_type
-    state = _chosen(_with_text_model(read_state(path)), ema, path.name)
+    state = _chosen(_with_text_model(opened.state()), ema, path.name)
     scheduler = {"prediction_type": prediction_type} if prediction_type else {}
     if detected.zero_snr:
         scheduler |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
@@ -92,15 +92,14 @@ def load_single_file(
         return build_pipeline(folder, path.name, dtypes, weights, vae=vae, scheduler=scheduler)
 
 
-def load_single_file_vae(path: Path, vae: str | Path | None, dtype: torch.dtype) -> nn.Module:
+def load_single_file_vae(opened: Checkpoint, vae: Source | None, dtype: torch.dtype) -> nn.Module:
     """Only the VAE of a checkpoint of LDM layout, or `vae` instead of it."""
-    header = read_header(path)
-    found = identify(header)
+    header, found = opened.header, opened.info
     _check_base(found, header, vae is not None)
     with _configs(None, header, found, None) as folder:
         if vae is not None:
             return load_vae(vae, folder, dtype)
-        return _converted("AutoencoderKL", read_state(path), path.name, folder, "vae", dtype)
+        return _converted("AutoencoderKL", opened.state(), opened.name, folder, "vae", dtype)
 
 
 def _configs(
@@ -165,15 +164,16 @@ def build_pipeline(
     return pipeline
 
 
-def load_vae(source: str | Path, config: Path, dtype: torch.dtype) -> nn.Module:
+def load_vae(source: Source, config: Path, dtype: torch.dtype) -> nn.Module:
     """An AutoencoderKL from one file (LDM or diffusers names) or a folder.
 
     A folder has its own config; a file is built after `vae/config.json` in the folder `config`.
     """
-    path = locate(source)
-    require_kind(identify(path), "vae")
+    opened = open_checkpoint(source)
+    require_kind(opened.info, "vae")
+    path = opened.path
     folder = path.resolve() if (path / "config.json").is_file() else config / "vae"
-    return _converted("AutoencoderKL", read_state(path), path.name, folder.parent, folder.name, dtype)
+    return _converted("AutoencoderKL", opened.state(), path.name, folder.parent, folder.name, dtype)
 
 
 def _check_base(found: FileInfo, header: Header, other_vae: bool) -> None:

@@ -7,9 +7,8 @@ from dataclasses import asdict, replace
 
 import click
 
+from stillmotion.checkpoints.checkpoint import open_checkpoint
 from stillmotion.checkpoints.file_kinds import BASES
-from stillmotion.checkpoints.hub import locate
-from stillmotion.checkpoints.identify import identify
 from stillmotion.cli.options import PathType
 from stillmotion.cli.output import echo
 from stillmotion.motion.families import FAMILIES
@@ -33,7 +32,7 @@ def inspect(ctx: click.Context, files: tuple[str, ...], as_json: bool, families:
         echo(_families())
     elif not files:
         raise click.UsageError("Name at least one file, or ask for --families.")
-    found = [replace(identify(locate(file)), source=file) for file in files]
+    found = [replace(open_checkpoint(file).info, source=file) for file in files]
     for kind in found:
         echo(json.dumps(asdict(kind)) if as_json else "\n".join(kind.describe()))
     if not all(kind.known for kind in found):

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from stillmotion.checkpoints.base_model import load_base, load_base_vae
+from stillmotion.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from stillmotion.checkpoints.compatibility import check_compatible
 from stillmotion.checkpoints.embeddings import read_embedding
 from stillmotion.checkpoints.hub import INSIDE, locate
-from stillmotion.checkpoints.identify import identify
 from stillmotion.checkpoints.lora_model import Lora
 from stillmotion.checkpoints.motion_model import MotionModel
 from stillmotion.checkpoints.textual_inversion import load_textual_inversions
@@ -89,13 +89,14 @@ def load_models(
     _refuse(others)
     device = as_device(device) if device is not None else best_device()
     dtype = as_dtype(dtype) if dtype is not None else best_dtype(device)
-    place = locate(base) if base is not None else bundled_folder()
+    opened = open_checkpoint(base if base is not None else bundled_folder())
+    place = opened.path
     motion_place = _motion_place(motion, base or DEFAULT_MODEL, place)
     net = _load_motion(motion_place) if motion_place else None
     given = {"loras": layer_weights_of(loras), "motion_loras": layer_weights_of(motion_loras)}
-    adapters = _read_loras(given, place)
+    adapters = _read_loras(given, opened)
     inversions = [read_embedding(file, word) for file, word in (embeddings or {}).items()]
-    pipeline = load_base(place, {"vae": torch.float32, "default": dtype}, vae=vae)
+    pipeline = load_base(opened, {"vae": torch.float32, "default": dtype}, vae=vae)
     pipeline.set_progress_bar_config(disable=True)
     if net is not None:
         check_compatible(
@@ -105,7 +106,7 @@ def load_models(
     words = load_textual_inversions(pipeline, inversions)
     brought, word_notes = _bundled_words(pipeline, [lora for _, lora, _ in adapters])
     fitted = _fitting(adapters, pipeline, net)
-    card = _merged(ModelCard.read(place), ModelCard.read(motion_place) if motion_place else ModelCard())
+    card = _merged(ModelCard.read(place), _motion_card(motion_place) if motion_place else ModelCard())
     models = Models.parse(
         **{
             "base": str(base) if base is not None else DEFAULT_MODEL,
@@ -180,6 +181,13 @@ def _load_motion(place: Path) -> MotionModel:
     return net.eval().requires_grad_(False)
 
 
+def _motion_card(place: Path) -> ModelCard:
+    """The card in the motion's folder, over that of the model that it is a part of."""
+    own = ModelCard.read(place)
+    part = place.name in INSIDE and (place.parent / "model_index.json").is_file()
+    return _merged(ModelCard.read(place.parent), own) if part else own
+
+
 def _merged(base: ModelCard, motion: ModelCard) -> ModelCard:
     """The motion's card wins over the base's."""
     return ModelCard(
@@ -192,12 +200,12 @@ def _merged(base: ModelCard, motion: ModelCard) -> ModelCard:
 
 
 def _read_loras(
-    given: Mapping[str, Mapping[str, LayerWeights]], base: Path
+    given: Mapping[str, Mapping[str, LayerWeights]], base: Checkpoint
 ) -> list[tuple[str, Lora, LayerWeights]]:
-    """Flag, LoRA and weight of each; WrongKind or Mismatch for what the base at this place cannot take."""
+    """Flag, LoRA and weight of each; WrongKind or Mismatch for what this base cannot take."""
     if not any(given.values()):
         return []
-    family = identify(base).base
+    family = base.info.base
     known = family if family != "custom" else None  # of other bases only the shapes can tell
     return [
         (flag, Lora.load(lora, known), weight)

@@ -14,11 +14,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from stillmotion.errors import UnknownFile
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 UNET = "model.diffusion_model."
 EMA = "model_ema."
@@ -110,6 +111,8 @@ def clip_state(state: Mapping[str, Tensor], prefix: str = TEXT) -> dict[str, Ten
 
 def open_clip_state(state: Mapping[str, Tensor], prefix: str = TEXT_OPEN) -> dict[str, Tensor]:
     """A CLIPTextModel, with projection or not, in OpenCLIP's names: q, k and v are one matrix there."""
+    import torch
+
     state, written = _without_text_model(state), {}
     for name, tensor in state.items():
         if name == "text_projection.weight":

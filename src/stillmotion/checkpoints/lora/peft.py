@@ -46,7 +46,7 @@ def adapter_folder(path: Path) -> Path:
 
     WeightsError naming them if there are several.
     """
-    if not path.is_dir() or (path / CONFIG).is_file():
+    if not path.is_dir() or any((path / name).is_file() for name in (CONFIG, "model_index.json")):
         return path
     below = sorted(entry.name for entry in path.iterdir() if (entry / CONFIG).is_file())
     if not below or any((path / name).is_file() for name in WEIGHTS):
