@@ -31,6 +31,8 @@ from text import WIDTH, text_encoder
 from torch import Tensor, nn
 from transformers import CLIPTokenizer
 
+from stillmotion.diffusion.vae import scaled_encode
+
 UNET = {
     "sample_size": 16,
     "in_channels": 8,
@@ -108,7 +110,7 @@ def latents() -> tuple[list[Still], Tensor]:
             ]
             x = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2) / 127.5 - 1
             with low_precision():
-                parts.append(vae.encode(x.float()).latent_dist.mean.half().numpy())
+                parts.append(scaled_encode(vae, x.float()).half().numpy())
         write_array(cache, np.concatenate(parts))
     return found, torch.from_numpy(np.load(cache))
 
@@ -127,7 +129,7 @@ def moved_latents(white: list[int], stills: list[Still]) -> Tensor:
             image = over(pixels[index[stills[i].concept.code, stills[i].style]])
             x = torch.from_numpy(image).permute(2, 0, 1).float() / 127.5 - 1
             with low_precision():
-                parts.append(vae.encode(moved(x, i)).latent_dist.mean.half().numpy())
+                parts.append(scaled_encode(vae, moved(x, i)).half().numpy())
         write_array(cache, np.stack(parts))
     return torch.from_numpy(np.load(cache))
 

@@ -28,6 +28,7 @@ from torch import Tensor
 from vae import Images, psnr
 
 import stillmotion as sm
+from stillmotion.diffusion.vae import decode_frames, scaled_encode
 from stillmotion.video import open_frames
 
 OUT = RUNS / "evaluation"
@@ -75,9 +76,7 @@ def still_batch(animator: sm.Animator, wanted: list[tuple[Concept, str]]) -> np.
         prompts = [say(*pair) for pair in wanted[start : start + 25]]
         generator = torch.Generator().manual_seed(start)
         latents = pipe(prompts, generator=generator, output_type="latent", **options).images
-        with torch.no_grad():
-            pixels = pipe.vae.decode(latents.to(pipe.vae.dtype)).sample
-        found.append(((pixels.float().clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy())
+        found.append(decode_frames(pipe.vae, latents))
     return np.concatenate(found)
 
 
@@ -214,8 +213,7 @@ def through_vae(images: np.ndarray) -> np.ndarray:
     vae = AutoencoderKL.from_pretrained(BUNDLED / "vae", torch_dtype=torch.float32)
     found = []
     for part in torch.from_numpy(images).float().permute(0, 3, 1, 2).div(127.5).sub(1).split(20):
-        back = vae.decode(vae.encode(part).latent_dist.mean).sample.clamp(-1, 1)
-        found.append(((back + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy())
+        found.append(decode_frames(vae, scaled_encode(vae, part)))
     return np.concatenate(found)
 
 

@@ -22,7 +22,7 @@ from stillmotion.datasets.latent_cache import pixels
 from stillmotion.diffusion.noise import progressive_noise
 from stillmotion.diffusion.objectives import add_noise, target
 from stillmotion.diffusion.schedule import NoiseSchedule
-from stillmotion.training.data.videos import encoder
+from stillmotion.diffusion.vae import scaled_encode
 from stillmotion.video import open_frames
 
 FRAMES, STRIDE, TIMES = 16, 3, (800, 400, 100)
@@ -30,11 +30,11 @@ FRAMES, STRIDE, TIMES = 16, 3, (800, 400, 100)
 
 def clips(animator: sm.Animator, count: int) -> list[Tensor]:
     """Latents (16, 8, 16, 16) of the first clips, whether the base knows what they show or not."""
-    encode, found = encoder(animator.pipeline.vae, torch.float32), []
+    found = []
     for path in sorted((CLIPS / "train").glob("*.webp"))[:count]:
         source = open_frames(path)
         frames = source.frames([STRIDE * i % len(source) for i in range(FRAMES)])
-        found.append(encode(pixels(frames, 128)))
+        found.append(scaled_encode(animator.pipeline.vae, pixels(frames, 128)))
     return found
 
 

@@ -11,13 +11,13 @@ from diffusers import AnimateDiffPipeline, AnimateDiffSDXLPipeline
 from oracles.peers import adapter_of, motion_unet
 from tiny import SIZE, TINY_MOTION, tiny_motion, tiny_pipeline
 
+from stillmotion.diffusion import vae
 from stillmotion.diffusion.schedule import NoiseSchedule
 from stillmotion.diffusion.schedulers import make_scheduler
 from stillmotion.errors import AttachError, Damaged, Mismatch, RequestError, SamplingError
 from stillmotion.request import Request
 from stillmotion.request.concepts import Concept, Concepts
 from stillmotion.request.model_card import ModelCard
-from stillmotion.sampling import animator as animator_module
 from stillmotion.sampling.animator import Animator
 from stillmotion.sampling.latents import Latents
 
@@ -144,41 +144,11 @@ def test_nothing_is_left_on_the_pipeline_after_an_exception() -> None:
 
 
 def test_progress_is_told_step_by_step_to_the_end(tiny: Animator, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(animator_module, "SLICE_PIXELS", 2 * SIZE * SIZE)
+    monkeypatch.setattr(vae, "SLICE_PIXELS", 2 * SIZE * SIZE)
     told = []
     tiny.animate("a cat", on_progress=lambda *step: told.append(step), frames=5, num_inference_steps=3)
     assert told[:4] == [("sampling", step, 3) for step in range(4)]
     assert told[4:] == [("decoding", done, 5) for done in (0, 2, 4, 5)]
-
-
-def test_slices_change_nothing(tiny: Animator, monkeypatch: pytest.MonkeyPatch) -> None:
-    latents = tiny.sample(tiny.request("a cat", frames=5, seed=1))
-    whole = tiny.decode(latents).frames
-    seen = []
-    monkeypatch.setattr(animator_module, "SLICE_PIXELS", 2 * SIZE * SIZE)
-    original = tiny.pipeline.vae.decode
-    monkeypatch.setattr(tiny.pipeline.vae, "decode", lambda z: (seen.append(len(z)), original(z))[1])
-    sliced = tiny.decode(latents).frames
-    assert seen == [2, 2, 1]
-    assert np.abs(whole.astype(int) - sliced).max() <= 1
-
-
-def test_vae_means_and_shifts_are_undone_as_pipelines_do(tiny: Animator) -> None:
-    latents = torch.randn(2, 4, 3, 3, generator=torch.Generator().manual_seed(0))
-    config = tiny.pipeline.vae.config
-    mean, std = [0.1, 0.2, 0.3, 0.4], [1.0, 2.0, 3.0, 4.0]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(config, "latents_mean", mean)
-        patch.setitem(config, "latents_std", std)
-        expected = latents * torch.tensor(std).view(1, 4, 1, 1) / config.scaling_factor
-        assert torch.allclose(
-            animator_module._unscaled(latents, config), expected + torch.tensor(mean).view(1, 4, 1, 1)
-        )
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(config, "shift_factor", 0.5)
-        assert torch.allclose(
-            animator_module._unscaled(latents, config), latents / config.scaling_factor + 0.5
-        )
 
 
 def test_bf16_stays_near_float32_and_between_steps_is_float32() -> None:
@@ -288,13 +258,6 @@ def test_numbers_that_run_away_in_sampling_are_a_sentence_and_leave_nothing_behi
         ours.animate("a cat", seed=1, guidance_scale=1000)
     weight.data.copy_(kept)
     assert np.array_equal(ours.animate("a cat", seed=1).frames, before)
-
-
-def test_a_vae_that_runs_away_is_a_sentence() -> None:
-    ours = made()
-    ours.pipeline.vae.decoder.conv_out.bias.data[0] = torch.inf
-    with pytest.raises(SamplingError, match=r"VAE .* float32: .*--vae"):
-        ours.animate("a cat", seed=1)
 
 
 def test_latents_for_another_vae_are_refused(tiny: Animator) -> None:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from stillmotion.diffusion.vae import VAE, pixels_per_latent
+
 
 def progressive_noise(noise: Tensor, alpha: float) -> Tensor:
     """Independent standard normal noise (f, ...) of f frames -> noise of which a part goes on.
@@ -24,3 +26,19 @@ def progressive_noise(noise: Tensor, alpha: float) -> Tensor:
     for fresh in noise[1:]:
         frames.append((alpha * frames[-1] + fresh) / size)
     return torch.stack(frames)
+
+
+def video_noise(vae: VAE, size: tuple[int, int, int], alpha: float, generator: torch.Generator) -> Tensor:
+    """Noise (f, c, h, w) for a clip, in the shape of this VAE's latents.
+
+    Drawn on the CPU in float32 whatever the device, so that a seed means the same everywhere.
+
+    Args:
+        vae: the VAE that will decode.
+        size: frames, height and width, the last two in pixels.
+        alpha: how much of a frame's noise goes on into the next, as in `progressive_noise`.
+        generator: of the CPU; it decides the noise.
+    """
+    frames, factor = size[0], pixels_per_latent(vae)
+    shape = (frames, vae.config.latent_channels, *(side // factor for side in size[1:]))
+    return progressive_noise(torch.randn(shape, generator=generator), alpha)

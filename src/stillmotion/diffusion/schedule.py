@@ -137,7 +137,7 @@ class NoiseSchedule:
         That is algorithm 1 of Lin et al. 2023 (https://arxiv.org/abs/2305.08891): shift and scale
         sqrt(alpha_bar) so that the first stays and the last becomes zero.
         """
-        alpha_bar = np.cumprod(1 - self.betas())
+        alpha_bar: npt.NDArray[np.float64] = np.cumprod(1 - self.betas(), dtype=np.float64)
         if self.rescale_betas_zero_snr:
             root = np.sqrt(alpha_bar)
             alpha_bar = ((root - root[-1]) * root[0] / (root[0] - root[-1])) ** 2

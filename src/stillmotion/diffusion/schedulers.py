@@ -69,7 +69,7 @@ def make_scheduler(name: str, schedule: NoiseSchedule) -> SchedulerMixin:
     return cls(**{key: value for key, value in config.items() if key in accepted})
 
 
-def check_steps(name: str, scheduler: SchedulerMixin, num_inference_steps: int) -> None:
+def check_steps(name: str, scheduler: Any, num_inference_steps: int) -> None:
     """RequestError for more steps than the sampler has timesteps; with an offset the last one is lost."""
     config = scheduler.config
     offset = config.get("steps_offset", 0) if config.get("timestep_spacing") == "leading" else 0

@@ -14,7 +14,6 @@ from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from typing_extensions import Unpack
@@ -22,9 +21,10 @@ from typing_extensions import Unpack
 from stillmotion.attachments.motion import attach
 from stillmotion.attachments.precision import float32_outside
 from stillmotion.checkpoints.textual_inversion import normalize_tokens, text_model_named
-from stillmotion.diffusion.noise import progressive_noise
+from stillmotion.diffusion.noise import video_noise
 from stillmotion.diffusion.schedule import NoiseSchedule
 from stillmotion.diffusion.schedulers import check_steps, make_scheduler
+from stillmotion.diffusion.vae import pixels_per_latent
 from stillmotion.errors import RequestError, SamplingError, StillmotionWarning
 from stillmotion.request import Request
 from stillmotion.request.model_card import ModelCard
@@ -47,9 +47,6 @@ if TYPE_CHECKING:
     from stillmotion.checkpoints.lora_model import Lora
     from stillmotion.motion.module import MotionModules
     from stillmotion.request.layer_weights import LayerWeights
-
-SLICE_PIXELS = 512 * 512
-"""Decoded at once: one frame of 512x512, or sixteen of 128x128, so memory does not grow with the clip."""
 
 
 class Animator:
@@ -201,7 +198,7 @@ class Animator:
         return latents.decode(self.pipeline.vae, on_progress or no_progress)
 
     def _noise(self, request: CompleteRequest, generator: torch.Generator) -> Tensor:
-        factor = _pixels_per_latent(self.pipeline.vae)
+        factor = pixels_per_latent(self.pipeline.vae)
         if request.width % factor or request.height % factor:
             raise RequestError(
                 f"{request.width}x{request.height} pixels cannot be drawn: both must be multiples of "
@@ -232,52 +229,3 @@ class Animator:
             yield
         finally:
             self.pipeline.scheduler = before
-
-
-def video_noise(vae: Any, size: tuple[int, int, int], alpha: float, generator: torch.Generator) -> Tensor:
-    """Noise (f, c, h, w) for a clip of `size` (frames, height, width), the last two in pixels.
-
-    Drawn on the CPU in float32 whatever the device, so that a seed means the same everywhere.
-    """
-    frames, factor = size[0], _pixels_per_latent(vae)
-    shape = (frames, vae.config.latent_channels, *(side // factor for side in size[1:]))
-    return progressive_noise(torch.randn(shape, generator=generator), alpha)
-
-
-@torch.no_grad()
-def decode_frames(vae: Any, latents: Tensor, on_progress: ProgressCallback = no_progress) -> np.ndarray:
-    """Latents (f, c, h, w) in the UNet's scale -> frames (f, H, W, 3) uint8, decoded a few at a time."""
-    frames, loaded = len(latents), []
-    pixels = latents.shape[2] * latents.shape[3] * _pixels_per_latent(vae) ** 2
-    for part in _unscaled(latents, vae.config).split(max(1, SLICE_PIXELS // pixels)):
-        on_progress("decoding", sum(map(len, loaded)), frames)
-        pixels_of_part = vae.decode(part.to(vae.device, vae.dtype)).sample.float()
-        if not pixels_of_part.isfinite().all():
-            raise SamplingError(
-                f"The VAE gave values that are not finite (nan or inf) for frame {sum(map(len, loaded))} or "
-                f"soon after, in {str(vae.dtype).removeprefix('torch.')}: load it in float32, or use another "
-                "VAE (vae=, --vae)."
-            )
-        loaded.append(_to_uint8(pixels_of_part))
-    on_progress("decoding", frames, frames)
-    return np.concatenate(loaded)
-
-
-def _pixels_per_latent(vae: Any) -> int:
-    return 2 ** (len(vae.config.block_out_channels) - 1)
-
-
-def _unscaled(latents: Tensor, config: Mapping[str, Any]) -> Tensor:
-    """From the UNet's scale to the VAE's: what every diffusers pipeline does before decoding."""
-    if config.get("latents_mean") is not None and config.get("latents_std") is not None:
-        mean, std = (
-            torch.tensor(config[f"latents_{name}"], device=latents.device).view(1, -1, 1, 1)
-            for name in ("mean", "std")
-        )
-        return latents * std / config["scaling_factor"] + mean
-    return latents / config["scaling_factor"] + (config.get("shift_factor") or 0.0)
-
-
-def _to_uint8(pixels: Tensor) -> np.ndarray:
-    """(f, 3, h, w) in -1..1 -> (f, h, w, 3) in 0..255."""
-    return ((pixels.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from stillmotion.diffusion.vae import pixels_per_latent
 from stillmotion.motion.config import MotionConfig
 from stillmotion.motion.families import FAMILIES
 from stillmotion.request.request import FILLED_BY_MODEL
@@ -29,7 +30,7 @@ def family_defaults(config: MotionConfig | None, pipeline: DiffusionPipeline) ->
 
     Where the family says nothing of the size, it is that of the pipeline's UNet.
     """
-    side = pipeline.unet.config.sample_size * 2 ** (len(pipeline.vae.config.block_out_channels) - 1)
+    side = pipeline.unet.config.sample_size * pixels_per_latent(pipeline.vae)
     size = {"width": side, "height": side}
     if config is None:
         return STILL_DEFAULTS | size

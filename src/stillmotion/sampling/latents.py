@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 
 from stillmotion.atomic import LONGEST, replacing, sweep
 from stillmotion.checkpoints.finite import check_finite
-from stillmotion.errors import Damaged, Mismatch, OutputError, RequestError
+from stillmotion.errors import Damaged, OutputError, RequestError
 from stillmotion.request import Request
 from stillmotion.sampling.progress import ProgressCallback, no_progress
 from stillmotion.video import Clip
@@ -47,15 +47,20 @@ class Latents:
 
     def decode(self, vae: Any, on_progress: ProgressCallback = no_progress) -> Clip:
         """Pixels, a few frames at a time, in the precision of the VAE; Mismatch if it has other channels."""
-        from stillmotion.sampling.animator import decode_frames
+        import numpy as np
 
-        made, taken = self.tensor.shape[1], vae.config.latent_channels
-        if made != taken:
-            raise Mismatch(f"The latents have {made} channels, but the VAE of this base takes {taken}.")
+        from stillmotion.diffusion.vae import decode_slices
+
         request = self.request
         if request.fps is None:
             raise RequestError("The request of these latents does not say fps.")
-        return Clip(decode_frames(vae, self.tensor, on_progress), request.fps, request)
+        slices, done, frames = [], 0, len(self.tensor)
+        on_progress("decoding", 0, frames)
+        for part in decode_slices(vae, self.tensor):
+            slices.append(part)
+            done += len(part)
+            on_progress("decoding", done, frames)
+        return Clip(np.concatenate(slices), request.fps, request)
 
     @classmethod
     def load(cls, path: str | Path) -> Latents:

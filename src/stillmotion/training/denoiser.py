@@ -19,6 +19,7 @@ from stillmotion.diffusion import objectives
 from stillmotion.diffusion.noise import progressive_noise
 from stillmotion.diffusion.schedule import BETAS, NoiseSchedule
 from stillmotion.diffusion.text import Conditioner
+from stillmotion.diffusion.vae import pixels_per_latent
 from stillmotion.runtime.precision import training_dtype
 from stillmotion.training.config.shared import DenoiseConfig
 from stillmotion.training.engine.rng import SampleRng
@@ -142,7 +143,7 @@ class Denoiser:
     @property
     def factor(self) -> int:
         """Pixels per latent."""
-        return 2 ** (len(self.pipeline.vae.config.block_out_channels) - 1)
+        return pixels_per_latent(self.pipeline.vae)
 
     def pixels(self, latents: Tensor) -> tuple[int, int]:
         """Height and width in pixels of latents (..., h, w)."""

@@ -12,8 +12,9 @@ from PIL import Image
 
 from stillmotion.atomic import durable
 from stillmotion.attachments.precision import float32_outside
+from stillmotion.diffusion.noise import video_noise
 from stillmotion.diffusion.text import Conditioner
-from stillmotion.sampling.animator import decode_frames, video_noise
+from stillmotion.diffusion.vae import decode_frames
 from stillmotion.training.denoiser import Denoiser
 from stillmotion.training.engine.sheets import sheet_path
 from stillmotion.video.clip import Clip, grid
