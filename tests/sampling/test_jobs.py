@@ -118,3 +118,12 @@ def test_clips_of_one_seed_are_numbered() -> None:
     one = Request(prompt="a", seed=1)
     job = jobs.Job((one, one.replace(prompt="b")), Target("x.gif"))
     assert [target.output for target in job.targets()] == ["x-1.gif", "x-2.gif"]
+
+
+def test_clips_of_two_sizes_are_not_put_side_by_side(tmp_path, sd15_folder, motion_folder) -> None:
+    one = request_of(sd15_folder, motion_folder)
+    told: list[jobs.Event] = []
+    job = jobs.Job((one, one.replace(width=24, seed=8)), Target(str(tmp_path / "x.webp")))
+    assert [each.path.name for each in jobs.run(job, told.append)] == ["x-seed7.webp", "x-seed8.webp"]
+    assert any(isinstance(event, jobs.Note) and "side by side" in event.text for event in told)
+    assert sum(isinstance(event, jobs.Loading) for event in told) == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -12,8 +13,9 @@ from stillmotion.cli import Settings
 from stillmotion.cli.options import PathType, device_option, output_options
 from stillmotion.cli.output import echo
 from stillmotion.cli.progress import waiting
-from stillmotion.cli.trust import check_trust, remember, trust_option
+from stillmotion.cli.trust import opened_from, remember, trust_option
 from stillmotion.errors import OutputError
+from stillmotion.request.model_files import records_of
 from stillmotion.sampling.jobs import finish
 from stillmotion.sampling.latents import EXTENSION, Latents
 from stillmotion.sampling.target import Target
@@ -38,11 +40,14 @@ def decode(
     target = Target.of(output or str(file.with_name(file.name.removesuffix(EXTENSION))), options)
     target.check_files()
     latents = Latents.load(file)
-    request = latents.request.replace(motion="none", loras={}, motion_loras={}, embeddings={})  # only its VAE
-    check_trust(file, request, trust)
+    only_vae = {"motion": "none", "loras": {}, "motion_loras": {}, "embeddings": {}}
+    found = opened_from(file, latents.request.replace(**only_vae), latents.files, trust)
+    request = latents.request.replace(base=found.base, vae=found.vae)
+    files = records_of(name for name in (found.base, found.vae) if name is not None)
+    latents = replace(latents, request=request, files=files + latents.files)
     with waiting() as show:
         clip = finish(latents, target, device, show)
-    remember(request)
+    remember(found)
     took = monotonic() - settings.start
     done = f"{target.path}: {len(clip)} frames, decoded in {took:.1f} s"
     echo(str(target.path) if settings.quiet else done)

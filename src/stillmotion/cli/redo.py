@@ -17,8 +17,10 @@ from stillmotion.cli.options import (
     request_options,
 )
 from stillmotion.cli.render import render
-from stillmotion.cli.trust import MODELS, check_trust, trust_option
+from stillmotion.cli.trust import opened_from, trust_option
 from stillmotion.errors import DataError
+from stillmotion.request import Request
+from stillmotion.request.model_files import MODELS
 from stillmotion.request.request import REPEATED
 from stillmotion.sampling.jobs import Job
 from stillmotion.sampling.target import Target, free_name
@@ -43,19 +45,33 @@ def redo(
     trust: bool,
     **options: Any,
 ) -> None:
-    """Make the clip in FILE again.
+    """Make the clip in FILE again, or all clips that FILE shows side by side.
 
     Without flags the same frames come out on the same machine; every flag changes one thing of the request.
     Models that only FILE names are opened after a question, or with --trust.
     """
-    request = open_frames(file).request
-    if request is None:
+    source = open_frames(file)
+    requests = source.requests or (() if source.request is None else (source.request,))
+    if not requests:
         raise DataError(
             f"{file} carries no request: only clips made by stillmotion do, and only if nothing has stripped "
             "their metadata. Make one with `stillmotion animate`."
         )
+    if len(requests) > 1 and count > 1:
+        raise click.UsageError(f"{file} shows {len(requests)} clips, which are all made again: leave -n out.")
     fields = given(options)
     own = {name: {} if name in REPEATED else None for name in MODELS if name in fields}
-    check_trust(file, request.replace(**own), trust)
-    place = output or str(free_name(file.with_name(f"{file.stem}-redo{file.suffix}")))
-    render(Job.of(request.replace(**fields), Target.of(place, options), count, device), settings)
+    requests = [opened_from(file, each.replace(**own), source.files, trust) for each in requests]
+    target = Target.of(output or str(free_name(_beside(file, requests[0]))), options)
+    requests = [each.replace(**fields) for each in requests]
+    if len(requests) > 1:
+        job = Job(tuple(requests), target, device)
+    else:
+        job = Job.of(requests[0], target, count, device)
+    render(job, settings)
+
+
+def _beside(file: Path, request: Request) -> Path:
+    """x.gif -> x-redo.gif; what was on a still (a contact sheet) becomes a GIF."""
+    still = file.suffix.lower() == ".png" and request.frames != 1
+    return file.with_name(f"{file.stem}-redo{'.gif' if still else file.suffix}")

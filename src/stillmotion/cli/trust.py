@@ -12,24 +12,39 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import click
 
 from stillmotion.checkpoints.files import SUFFIXES
 from stillmotion.checkpoints.hub import bundled_loras, bundled_names
-from stillmotion.errors import RequestError, WrongKind
+from stillmotion.errors import RequestError, StillmotionWarning, WrongKind
 from stillmotion.foreign import printable
 from stillmotion.request import Request
-from stillmotion.request.request import REPEATED
-
-MODELS = ("base", "motion", "vae", *REPEATED)
-"""Fields of a request that name files or models on the hub."""
+from stillmotion.request.model_files import ModelFile, found_again, model_names, verified
 
 trust_option = click.option(
     "--trust", is_flag=True, help="Open the models that FILE names without asking; it may be a stranger's."
 )
+
+
+def opened_from(file: Path, request: Request, files: Sequence[ModelFile], trust: bool) -> Request:
+    """The request that `file` carries with its models found again, once they may be opened.
+
+    Args:
+        file: the clip or latents.
+        request: what it says, without what the user said himself.
+        files: its records of the models' files.
+        trust: whether the user has said that they may be opened.
+    """
+    found = found_again(request, files, file.parent, str(file))
+    check_trust(file, found, trust)
+    found, notes = verified(request, found, files, file.parent)
+    for note in notes:
+        warnings.warn(note, StillmotionWarning, stacklevel=2)
+    return found
 
 
 def check_trust(file: Path, request: Request, trust: bool) -> None:
@@ -55,12 +70,10 @@ def check_trust(file: Path, request: Request, trust: bool) -> None:
 
 def named(request: Request) -> Iterator[tuple[str, str]]:
     """Field and name of everything that a request opens beside what comes with stillmotion."""
-    for field in MODELS:
-        value = getattr(request, field)
-        for name in [value] if isinstance(value, str) else value or ():
-            inside = name in bundled_names() or name in bundled_loras() or (field, name) == ("motion", "none")
-            if not inside or os.path.lexists(name):
-                yield field, name
+    for field, name in model_names(request):
+        inside = name in bundled_names() or name in bundled_loras() or (field, name) == ("motion", "none")
+        if not inside or os.path.lexists(name):
+            yield field, name
 
 
 def remember(request: Request) -> None:

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from stillmotion.checkpoints.lora_model import Lora
     from stillmotion.motion.module import MotionModules
     from stillmotion.request.layer_weights import LayerWeights
+    from stillmotion.request.model_files import ModelFile
 
 
 class Animator:
@@ -55,7 +56,8 @@ class Animator:
     `Animator.load` makes one from names and files; the constructor takes what is loaded already: `card` gives
     defaults and concepts, `models` what the request in a clip says about base, motion, loras and dtype.
     `loras` are put on for each clip and taken off after it; `notes` are told to the user with every request;
-    `words` are those that its textual inversions have added.
+    `words` are those that its textual inversions have added; `files` are records of the models' files, which
+    a clip carries.
     """
 
     def __init__(
@@ -67,13 +69,14 @@ class Animator:
         loras: Mapping[Lora, LayerWeights | float] | None = None,
         notes: Sequence[str] = (),
         words: Sequence[str] = (),
+        files: Sequence[ModelFile] = (),
     ) -> None:
         self.pipeline = pipeline
         self.motion = motion
         self.card = card or ModelCard()
         self.models = models if isinstance(models, Models) else Models.parse(**(models or {}))
         self.loras = dict(loras or {})
-        self.notes, self.words = tuple(notes), tuple(words)
+        self.notes, self.words, self.files = tuple(notes), tuple(words), tuple(files)
         self.spec = replace(motion.spec, **self.card.schedule.said()) if motion is not None else None
         self.defaults = (
             family_defaults(self.spec, pipeline)
@@ -110,6 +113,7 @@ class Animator:
             loaded.loras,
             loaded.notes,
             loaded.words,
+            loaded.files,
         )
 
     def animate(
@@ -191,7 +195,7 @@ class Animator:
                 output_type="latent",
                 callback_on_step_end=stepped,
             ).images
-        return Latents(latents.float().cpu(), request)
+        return Latents(latents.float().cpu(), request, self.files)
 
     def decode(self, latents: Latents, on_progress: ProgressCallback | None = None) -> Clip:
         """Pixels from latents, a few frames at a time, in the precision of the VAE (`load`: float32)."""

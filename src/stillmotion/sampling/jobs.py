@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -125,7 +125,7 @@ def run(job: Job, on_event: OnEvent = ignore) -> list[Written]:
     asked = job.requests[0]
     written = []
     for number, (request, target) in enumerate(zip(job.requests, targets, strict=True), start=1):
-        if animator is None or not _same_models(request, asked):
+        if animator is None or request.models != asked.models:
             animator, asked = load(request, job.device, on_event), request
             _tell(animator, request, on_event)
         complete = animator.request(request)
@@ -133,8 +133,10 @@ def run(job: Job, on_event: OnEvent = ignore) -> list[Written]:
         clips.append(_make(animator, complete, target, since, on_event, (number, len(targets))))
         written.append(Written(target.path, clips[-1]))
         on_event(written[-1])
-    if len(clips) > 1:
-        together = _side_by_side(clips)
+    if len({(clip.width, clip.height, clip.fps) for clip in clips}) > 1:
+        on_event(Note("The clips differ in size or rate, so they are not shown side by side.", urgent=True))
+    elif len(clips) > 1:
+        together = replace(grid(clips), request=None)  # several requests made it, not one
         job.target.write(together)
         written.append(Written(job.target.path, together))
         on_event(written[-1])
@@ -160,26 +162,9 @@ def load(request: Request, device: str | None, on_event: OnEvent = ignore) -> An
     on_event(Loading(request))
     from stillmotion.sampling.animator import Animator
 
-    animator = Animator.load(
-        request.base,
-        request.motion,
-        request.loras,
-        request.dtype,
-        device,
-        request.motion_loras,
-        request.vae,
-        request.embeddings,
-    )
+    animator = Animator.load(**request.models.load_arguments, device=device)
     on_event(Loaded(request))
     return animator
-
-
-MODELS = ("base", "motion", "loras", "motion_loras", "vae", "embeddings", "dtype")
-"""Fields of a request for which an Animator is loaded."""
-
-
-def _same_models(one: Request, other: Request) -> bool:
-    return all(getattr(one, name) == getattr(other, name) for name in MODELS)
 
 
 def _tell(animator: Animator, request: Request, on_event: OnEvent) -> None:
@@ -235,8 +220,3 @@ def kept_until_written(
         raise
     if kept is not None:
         kept.unlink(missing_ok=True)
-
-
-def _side_by_side(clips: Sequence[Clip]) -> Clip:
-    together = grid(clips)
-    return Clip(together.frames, together.fps)

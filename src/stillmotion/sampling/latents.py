@@ -6,6 +6,7 @@ file first (`keep`), and decoding can be repeated without sampling again.
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 from collections.abc import Iterator
@@ -20,7 +21,9 @@ from safetensors import SafetensorError, safe_open
 from stillmotion.atomic import LONGEST, replacing, sweep
 from stillmotion.checkpoints.finite import check_finite
 from stillmotion.errors import Damaged, OutputError, RequestError
+from stillmotion.foreign import parse_json
 from stillmotion.request import Request
+from stillmotion.request.model_files import ModelFile, read_records
 from stillmotion.sampling.progress import ProgressCallback, no_progress
 from stillmotion.video import Clip
 
@@ -28,21 +31,28 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 EXTENSION = ".latents.safetensors"
+FILES_BYTES = 2**20
 
 
 @dataclass(frozen=True, eq=False)
 class Latents:
-    """What the sampler made: (frames, c, h, w) float32 on the CPU, and the complete request."""
+    """What the sampler made: (frames, c, h, w) float32 on the CPU, and the complete request.
+
+    `files` are records of the models that were used.
+    """
 
     tensor: Tensor
     request: Request
+    files: tuple[ModelFile, ...] = ()
 
     def save(self, path: str | Path, overwrite: bool = False) -> Path:
         """Writes a safetensors file with the request in its metadata, whole or not at all."""
         from safetensors.torch import save_file
 
+        files = json.dumps([file.to_dict(Path(path).parent) for file in self.files])
+        metadata = {"request": self.request.to_json(), "files": files}
         with replacing(Path(path), overwrite) as unfinished:
-            save_file({"latents": self.tensor.contiguous()}, unfinished, {"request": self.request.to_json()})
+            save_file({"latents": self.tensor.contiguous()}, unfinished, metadata)
         return Path(path)
 
     def decode(self, vae: Any, on_progress: ProgressCallback = no_progress) -> Clip:
@@ -60,7 +70,7 @@ class Latents:
             slices.append(part)
             done += len(part)
             on_progress("decoding", done, frames)
-        return Clip(np.concatenate(slices), request.fps, request)
+        return Clip(np.concatenate(slices), request.fps, request, files=self.files)
 
     @classmethod
     def load(cls, path: str | Path) -> Latents:
@@ -68,15 +78,17 @@ class Latents:
         wrong = f"{path} does not hold the latents of a clip"
         try:
             with safe_open(path, "pt") as file:
-                request = (file.metadata() or {}).get("request")
+                metadata = file.metadata() or {}
                 tensor = file.get_tensor("latents") if "latents" in file.keys() else None  # noqa: SIM118
         except (OSError, SafetensorError) as error:
             raise Damaged(f"{wrong} ({error}); give a file that ends in {EXTENSION}.") from error
+        request = metadata.get("request")
         if request is None or tensor is None:
             raise Damaged(f"{wrong}; give a file that ends in {EXTENSION}.")
         try:
-            latents = cls(tensor, Request.from_json(request))
-        except RequestError as error:
+            files = read_records(parse_json(metadata.get("files", "[]"), FILES_BYTES), Path(path).parent)
+            latents = cls(tensor, Request.from_json(request), files)
+        except (RequestError, ValueError) as error:
             raise Damaged(f"{path} cannot be decoded: {error}") from None
         if latents.request.frames is None or latents.request.fps is None:
             raise Damaged(f"{path} cannot be decoded: its request does not say frames and fps.")

@@ -25,6 +25,7 @@ from stillmotion.errors import Mismatch, RequestError, WeightsError, WrongKind
 from stillmotion.request.installed_models import DEFAULT_MODEL, bundled_folder
 from stillmotion.request.layer_weights import LayerWeights
 from stillmotion.request.model_card import ModelCard
+from stillmotion.request.model_files import ModelFile, model_names, records_of
 from stillmotion.request.sections import DTYPES, Models
 from stillmotion.runtime.precision import as_device, best_device, best_dtype
 
@@ -62,7 +63,7 @@ class LoadedModels:
     """What an Animator is made of; `models` are the fields of a Request that name it all again.
 
     `notes` are what the user should know of it, such as a LoRA that goes elsewhere than its flag says;
-    `words` are those that textual inversions have added.
+    `words` are those that textual inversions have added; `files` are records of the files that were named.
     """
 
     pipeline: DiffusionPipeline
@@ -72,6 +73,7 @@ class LoadedModels:
     loras: dict[Lora, LayerWeights]
     notes: tuple[str, ...]
     words: tuple[str, ...]
+    files: tuple[ModelFile, ...] = ()
 
 
 def load_models(
@@ -119,7 +121,8 @@ def load_models(
     )
     notes = tuple(note for flag, lora, _ in adapters if (note := _note(flag, lora)))
     notes += tuple(note for _, lora, _ in adapters for note in lora.notes) + word_notes
-    return LoadedModels(pipeline.to(device), net, card, models, fitted, notes, words + brought)
+    files = records_of(name for _, name in model_names(models))
+    return LoadedModels(pipeline.to(device), net, card, models, fitted, notes, words + brought, files)
 
 
 def load_decoder(request: Request, device: str | torch.device | None = None) -> nn.Module:

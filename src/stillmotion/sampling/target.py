@@ -13,6 +13,8 @@ from stillmotion.atomic import check_free, replacing
 from stillmotion.errors import OutputError
 from stillmotion.sampling.latents import latents_path
 from stillmotion.video import Clip, check_output
+from stillmotion.video.images import png_text
+from stillmotion.video.metadata import Tag
 from stillmotion.video.palette import Dither
 
 
@@ -71,9 +73,19 @@ class Target:
 
 
 def save_sheet(clip: Clip, path: Path, force: bool, **options: Any) -> None:
-    """All frames on one image, as PNG, whole or not at all; `options` are those of `Clip.sheet`."""
+    """All frames on one image, as PNG, whole or not at all; it carries the requests of the clip.
+
+    Args:
+        clip: what is shown.
+        path: the file.
+        force: whether a file that exists is replaced.
+        options: those of `Clip.sheet`.
+    """
+    sheet = clip.sheet(**options)
+    requests = clip.requests or (() if clip.request is None else (clip.request,))
+    tag = Tag(1, clip.fps, sheet.width, sheet.height, None, requests, clip.files)
     with replacing(path, force) as unfinished:
-        clip.sheet(**options).save(unfinished, format="PNG")
+        sheet.save(unfinished, format="PNG", pnginfo=png_text(tag.to_json(path.parent)))
 
 
 def check_sheet(path: Path, force: bool) -> None:

@@ -6,7 +6,7 @@ import operator
 import os
 from base64 import b64encode
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,7 +16,9 @@ import numpy as np
 from PIL import Image
 
 from stillmotion.request import Request
+from stillmotion.request.model_files import ModelFile
 from stillmotion.video.contact_sheet import contact_sheet, tile
+from stillmotion.video.metadata import Tag
 from stillmotion.video.palette import Dither
 from stillmotion.video.pixels import WHITE, Colour
 from stillmotion.video.readers import open_frames
@@ -25,11 +27,16 @@ from stillmotion.video.writers import Options, save
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Clip:
-    """Frames (F, H, W, 3) uint8 at `fps` frames per second."""
+    """Frames (F, H, W, 3) uint8 at `fps` frames per second, and how they were made.
+
+    `requests` are those of clips that are side by side; `files` are records of the models that were used.
+    """
 
     frames: np.ndarray
     fps: float
     request: Request | None = None
+    requests: tuple[Request, ...] = ()
+    files: tuple[ModelFile, ...] = ()
 
     def __post_init__(self) -> None:
         shape = self.frames.shape
@@ -52,7 +59,7 @@ class Clip:
         Raises `DataError` that names the file and the reason. Transparent parts show `background`.
         """
         source = open_frames(path, background)
-        return cls(source.frames(), source.fps, source.request)
+        return cls(source.frames(), source.fps, source.request, source.requests, source.files)
 
     def __len__(self) -> int:
         return len(self.frames)
@@ -70,7 +77,7 @@ class Clip:
         IndexError outside the clip; ValueError for a part without frames.
         """
         if isinstance(index, slice):
-            return Clip(self.frames[index], self.fps, self.request)
+            return replace(self, frames=self.frames[index])
         return Image.fromarray(self.frames[operator.index(index)])
 
     def __repr__(self) -> str:
@@ -119,7 +126,11 @@ class Clip:
         """
         if isinstance(dither, bool):
             dither = "floyd-steinberg" if dither else "none"
-        return save(path, self.frames, self.fps, self.request, Options(scale, dither, quality), overwrite)
+        return save(path, self.frames, self.tag(), Options(scale, dither, quality), overwrite)
+
+    def tag(self) -> Tag:
+        """What a file with these frames says about itself."""
+        return Tag(len(self), self.fps, self.width, self.height, self.request, self.requests, self.files)
 
     def to_pil(self) -> list[Image.Image]:
         return [Image.fromarray(frame) for frame in self.frames]
@@ -138,7 +149,10 @@ class Clip:
 
 
 def grid(clips: Sequence[Clip], columns: int | None = None, gap: int = 4, background: Colour = WHITE) -> Clip:
-    """Clips of one size and rate side by side; shorter ones start again. Carries the first one's request."""
+    """Clips of one size and rate side by side; shorter ones start again.
+
+    Carries the request of the first as `request`, those of all as `requests`.
+    """
     kinds = {(clip.width, clip.height, clip.fps) for clip in clips}
     if len(kinds) != 1:
         raise ValueError(f"A grid takes clips of one size and rate, not {sorted(kinds)}.")
@@ -146,4 +160,6 @@ def grid(clips: Sequence[Clip], columns: int | None = None, gap: int = 4, backgr
         tile([clip.frames[number % len(clip)] for clip in clips], columns, gap, background)
         for number in range(max(map(len, clips)))
     ]
-    return Clip(np.stack(frames), clips[0].fps, clips[0].request)
+    requests = [each for clip in clips for each in (clip.requests or (clip.request,)) if each is not None]
+    files = tuple(dict.fromkeys(file for clip in clips for file in clip.files))
+    return Clip(np.stack(frames), clips[0].fps, clips[0].request, tuple(requests), files)

@@ -70,7 +70,7 @@ def write_webp(path: Path, frames: np.ndarray, fps: float, comment: str, scale: 
 def write_apng(path: Path, frames: np.ndarray, fps: float, comment: str, scale: int) -> None:
     """Lossless; programs that know only PNG show the first frame."""
     images = [Image.fromarray(frame) for frame in enlarged(frames, scale)]
-    _save_all(path, "PNG", images, delays(len(frames), fps, 1), pnginfo=_png_text(comment))
+    _save_all(path, "PNG", images, delays(len(frames), fps, 1), pnginfo=png_text(comment))
 
 
 def write_folder(path: Path, frames: np.ndarray, fps: float, comment: str, scale: int) -> None:
@@ -78,7 +78,7 @@ def write_folder(path: Path, frames: np.ndarray, fps: float, comment: str, scale
     path.mkdir()
     still = json.dumps({**json.loads(comment), "frames": 1})
     for number, frame in enumerate(enlarged(frames, scale)):
-        Image.fromarray(frame).save(path / f"{number:04d}.png", pnginfo=_png_text(still))
+        Image.fromarray(frame).save(path / f"{number:04d}.png", pnginfo=png_text(still))
     (path / FOLDER_TAG).write_text(json.dumps(json.loads(comment), indent=2) + "\n", encoding="ascii")
 
 
@@ -90,7 +90,8 @@ def _save_all(
     )
 
 
-def _png_text(comment: str) -> PngImagePlugin.PngInfo:
+def png_text(comment: str) -> PngImagePlugin.PngInfo:
+    """The text chunk in which a PNG carries a tag."""
     info = PngImagePlugin.PngInfo()
     info.add_text(KEY, comment)
     return info

@@ -18,6 +18,7 @@ from PIL import Image, UnidentifiedImageError
 
 from stillmotion.errors import DataError
 from stillmotion.request import Request
+from stillmotion.request.model_files import ModelFile
 from stillmotion.video import images
 from stillmotion.video.metadata import Tag, read_tag
 from stillmotion.video.pixels import WHITE, Colour
@@ -47,6 +48,9 @@ class FrameSource:
     """index (frames,) of the stored image that each frame shows"""
     background: Colour
     decode: Decode
+    requests: tuple[Request, ...] = ()
+    """of the clips that are side by side, or whose frames are on one image"""
+    files: tuple[ModelFile, ...] = ()
 
     def __len__(self) -> int:
         return len(self.shown)
@@ -84,7 +88,8 @@ def open_frames(path: str | os.PathLike[str], background: Colour = WHITE) -> Fra
     fps, shown = constant_rate(info.durations_ms, info.tick)
     if path.is_dir():
         fps = FOLDER_FPS
-    if tag := read_tag(info.comment):
+    tag = read_tag(info.comment, path.parent)
+    if tag is not None:
         request = tag.request
         width -= width - tag.width == 1  # padded for the codec
         height -= height - tag.height == 1
@@ -93,7 +98,8 @@ def open_frames(path: str | os.PathLike[str], background: Colour = WHITE) -> Fra
     if _grown(shown, info):
         stored = len(info.durations_ms)
         fps, shown = stored * fps / len(shown), np.arange(stored)
-    return FrameSource(path, fps, width, height, request, info, shown, background, decode)
+    requests, files = (tag.requests, tag.files) if tag is not None else ((), ())
+    return FrameSource(path, fps, width, height, request, info, shown, background, decode, requests, files)
 
 
 def read_frames(path: str | os.PathLike[str], background: Colour = WHITE) -> tuple[np.ndarray, float]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import re
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import get_args
@@ -17,7 +17,6 @@ import numpy as np
 
 from stillmotion.atomic import FolderKind, check_free, refused, replacing, sweep
 from stillmotion.errors import OutputError
-from stillmotion.request import Request
 from stillmotion.video import images
 from stillmotion.video.images import FOLDER_TAG
 from stillmotion.video.metadata import Tag
@@ -79,19 +78,26 @@ def check_output(path: str | os.PathLike[str], overwrite: bool = False, frames: 
 def save(
     path: str | os.PathLike[str],
     frames: np.ndarray,
-    fps: float,
-    request: Request | None,
+    tag: Tag,
     options: Options,
     overwrite: bool = False,
 ) -> Path:
-    """Writes frames (F, H, W, 3) uint8 whole or not at all; returns the path. Raises `OutputError`."""
+    """Writes frames (F, H, W, 3) uint8 whole or not at all; returns the path. Raises `OutputError`.
+
+    Args:
+        path: a file or folder; its name decides how it is written.
+        frames: the pixels.
+        tag: what the file says about itself, the size being that of `frames`.
+        options: how it is written.
+        overwrite: whether a file may be replaced.
+    """
     target = check_output(path, overwrite, len(frames))
-    count, height, width = frames.shape[:3]
-    tag = Tag(count, fps, width * options.scale, height * options.scale, request)
+    tag = replace(tag, width=tag.width * options.scale, height=tag.height * options.scale)
+    text = tag.to_json(target.parent)
     try:
         sweep(target.parent, ours=False)
         with replacing(target, overwrite, CLIP_FOLDER if _kind(path) == "folder" else None) as unfinished:
-            _write(_kind(path), unfinished, frames, fps, tag.to_json(), options)
+            _write(_kind(path), unfinished, frames, tag.fps, text, options)
     except (ValueError, struct.error) as error:
         raise refused(target, error) from error
     return target
