@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from stillmotion.motion.families import FAMILIES
     from stillmotion.request import Request
     from stillmotion.sampling.animator import Animator
+    from stillmotion.training.config.trainer import TrainerConfig
+    from stillmotion.training.trainer import Trainer
     from stillmotion.video import Clip
 
 __version__ = "0.2.0"
@@ -34,6 +36,8 @@ _HOMES = {
     "MotionConfig": "motion.config",
     "Request": "request",
     "StillmotionError": "errors",
+    "Trainer": "training.trainer",
+    "TrainerConfig": "training.config.trainer",
     "attach": "attachments.motion",
     "attach_lora": "checkpoints.lora_model",
     "identify": "checkpoints.identify",
@@ -51,6 +55,8 @@ __all__ = [
     "MotionConfig",
     "Request",
     "StillmotionError",
+    "Trainer",
+    "TrainerConfig",
     "attach",
     "attach_lora",
     "identify",

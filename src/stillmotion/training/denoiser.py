@@ -53,11 +53,15 @@ class Prediction:
 
 
 class Denoiser:
-    """The frozen pipeline, its schedule as the config has it, and its text.
+    """The frozen pipeline, the noise schedule that is trained on, and the text.
 
-    What the config leaves open of the betas is in `schedule`, and else the base's; `noise_alpha` is that of
-    the clips (see diffusion.noise). With `rounded=False` the UNet stays in fp32, for those who train its own
-    weights.
+    Args:
+        config: what it leaves open of the schedule is that of `schedule`, and else the base's.
+        device: where the pipeline goes.
+        schedule: of the motion in training.
+        rounded: False leaves the UNet in fp32, for those who train its own weights.
+        noise_alpha: of the clips (see diffusion.noise).
+        pipeline: in place of the one that config.base names.
     """
 
     def __init__(
@@ -67,10 +71,12 @@ class Denoiser:
         schedule: NoiseSchedule | None = None,
         rounded: bool = True,
         noise_alpha: float = 0.0,
+        pipeline: Any = None,
     ) -> None:
         self.config, self.device, self.noise_alpha = config, device, noise_alpha
         self.dtype = training_dtype(config.precision, device)
-        self.pipeline = load_base(config.base, torch.float32).to(device)
+        given: Any = load_base(config.base, torch.float32) if pipeline is None else pipeline
+        self.pipeline: Any = given.to(device)
         self.pipeline.set_progress_bar_config(disable=True)
         for part in self.parts.values():
             part.requires_grad_(False).eval()

@@ -26,17 +26,24 @@ GAP = 2
 
 
 def sample_sheet(
-    denoiser: Denoiser, prompts: Sequence[str], folder: Path, step: int, frames: int, fps: float = 8.0
+    denoiser: Denoiser,
+    prompts: Sequence[str],
+    folder: Path,
+    step: int,
+    frames: int,
+    fps: float = 8.0,
+    size: tuple[int, int] | None = None,
 ) -> Path:
     """Samples `frames` images per prompt with the present weights into step-N.png; gives its path.
 
     They are a clip where motion is attached, else so many stills; always from the same noise.
     """
     config = denoiser.config
+    height, width = size or (config.resolution, config.resolution)
     options: dict[str, Any] = {
         "noise_alpha": denoiser.noise_alpha,
-        "width": config.resolution,
-        "height": config.resolution,
+        "width": width,
+        "height": height,
         "guidance_scale": config.validation_guidance,
         "num_inference_steps": config.validation_inference_steps,
     }
@@ -65,7 +72,7 @@ def sample_clip(
     """One clip (frames, H, W, 3) uint8 from `video_noise`; `options` are those of the pipeline's call."""
     names = ("prompt_embeds", "pooled_prompt_embeds")
     texts = zip(names, conditioner.encode(prompt), conditioner.encode(""), strict=False)
-    arguments = {}
+    arguments: dict[str, Any] = {}
     for name, wanted, empty in texts:
         arguments |= {name: wanted, f"negative_{name}": empty}
     generator = torch.Generator().manual_seed(seed)

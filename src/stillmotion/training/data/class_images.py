@@ -59,7 +59,7 @@ def _draw(config: DreamBoothConfig, denoiser: Denoiser, path: Path) -> None:
     (image,) = sample_clip(
         denoiser.pipeline,
         denoiser.text,
-        config.class_prompt,
+        config.class_prompt or "",
         1,
         config.seed + number,
         width=config.resolution,

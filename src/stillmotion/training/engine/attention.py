@@ -38,12 +38,14 @@ class _Replaced(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
-        if func is F.scaled_dot_product_attention and _suits(*args, **kwargs):
-            return attend(*args[:3], scale=kwargs.get("scale"))
+        if func is F.scaled_dot_product_attention:
+            attended = _plain(*args, **kwargs)
+            if attended is not None:
+                return attended
         return func(*args, **kwargs)
 
 
-def _suits(
+def _plain(
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -52,16 +54,18 @@ def _suits(
     is_causal: bool = False,
     scale: float | None = None,
     enable_gqa: bool = False,
-) -> bool:
-    """Plain attention in bf16; masks and dropout stay with torch."""
-    return query.dtype == torch.bfloat16 and attn_mask is None and not (dropout_p or is_causal or enable_gqa)
+) -> Tensor | None:
+    """`attend` for plain attention in bf16; None for what stays with torch: masks, dropout, other dtypes."""
+    if query.dtype != torch.bfloat16 or attn_mask is not None or dropout_p or is_causal or enable_gqa:
+        return None
+    return attend(query, key, value, scale)
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, scale: float | None = None) -> Tensor:
     """(..., queries, d), (..., keys, d) twice -> (..., queries, d)."""
     if query.shape[-2] * key.shape[-2] > FEW:
-        wide = (part.float() for part in (query, key, value))
-        return F.scaled_dot_product_attention(*wide, scale=scale).to(query.dtype)
+        wide = F.scaled_dot_product_attention(query.float(), key.float(), value.float(), scale=scale)
+        return wide.to(query.dtype)
     scale = query.shape[-1] ** -0.5 if scale is None else scale
     weights = torch.softmax((query * scale) @ key.transpose(-1, -2), -1, dtype=torch.float32)
     return weights.to(value.dtype) @ value

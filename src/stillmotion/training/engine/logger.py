@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, TextIO
+from typing import IO, Any, TextIO, cast
 
 from accelerate import Accelerator
 from rich.console import Console
@@ -56,7 +56,7 @@ class Logger:
         self.accelerator = accelerator
         self.main = accelerator.is_main_process
         stream = Steadfast(sys.stderr)
-        self.console = Console(file=stream, quiet=not self.main, soft_wrap=True)
+        self.console = Console(file=cast("IO[str]", stream), quiet=not self.main, soft_wrap=True)
         self.bars = self.main and moves(stream)
         self.file = output / "loss.csv"
         self.output, self.total, self.tensorboard = output, total, tensorboard

@@ -48,18 +48,19 @@ def plot_losses(rows: Sequence[Step], path: Path) -> None:
         return bottom - (np.clip(values, low, high) - low) / (high - low) * (bottom - top)
 
     image = Image.new("RGB", SIZE, "white")
-    rng, font = ImageDraw.Draw(image), ImageFont.load_default(13)
+    draw, font = ImageDraw.Draw(image), ImageFont.load_default(13)
     every = max(1, math.ceil(len(rows) / 4000))
     for values, colour, width in ((losses, GREY, 1), (means, BLUE, 2)):
         points = list(zip(across[::every].tolist(), up(values)[::every].tolist(), strict=True))
-        rng.line(points, fill=colour, width=width)
-        rng.circle(points[-1], width, fill=colour)
-    rng.line([(left, top), (left, bottom), (right, bottom)], fill=INK)
+        draw.line(points, fill=colour, width=width)
+        (x, y), r = points[-1], width
+        draw.ellipse([(x - r, y - r), (x + r, y + r)], fill=colour)
+    draw.line([(left, top), (left, bottom), (right, bottom)], fill=INK)
     for value, height in ((high, top), ((low + high) / 2, (top + bottom) / 2), (low, bottom)):
-        rng.text((left - 8, height), f"{value:.4g}", fill=INK, font=font, anchor="rm")
+        draw.text((left - 8, height), f"{value:.4g}", fill=INK, font=font, anchor="rm")
     for step, place in ((steps[0], left), (steps[-1], right)):
-        rng.text((place, bottom + 14), str(step), fill=INK, font=font, anchor="mm")
+        draw.text((place, bottom + 14), str(step), fill=INK, font=font, anchor="mm")
     title = f"loss; mean of {window} steps: {means[-1]:.4g} at step {steps[-1]}"
-    rng.text(((left + right) / 2, 14), title, fill=INK, font=font, anchor="mm")
+    draw.text(((left + right) / 2, 14), title, fill=INK, font=font, anchor="mm")
     with durable(path) as unfinished:
         image.save(unfinished, format="PNG")

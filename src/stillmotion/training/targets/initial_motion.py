@@ -1,11 +1,17 @@
-"""Motion that training starts from or works on: from a file, a folder, or inside the base. Loads no base."""
+"""Motion that training starts from, from a file, a folder or inside the base, and the folder it ends in."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
 
+from stillmotion.atomic import write_text
 from stillmotion.checkpoints.hub import INSIDE, locate
 from stillmotion.checkpoints.motion_model import MotionModel
 from stillmotion.errors import WrongKind
@@ -48,3 +54,28 @@ def describe_origin(net: MotionModel) -> str:
         f"{net.name}: {spec.name} motion, {spec.positions} positions, {spec.motion_norm} norms, "
         f"{spec.schedule}"
     )
+
+
+def save_motion(
+    folder: Path,
+    motion: MotionModel,
+    weights: Mapping[str, Tensor],
+    defaults: Mapping[str, Any],
+    schedule: Mapping[str, Any],
+) -> None:
+    """A folder that MotionModel.load and diffusers' MotionAdapter.from_pretrained read, with its card.
+
+    Args:
+        folder: is made; its parent's name is that of the motion.
+        motion: whose config, buffers and extra tensors are kept.
+        weights: its parameters by name, on the CPU.
+        defaults: frames, width, height, fps of its clips.
+        schedule: the noise it was trained with, as in a model card.
+    """
+    state = {name: buffer.cpu() for name, buffer in motion.state_dict().items()} | dict(weights)
+    net = MotionModel.from_state(replace(motion.spec, **defaults, **schedule), state)
+    net.extra = motion.extra
+    card = {"name": folder.parent.name, "defaults": dict(defaults), "schedule": dict(schedule)}
+    # the card first: weights that appear after a kill between the two are never without their noise
+    write_text(folder / "stillmotion.json", json.dumps(card, indent=1) + "\n")
+    net.save(folder)

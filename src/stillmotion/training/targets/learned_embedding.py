@@ -29,7 +29,7 @@ class LearnedEmbedding:
     def __init__(self, denoiser: Denoiser, token: str, initializer: str, count: int) -> None:
         pipeline = denoiser.pipeline
         self.text = token.strip().lower()
-        encoders = {part: net for part, net in denoiser.parts.items() if part in ENCODERS}
+        encoders: dict[str, Any] = {part: net for part, net in denoiser.parts.items() if part in ENCODERS}
         tokenizers = {part: getattr(pipeline, ENCODERS[part]) for part in encoders}
         for tokenizer in tokenizers.values():
             _check_unknown(tokenizer, self.text)
@@ -72,7 +72,7 @@ def _check_unknown(tokenizer: Any, word: str) -> None:
         )
 
 
-def initial_vectors(encoder: nn.Module, tokenizer: Any, word: str, count: int) -> Tensor:
+def initial_vectors(encoder: Any, tokenizer: Any, word: str, count: int) -> Tensor:
     """(count, width) fp32: the known word's own, again and again; TrainingError if it is too long."""
     ids = tokenizer(word, add_special_tokens=False).input_ids
     if not ids or len(ids) > count:
@@ -81,4 +81,5 @@ def initial_vectors(encoder: nn.Module, tokenizer: Any, word: str, count: int) -
             f"{count}: give a simpler word, or --vectors {max(1, len(ids))}."
         )
     table = encoder.get_input_embeddings().weight.detach().float()
-    return table[[ids[row % len(ids)] for row in range(count)]].clone()
+    rows: Tensor = table[[ids[row % len(ids)] for row in range(count)]]
+    return rows.clone()

@@ -59,7 +59,11 @@ class LoraParameters:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(config.seed + number)
                 made = new_lora_layers(network, wanted, config.rank, config.alpha, config.dropout).to(device)
-            self.modules[part] = {path.replace("/", "."): module for path, module in made.items()}
+            self.modules[part] = {
+                path.replace("/", "."): module
+                for path, module in made.items()
+                if isinstance(module, LoraLayer)
+            }
             self.attachments[part] = LoraLayersAttachment(network, self.modules[part], part=part)
         if config.initial_lora:
             self._begin_from(Lora.load(config.initial_lora))

@@ -6,7 +6,6 @@ noise schedule of its own.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +16,6 @@ from accelerate import Accelerator
 from torch import Tensor
 from torch.nn import Parameter
 
-from stillmotion.atomic import write_text
 from stillmotion.attachments.motion import attach
 from stillmotion.checkpoints.lora_model import Lora, LoraAttachment
 from stillmotion.checkpoints.motion_model import MotionModel
@@ -36,6 +34,7 @@ from stillmotion.training.targets.initial_motion import (
     describe_origin,
     load_motion,
     resolve_noise_alpha,
+    save_motion,
 )
 
 MAX_SAMPLES = 4
@@ -94,14 +93,9 @@ class MotionTarget:
     def save(self, output: Path, weights: Mapping[str, Tensor], step: int = 0) -> None:
         """`motion/`: a folder that MotionModel.load and diffusers' MotionAdapter.from_pretrained read."""
         state = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
-        state |= {
-            name: buffer.cpu() for name, buffer in self.motion.state_dict().items() if name not in state
-        }
-        net = MotionModel.from_state(self.motion.spec, state)
-        net.extra = self.motion.extra
-        # the card first: weights that appear after a kill between the two are never without their noise
-        write_text(output / self.artifact / "stillmotion.json", json.dumps(self._facts(), indent=1) + "\n")
-        net.save(output / self.artifact)
+        spec = self.motion.spec
+        defaults = {name: getattr(spec, name) for name in ("frames", "width", "height", "fps")}
+        save_motion(output / self.artifact, self.motion, state, defaults, self._noise().said())
 
     def samples(self, folder: Path, step: int) -> Path | None:
         """One clip per validation prompt, always from the same noise, in one sheet."""
@@ -141,15 +135,6 @@ class MotionTarget:
                 "`stillmotion train domain-adapter` makes."
             )
         return lora.attach(self.pipeline, weight=scale)
-
-    def _facts(self) -> dict[str, Any]:
-        """The model card of the motion: what its clips are like, and the noise it knows."""
-        spec = self.motion.spec
-        return {
-            "name": self.config.output.name,
-            "defaults": {name: getattr(spec, name) for name in ("frames", "width", "height", "fps")},
-            "schedule": self._noise().said(),
-        }
 
     def _noise(self) -> NoiseSchedule:
         """What the motion learns to take away."""

@@ -13,6 +13,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -75,7 +76,7 @@ class MotionLoraTarget:
         unet = self.denoiser.unet
         self.motion = given.requires_grad_(False).eval().to(accelerator.device, self.denoiser.dtype)
         self.attachment = attach(unet, self.motion, frames=config.frames)
-        read = read_camera_clip if config.camera else None
+        read: Any = read_camera_clip if config.camera else None  # of items that are all CameraClips
         self.clips = prepare_clips(config, items, report, self.denoiser.pipeline.vae, accelerator, log, read)
         note_cut_captions(self.denoiser.pipeline, (c for clip in self.clips for c in clip.item.captions), log)
         self.fps = sample_fps(self.clips, config)
@@ -184,8 +185,8 @@ class MotionLoraTarget:
                 raise DataError(f"{config.reference} does not exist: give a video as reference.")
             return [Item(config.reference, (str(config.prompt),))]
         if config.camera is None:
-            return find_items(config.videos, report, config.video_folder)
-        items = find_items(config.videos, report, config.video_folder, CLIP_SUFFIXES | STILL_SUFFIXES)
+            return find_items(config.source, report, config.video_folder)
+        items = find_items(config.source, report, config.video_folder, CLIP_SUFFIXES | STILL_SUFFIXES)
         return camera_clips(
             items,
             config.camera,
