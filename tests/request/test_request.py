@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from stillmotion.errors import RequestError
 from stillmotion.request import Request
+from stillmotion.request.conditions import condition_class, condition_kinds
 from stillmotion.request.messages import OTHER_NAMES
 from stillmotion.request.request import FILLED_BY_MODEL, REQUEST_VERSION, SCHEDULERS
 
@@ -240,8 +241,8 @@ def test_the_version_grows_with_the_fields():
     """If this fails because you added a field: add it here, and 1 to REQUEST_VERSION."""
     fields = """prompt negative_prompt clip_skip frames width height fps num_inference_steps guidance_scale
         scheduler seed motion_scale noise_alpha lora_alpha group_norm motion base vae embeddings loras
-        motion_loras dtype"""
-    assert (REQUEST_VERSION, list(Request.model_fields)) == (7, fields.split())
+        motion_loras dtype conditions"""
+    assert (REQUEST_VERSION, list(Request.model_fields)) == (8, fields.split())
 
 
 def test_requests_do_not_change_but_can_be_replaced():
@@ -256,18 +257,24 @@ def test_requests_do_not_change_but_can_be_replaced():
 def test_every_field_is_a_flag_that_accepts_its_own_example_and_choices():
     flags = Request.flags()
     names = [name for flag in flags for name in flag.names]
-    assert [flag.field for flag in flags] == list(Request.model_fields)
+    fields = [name for name in Request.model_fields if name != "conditions"]  # each kind has its own flag
+    assert [flag.field for flag in flags] == [*fields, *condition_kinds()]
     assert len(set(names)) == len(names) and all(name.startswith("--") for name in names)
     assert [flag.field for flag in flags if not flag.names] == ["prompt"]
-    assert [flag.field for flag in flags if flag.repeated] == ["embeddings", "loras", "motion_loras"]
+    repeated = ["embeddings", "loras", "motion_loras", *condition_kinds()]
+    assert [flag.field for flag in flags if flag.repeated] == repeated
     kinds = {flag.field: flag.type for flag in flags}
     assert (kinds["frames"], kinds["fps"], kinds["loras"], kinds["group_norm"]) == (int, float, str, str)
     for flag in flags:
         assert flag.help
-        example = Request.model_fields[flag.field].json_schema_extra["example"]
+        if flag.field in condition_kinds():
+            example = condition_class(flag.field).example
+        else:
+            example = Request.model_fields[flag.field].json_schema_extra["example"]
         for text in (example, *flag.choices):
             request = Request.parse(**{"prompt": "x", flag.field: text})
             assert flag.repeated or isinstance(getattr(request, flag.field), flag.type)
+            assert flag.field not in condition_kinds() or len(request.conditions) == 1
 
 
 def test_hints_point_to_real_fields():

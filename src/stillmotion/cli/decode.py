@@ -40,7 +40,7 @@ def decode(
     target = Target.of(output or str(file.with_name(file.name.removesuffix(EXTENSION))), options)
     target.check_files()
     latents = Latents.load(file)
-    only_vae = {"motion": "none", "loras": {}, "motion_loras": {}, "embeddings": {}}
+    only_vae = {"motion": "none", "loras": {}, "motion_loras": {}, "embeddings": {}, "conditions": []}
     found = opened_from(file, latents.request.replace(**only_vae), latents.files, trust)
     request = latents.request.replace(base=found.base, vae=found.vae)
     files = records_of(name for name in (found.base, found.vae) if name is not None)

@@ -11,6 +11,7 @@ import click
 from stillmotion.cli.hints import dropped
 from stillmotion.errors import RequestError
 from stillmotion.request import Request, aliases
+from stillmotion.request.conditions import condition_kinds
 from stillmotion.request.layer_weights import LayerWeights
 from stillmotion.request.request import LORAS, REPEATED, Flag
 from stillmotion.video.palette import Dither
@@ -53,7 +54,7 @@ def _help(flag: Flag) -> str:
 
 def given(options: dict[str, Any]) -> dict[str, Any]:
     """The fields of a Request among the options that the user really gave."""
-    names = (*Request.model_fields, *aliases.REQUEST.names)
+    names = (*Request.model_fields, *condition_kinds(), *aliases.REQUEST.names)
     asked = {name: options[name] for name in names if options.get(name) not in (None, ())}
     fields = aliases.REQUEST.updated(asked)
     for name in ("base", "motion", "vae"):
@@ -62,6 +63,9 @@ def given(options: dict[str, Any]) -> dict[str, Any]:
     for name in REPEATED:
         if name in fields:
             fields[name] = [_weighed(item, name) for item in fields[name]]
+    for name in condition_kinds():
+        if name in fields:
+            fields[name] = [dropped(item) for item in fields[name]]
     if str(fields.get("seed")).strip() == "-1":  # as other programs call a random one
         fields["seed"] = None
     return fields

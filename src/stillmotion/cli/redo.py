@@ -20,6 +20,7 @@ from stillmotion.cli.render import render
 from stillmotion.cli.trust import opened_from, trust_option
 from stillmotion.errors import DataError
 from stillmotion.request import Request
+from stillmotion.request.conditions import condition_kinds
 from stillmotion.request.model_files import MODELS
 from stillmotion.request.request import REPEATED
 from stillmotion.sampling.jobs import Job
@@ -60,7 +61,8 @@ def redo(
     if len(requests) > 1 and count > 1:
         raise click.UsageError(f"{file} shows {len(requests)} clips, which are all made again: leave -n out.")
     fields = given(options)
-    own = {name: {} if name in REPEATED else None for name in MODELS if name in fields}
+    own: dict[str, Any] = {name: {} if name in REPEATED else None for name in MODELS if name in fields}
+    own |= {kind: None for kind in condition_kinds() if kind in fields}
     requests = [opened_from(file, each.replace(**own), source.files, trust) for each in requests]
     target = Target.of(output or str(free_name(_beside(file, requests[0]))), options)
     requests = [each.replace(**fields) for each in requests]

@@ -20,9 +20,11 @@ import click
 
 from stillmotion.checkpoints.files import SUFFIXES
 from stillmotion.checkpoints.hub import bundled_loras, bundled_names
+from stillmotion.cli.hints import MEDIA
 from stillmotion.errors import RequestError, StillmotionWarning, WrongKind
 from stillmotion.foreign import printable
 from stillmotion.request import Request
+from stillmotion.request.conditions import kind_of
 from stillmotion.request.model_files import ModelFile, found_again, model_names, verified
 
 trust_option = click.option(
@@ -64,8 +66,8 @@ def check_trust(file: Path, request: Request, trust: bool) -> None:
             )
         question = f"{printable(str(file))} names models that were never opened here:{listed}\nOpen them?"
         click.confirm(question, abort=True, err=True)
-    for _, name in new:
-        _check_name(name)
+    for field, name in new:
+        _check_name(name, images=field.endswith(" images"))
 
 
 def named(request: Request) -> Iterator[tuple[str, str]]:
@@ -74,6 +76,9 @@ def named(request: Request) -> Iterator[tuple[str, str]]:
         inside = name in bundled_names() or name in bundled_loras() or (field, name) == ("motion", "none")
         if not inside or os.path.lexists(name):
             yield field, name
+    for condition in request.conditions:
+        for what, name in condition.files():
+            yield f"{kind_of(condition)} {what}", name
 
 
 def remember(request: Request) -> None:
@@ -88,12 +93,14 @@ def remember(request: Request) -> None:
             return
 
 
-def _check_name(name: str) -> None:
+def _check_name(name: str, images: bool = False) -> None:
+    """WrongKind for a file that is none of weights (or images) by its name."""
     path = Path(name).expanduser()
-    weights = path.is_file() and path.suffix.lower() in SUFFIXES
-    if path.exists() and not weights and not path.is_dir():
+    what, suffixes = ("images", MEDIA) if images else ("weights", SUFFIXES)
+    good = path.is_file() and path.suffix.lower() in suffixes
+    if path.exists() and not good and not path.is_dir():
         raise WrongKind(
-            f"{name} is no file of weights by its name ({', '.join(SUFFIXES)}); it was not opened."
+            f"{name} is no file of {what} by its name ({', '.join(suffixes)}); it was not opened."
         )
 
 

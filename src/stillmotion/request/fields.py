@@ -19,6 +19,7 @@ def field(
     *flags: str,
     choices: tuple[str, ...] = (),
     repeated: bool = False,
+    opens: str | None = None,
     **limits: Any,
 ) -> Any:
     """A pydantic field with what users are told of it.
@@ -31,11 +32,14 @@ def field(
         flags: its names on the command line.
         choices: all its values, where they are few.
         repeated: whether it may be given several times on the command line.
+        opens: "weights" or "images" for the path of such files, in conditions.
         limits: pydantic's constraints.
     """
     extra: dict[str, Any] = {"flags": list(flags), "rule": rule, "example": example, "repeated": repeated}
     if choices:
         extra["choices"] = list(choices)
+    if opens:
+        extra["opens"] = opens
     return Field(default, description=help, json_schema_extra=extra, **limits)
 
 

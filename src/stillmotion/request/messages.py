@@ -33,25 +33,32 @@ OTHER_NAMES = {
 """What other programs call our fields; used for hints only, never accepted silently."""
 
 
-def sentence(cls: type[BaseModel], problem: Mapping[str, Any]) -> str:
-    """A pydantic error in words for the user."""
+def sentence(cls: type[BaseModel], problem: Mapping[str, Any], of: str = "") -> str:
+    """A pydantic error in words for the user.
+
+    Args:
+        cls: the class with the fields.
+        problem: one of pydantic's `errors()`.
+        of: " of ..." where the field belongs to a part of a request.
+    """
     if not problem["loc"]:
-        return f"A request is made of named fields such as prompt, not of {_shown(problem['input'])}."
+        return f"A request is made of named fields such as prompt, not of {shown(problem['input'])}."
     name, value = problem["loc"][0], problem["input"]
     if problem["type"] == "extra_forbidden":
-        return unknown_field(cls, str(name))
+        return unknown_field(cls, str(name), of.removeprefix(" of ") or "A request")
     extra = extra_of(cls, name)
     example = str(extra["example"])
     if problem["type"] == "missing":
-        return f"{name} is missing: give {example}."
+        return f"{name}{of} is missing: give {example}."
     if problem["type"] == "multiple_of" and abs(int(value)) < 10**6:
         example = str(max(8, round(int(value) / 8) * 8))
     rule = _upper_bound(problem) or extra["rule"]
     if choices := extra.get("choices"):
         rule = f"{rule} {', '.join(choices)}"
         example = (get_close_matches(str(value).lower(), choices, 1, 0.4) or [example])[0]
-    given = " ".join([*extra["flags"][:1], example])
-    return f"{name} is {_shown(value)}, but {rule}: give {given}."
+    flag = extra["flags"][:1]
+    given = "=".join([*(flag or [name]), example]) if of else " ".join([*flag, example])
+    return f"{name}{of} is {shown(value)}, but {rule}: give {given}."
 
 
 def _upper_bound(problem: Mapping[str, Any]) -> str | None:
@@ -74,8 +81,8 @@ def unknown_field(cls: type[BaseModel], name: str, what: str = "A request") -> s
     return f"{what} has no field {name}: {hint}"
 
 
-def _shown(value: Any) -> str:
-    """As it was typed; in quotes only where it would vanish in the sentence."""
+def shown(value: Any) -> str:
+    """A value as it was typed; in quotes only where it would vanish in the sentence."""
     try:
         text = value if isinstance(value, str) and value and not any(map(str.isspace, value)) else repr(value)
     except ValueError:  # Python prints no whole numbers of more than 4300 digits

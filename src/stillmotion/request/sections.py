@@ -318,6 +318,13 @@ REPEATED = (*LORAS, "embeddings")
 class Models(ModelFields):
     """What an Animator is made of: hashable, so a server or cluster keeps one Animator for each of them."""
 
+    condition_models: tuple[str, ...] = ()
+    """Weights of the request's conditions, which the Animator loads when they are first used."""
+
+    def given(self) -> dict[str, Any]:
+        """The fields that were set, by name; what belongs to conditions is not among them."""
+        return {name: value for name, value in super().given().items() if name != "condition_models"}
+
     def __getitem__(self, name: str) -> Any:
         if name not in type(self).model_fields:
             raise KeyError(name)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from typing_extensions import TypedDict
 
+from stillmotion.request.conditions import ConditionData
 from stillmotion.request.layer_weights import LayerWeights
 from stillmotion.request.sections import GroupNormMode, LoraAlpha
 
@@ -38,3 +39,5 @@ class RequestFields(TypedDict, total=False):
     loras: Files
     motion_loras: Files
     dtype: str | None
+    conditions: Sequence[ConditionData]
+    controls: Sequence[ConditionData]

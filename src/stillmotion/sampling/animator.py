@@ -9,7 +9,7 @@ whichever diffusers pipeline belongs to the base draws them. Two Animators share
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -32,6 +32,7 @@ from stillmotion.request.request import CompleteRequest
 from stillmotion.request.sections import Models
 from stillmotion.request.typed import RequestFields
 from stillmotion.sampling.checks import check_request, suspects
+from stillmotion.sampling.conditions.base import Run, attached, prepare
 from stillmotion.sampling.defaults import family_defaults
 from stillmotion.sampling.latents import Latents
 from stillmotion.sampling.loading import LoraWeights, load_models
@@ -77,6 +78,7 @@ class Animator:
         self.models = models if isinstance(models, Models) else Models.parse(**(models or {}))
         self.loras = dict(loras or {})
         self.notes, self.words, self.files = tuple(notes), tuple(words), tuple(files)
+        self.condition_models: dict[Hashable, Any] = {}
         self.spec = replace(motion.spec, **self.card.schedule.said()) if motion is not None else None
         self.defaults = (
             family_defaults(self.spec, pipeline)
@@ -154,7 +156,10 @@ class Animator:
         """Runs the pipeline with motion attached and gives undecoded latents, which can be kept in a file."""
         request = self.request(request)
         generator = torch.Generator("cpu").manual_seed(request.seed)
+        steering = prepare(Run(self.pipeline, request, self.condition_models))
         noise = self._noise(request, generator)
+        if steering.initial_latents is not None:
+            noise = steering.initial_latents
         schedule = NoiseSchedule.from_config(self.pipeline.scheduler.config)
         if self.spec is not None and request.frames > 1:
             schedule = self.spec.schedule.over_base(schedule)
@@ -180,6 +185,7 @@ class Animator:
             text_model_named(self.pipeline),
             self._attached_loras(request),
             self._attached(request),
+            attached(steering.attachments, self.pipeline, request.frames),
         ):
             latents = self.pipeline(
                 prompt=normalize_tokens(request.prompt, self.words),
@@ -194,6 +200,7 @@ class Animator:
                 generator=generator,
                 output_type="latent",
                 callback_on_step_end=stepped,
+                **steering.pipeline_arguments,
             ).images
         return Latents(latents.float().cpu(), request, self.files)
 
