@@ -12,8 +12,9 @@ from tiny import tiny_pipeline, tiny_vae
 
 from stillmotion.checkpoints.base_model import load_base
 from stillmotion.checkpoints.embeddings import Embedding
-from stillmotion.checkpoints.textual_inversion import load_textual_inversions, normalize_tokens
+from stillmotion.checkpoints.textual_inversion import load_textual_inversions
 from stillmotion.cli.options import given
+from stillmotion.diffusion.text import normalize_tokens
 from stillmotion.errors import Mismatch, RequestError
 from stillmotion.request import Request
 from stillmotion.sampling.animator import Animator

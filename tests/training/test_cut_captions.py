@@ -17,6 +17,9 @@ class Bytes:
     def __call__(self, text, **options):
         return SimpleNamespace(input_ids=[0, *text.encode(), 0])
 
+    def decode(self, ids, **options):
+        return bytes(ids).decode(errors="replace")
+
 
 CASES = [(["x" * 10], 0), (["x" * 11, "y" * 99, "a"], 2), (["🐻🐻🐻"], 1)]
 

@@ -6,9 +6,7 @@ in exactly the case of the token. CLIP reads lower case, so words and prompts ar
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -42,30 +40,6 @@ def load_textual_inversions(pipeline: DiffusionPipeline, embeddings: Sequence[Em
                     text_encoder=getattr(pipeline, part),
                 )
     return tuple(embedding.word for embedding in embeddings)
-
-
-@contextmanager
-def text_model_named(pipeline: Any) -> Iterator[None]:
-    """`text_encoder.text_model` is there, where diffusers looks for it when clip_skip is given.
-
-    transformers 5.6 took it out of CLIPTextModel, whose layers are now the model's own.
-    """
-    encoder = getattr(pipeline, "text_encoder", None)
-    missing = encoder is not None and not hasattr(encoder, "text_model")
-    if missing:
-        encoder.__dict__["text_model"] = encoder  # not by setattr: it would become a part of itself
-    try:
-        yield
-    finally:
-        if missing:
-            del encoder.__dict__["text_model"]
-
-
-def normalize_tokens(text: str, words: Iterable[str]) -> str:
-    """The text with each of the words in lower case, wherever it stands."""
-    for word in words:
-        text = re.sub(re.escape(word), lambda _, word=word: word, text, flags=re.IGNORECASE)
-    return text
 
 
 def unused_tokens(words: Iterable[str], *texts: str) -> list[str]:

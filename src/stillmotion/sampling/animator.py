@@ -9,9 +9,10 @@ whichever diffusers pipeline belongs to the base draws them. Two Animators share
 from __future__ import annotations
 
 import warnings
-from collections.abc import Hashable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from collections.abc import Hashable, Mapping, Sequence
+from contextlib import ExitStack, nullcontext
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,13 +20,12 @@ from torch import Tensor
 from typing_extensions import Unpack
 
 from stillmotion.attachments.motion import attach
-from stillmotion.attachments.precision import float32_outside
-from stillmotion.checkpoints.textual_inversion import normalize_tokens, text_model_named
 from stillmotion.diffusion.noise import video_noise
 from stillmotion.diffusion.schedule import NoiseSchedule
 from stillmotion.diffusion.schedulers import check_steps, make_scheduler
+from stillmotion.diffusion.text import Conditioner
 from stillmotion.diffusion.vae import pixels_per_latent
-from stillmotion.errors import RequestError, SamplingError, StillmotionWarning
+from stillmotion.errors import RequestError, StillmotionWarning
 from stillmotion.request import Request
 from stillmotion.request.model_card import ModelCard
 from stillmotion.request.request import CompleteRequest
@@ -38,12 +38,13 @@ from stillmotion.sampling.latents import Latents
 from stillmotion.sampling.loading import LoraWeights, load_models
 from stillmotion.sampling.notes import prompt_notes
 from stillmotion.sampling.progress import ProgressCallback, no_progress
+from stillmotion.sampling.sample import sample
 from stillmotion.video import Clip
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
-    from diffusers import DiffusionPipeline
+    from diffusers import DiffusionPipeline, SchedulerMixin
 
     from stillmotion.checkpoints.lora_model import Lora
     from stillmotion.motion.module import MotionModules
@@ -160,49 +161,31 @@ class Animator:
         noise = self._noise(request, generator)
         if steering.initial_latents is not None:
             noise = steering.initial_latents
-        schedule = NoiseSchedule.from_config(self.pipeline.scheduler.config)
-        if self.spec is not None and request.frames > 1:
-            schedule = self.spec.schedule.over_base(schedule)
-        scheduler = make_scheduler(request.scheduler, schedule)
-        check_steps(request.scheduler, scheduler, request.num_inference_steps)
-        on_progress = on_progress or no_progress
-        on_progress("sampling", 0, request.num_inference_steps)
-
-        def stepped(pipeline: Any, index: int, time: Any, tensors: dict[str, Any]) -> dict[str, Any]:
-            if not tensors["latents"].isfinite().all():
-                why = suspects(request, pipeline.unet.dtype, bool(self.loras))
-                raise SamplingError(
-                    f"At step {index + 1} of {pipeline.num_timesteps} the latents are no longer finite (nan "
-                    f"or inf), so every frame would be black: {why}"
-                )
-            on_progress("sampling", index + 1, pipeline.num_timesteps)
-            return tensors
-
-        unet = self.pipeline.unet
+        scheduler = self._scheduler(request)
+        steps, guidance = request.num_inference_steps, request.guidance_scale
+        check_steps(request.scheduler, scheduler, steps)
+        told = partial(on_progress or no_progress, "sampling")
+        told(0, steps)
         with (
-            self._scheduler(scheduler),
-            float32_outside(unet),
-            text_model_named(self.pipeline),
             self._attached_loras(request),
             self._attached(request),
             attached(steering.attachments, self.pipeline, request.frames),
         ):
-            latents = self.pipeline(
-                prompt=normalize_tokens(request.prompt, self.words),
-                negative_prompt=normalize_tokens(request.negative_prompt, self.words) or None,
-                width=request.width,
-                height=request.height,
-                num_inference_steps=request.num_inference_steps,
-                guidance_scale=request.guidance_scale,
-                clip_skip=request.clip_skip,
-                num_images_per_prompt=request.frames,
-                latents=noise,
+            latents = sample(
+                self.pipeline,
+                Conditioner(self.pipeline, words=self.words).pipeline_arguments(
+                    request.prompt, request.negative_prompt, guidance > 1, request.clip_skip
+                ),
+                noise,
+                num_inference_steps=steps,
+                guidance_scale=guidance,
                 generator=generator,
-                output_type="latent",
-                callback_on_step_end=stepped,
-                **steering.pipeline_arguments,
-            ).images
-        return Latents(latents.float().cpu(), request, self.files)
+                scheduler=scheduler,
+                on_step=told,
+                causes=partial(suspects, request, self.pipeline.unet.dtype, bool(self.loras)),
+                arguments=steering.pipeline_arguments,
+            )
+        return Latents(latents, request, self.files)
 
     def decode(self, latents: Latents, on_progress: ProgressCallback | None = None) -> Clip:
         """Pixels from latents, a few frames at a time, in the precision of the VAE (`load`: float32)."""
@@ -233,10 +216,8 @@ class Animator:
                 stack.enter_context(attached)
             return stack.pop_all()
 
-    @contextmanager
-    def _scheduler(self, scheduler: Any) -> Iterator[None]:
-        before, self.pipeline.scheduler = self.pipeline.scheduler, scheduler
-        try:
-            yield
-        finally:
-            self.pipeline.scheduler = before
+    def _scheduler(self, request: CompleteRequest) -> SchedulerMixin:
+        schedule = NoiseSchedule.from_config(self.pipeline.scheduler.config)
+        if self.spec is not None and request.frames > 1:
+            schedule = self.spec.schedule.over_base(schedule)
+        return make_scheduler(request.scheduler, schedule)

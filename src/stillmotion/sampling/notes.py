@@ -6,7 +6,8 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from stillmotion.checkpoints.textual_inversion import normalize_tokens, unused_tokens
+from stillmotion.checkpoints.textual_inversion import unused_tokens
+from stillmotion.diffusion.text import lost_text, normalize_tokens, token_limit
 from stillmotion.request import Request
 
 LITERAL = {
@@ -26,16 +27,8 @@ def prompt_notes(pipeline: Any, request: Request, words: Sequence[str] = ()) -> 
         if read:
             yield f"The {name} is read literally, which may not be meant: {'; '.join(read)}."
         if lost := lost_text(pipeline, normalize_tokens(text, words)):
-            limit = pipeline.tokenizer.model_max_length - 2
+            limit = token_limit(pipeline)
             yield f"The text encoder reads {limit} tokens; the end of the {name} is lost: {_short(lost)!r}."
-
-
-def lost_text(pipeline: Any, text: str) -> str:
-    """The part of a text behind the last token that the pipeline's text encoder reads; "" if it reads all."""
-    tokenizer = pipeline.tokenizer
-    tokens = tokenizer(pipeline.maybe_convert_prompt(text, tokenizer), truncation=False, verbose=False)
-    ids, limit = tokens.input_ids, tokenizer.model_max_length
-    return tokenizer.decode(ids[limit - 1 : -1], skip_special_tokens=True) if len(ids) > limit else ""
 
 
 def _short(text: str) -> str:

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from PIL import Image
 
 from stillmotion.atomic import durable
-from stillmotion.attachments.precision import float32_outside
 from stillmotion.diffusion.noise import video_noise
-from stillmotion.diffusion.text import Conditioner
 from stillmotion.diffusion.vae import decode_frames
+from stillmotion.sampling.sample import sample
 from stillmotion.training.denoiser import Denoiser
 from stillmotion.training.engine.sheets import sheet_path
 from stillmotion.video.clip import Clip, grid
@@ -39,16 +38,8 @@ def sample_sheet(
     They are a clip where motion is attached, else so many stills; always from the same noise.
     """
     config = denoiser.config
-    height, width = size or (config.resolution, config.resolution)
-    options: dict[str, Any] = {
-        "noise_alpha": denoiser.noise_alpha,
-        "width": width,
-        "height": height,
-        "guidance_scale": config.validation_guidance,
-        "num_inference_steps": config.validation_inference_steps,
-    }
     clips = [
-        sample_clip(denoiser.pipeline, denoiser.text, prompt, frames, config.seed + number, **options)
+        sample_clip(denoiser, prompt, frames, config.seed + number, denoiser.noise_alpha, size)
         for number, prompt in enumerate(prompts)
     ]
     path = sheet_path(folder, step)
@@ -56,34 +47,39 @@ def sample_sheet(
     return path
 
 
-@torch.no_grad()
 def sample_clip(
-    pipeline: Any,
-    conditioner: Conditioner,
+    denoiser: Denoiser,
     prompt: str,
     frames: int,
     seed: int,
-    *,
-    width: int,
-    height: int,
     noise_alpha: float = 0.0,
-    **options: Any,
-) -> np.ndarray:
-    """One clip (frames, H, W, 3) uint8 from `video_noise`; `options` are those of the pipeline's call."""
-    names = ("prompt_embeds", "pooled_prompt_embeds")
-    texts = zip(names, conditioner.encode(prompt), conditioner.encode(""), strict=False)
-    arguments: dict[str, Any] = {}
-    for name, wanted, empty in texts:
-        arguments |= {name: wanted, f"negative_{name}": empty}
+    size: tuple[int, int] | None = None,
+) -> npt.NDArray[np.uint8]:
+    """`frames` images (frames, H, W, 3) of a prompt, by the sampler that the Animator has too.
+
+    Args:
+        denoiser: its pipeline draws, with what is attached to it, with the guidance of its config.
+        prompt: what to draw.
+        frames: a clip of so many where motion is attached, else so many stills.
+        seed: decides the noise.
+        noise_alpha: how much of a frame's noise goes on into the next.
+        size: height and width in pixels; default: the resolution of the config.
+    """
+    config, pipeline = denoiser.config, denoiser.pipeline
     generator = torch.Generator().manual_seed(seed)
-    noise = video_noise(pipeline.vae, (frames, height, width), noise_alpha, generator)
-    arguments |= {"num_images_per_prompt": frames, "latents": noise.to(arguments[names[0]].dtype)}
-    with float32_outside(pipeline.unet):
-        latents = pipeline(**arguments, **options, width=width, height=height, output_type="latent").images
-    return decode_frames(pipeline.vae, latents.float())
+    height, width = size or (config.resolution, config.resolution)
+    latents = sample(
+        pipeline,
+        denoiser.text.pipeline_arguments(prompt, guidance=config.validation_guidance > 1),
+        video_noise(pipeline.vae, (frames, height, width), noise_alpha, generator),
+        num_inference_steps=config.validation_inference_steps,
+        guidance_scale=config.validation_guidance,
+        generator=generator,
+    )
+    return decode_frames(pipeline.vae, latents)
 
 
-def save_sheet(clips: Sequence[np.ndarray], path: Path, fps: float) -> None:
+def save_sheet(clips: Sequence[npt.NDArray[np.uint8]], path: Path, fps: float) -> None:
     """Writes `path` (.png: a row per clip, up to 8 frames of it) and beside it the moving clips (.webp)."""
     columns = np.linspace(0, len(clips[0]) - 1, min(COLUMNS, len(clips[0]))).round().astype(int)
     still = tile([frame for clip in clips for frame in clip[columns]], len(columns), GAP, WHITE)

@@ -56,16 +56,6 @@ def _name(number: int) -> str:
 
 def _draw(config: DreamBoothConfig, denoiser: Denoiser, path: Path) -> None:
     number = int(path.stem.removeprefix("class-"))
-    (image,) = sample_clip(
-        denoiser.pipeline,
-        denoiser.text,
-        config.class_prompt or "",
-        1,
-        config.seed + number,
-        width=config.resolution,
-        height=config.resolution,
-        guidance_scale=config.validation_guidance,
-        num_inference_steps=config.validation_inference_steps,
-    )
+    (image,) = sample_clip(denoiser, config.class_prompt or "", 1, config.seed + number)
     with durable(path) as unfinished:
         Image.fromarray(image).save(unfinished, format="PNG")

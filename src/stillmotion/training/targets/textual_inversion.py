@@ -12,10 +12,10 @@ from torch.nn import Parameter
 
 from stillmotion.atomic import durable
 from stillmotion.checkpoints.embeddings import WORD
-from stillmotion.checkpoints.textual_inversion import normalize_tokens
 from stillmotion.datasets.images import find_images
 from stillmotion.datasets.report import Report
 from stillmotion.datasets.sources import Item
+from stillmotion.diffusion.text import normalize_tokens
 from stillmotion.training.config.images import TextualInversionConfig
 from stillmotion.training.data.images import MAX_SAMPLES, ImageDataset
 from stillmotion.training.denoiser import Denoiser, image_loss
