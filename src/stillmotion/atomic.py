@@ -179,11 +179,11 @@ def _check_replaceable(path: Path, overwrite: bool, folder: FolderKind | None) -
         if folder is not None and overwrite:
             raise OutputError(f"{path} is a file, which a folder does not replace: choose another name.")
         if not overwrite:
-            raise OutputError(f"{path} exists: choose another name, or give --force to overwrite it.")
+            raise OutputError(f"{path} exists: choose another name, or overwrite it with `overwrite=True`.")
     elif any(path.iterdir()):
         if not overwrite:
             raise OutputError(
-                f"{path} exists and is not empty: choose another name, or give --force to replace it."
+                f"{path} exists and is not empty: choose another name, or replace it with `overwrite=True`."
             )
         if folder is None:
             raise OutputError(f"{path} is a folder: choose another name.")
@@ -270,7 +270,9 @@ def _link(new: Path, path: Path) -> None:
     try:
         os.link(new, path)
     except FileExistsError as error:
-        raise OutputError(f"{path} exists: choose another name, or give --force to overwrite it.") from error
+        raise OutputError(
+            f"{path} exists: choose another name, or overwrite it with `overwrite=True`."
+        ) from error
     except OSError:  # a file system without hard links
         os.replace(new, path)
     else:

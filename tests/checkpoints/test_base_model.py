@@ -143,7 +143,7 @@ def test_sdxl_has_two_text_encoders(sdxl_folder: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("dropped", "words"),
     [
-        ("first_stage_model.", r"dream.ckpt has no VAE. Give a VAE beside it with vae= \(--vae FILE\)"),
+        ("first_stage_model.", r"dream.ckpt has no VAE. Give a VAE beside it with `vae=FILE`"),
         ("cond_stage_model.", "dream.ckpt has no text encoder. Use the complete checkpoint"),
         ("model.diffusion_model.time_embed.0.bias", "unet in dream.ckpt is not complete: time_embedding"),
         (

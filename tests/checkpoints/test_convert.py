@@ -137,7 +137,7 @@ def test_nothing_is_overwritten_or_left_half_written(sd15_folder, tmp_path, monk
     target = tmp_path / "out"
     target.mkdir()
     (target / "mine.txt").write_text("mine")
-    with pytest.raises(OutputError, match="--force"):
+    with pytest.raises(OutputError, match="overwrite=True"):
         convert(sd15_folder, target)
     with pytest.raises(OutputError, match=r"holds other things than a model \(mine.txt\)"):
         convert(sd15_folder, target, overwrite=True)

@@ -193,7 +193,7 @@ def test_several_motion_loras_add_up(pipeline) -> None:
 
 def test_a_motion_lora_needs_motion_that_fits(pipeline) -> None:
     lora = Lora(motion_parts(tiny_motion()), "pan.ckpt")
-    with pytest.raises(WrongKind, match=r"pan\.ckpt is a motion LoRA .*no motion here.*--motion FILE"):
+    with pytest.raises(WrongKind, match=r"pan\.ckpt is a motion LoRA .*no motion here.*`motion=FILE`"):
         lora.attach(pipeline)
     other = tiny_motion(channels=(32, 128))
     with pytest.raises(Mismatch, match=r"pan\.ckpt is a LoRA for .* and does not fit the motion: .*to_q"):

@@ -205,7 +205,7 @@ def test_shares_and_targets_are_checked_before_anything_is_loaded(tmp_path: Path
         with pytest.raises(RequestError, match=words):
             merge("nowhere", tmp_path / "out.safetensors", others=others)
     (tmp_path / "there.safetensors").touch()
-    with pytest.raises(OutputError, match="--force"):
+    with pytest.raises(OutputError, match="overwrite=True"):
         merge("nowhere", tmp_path / "there.safetensors", others={"b": 0.5})
 
 

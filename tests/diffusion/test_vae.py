@@ -119,5 +119,5 @@ def test_latents_that_do_not_fit_are_a_sentence() -> None:
 def test_a_vae_that_runs_away_is_a_sentence() -> None:
     vae = tiny_vae()
     vae.decoder.conv_out.bias.data[0] = torch.inf
-    with pytest.raises(SamplingError, match=r"VAE .* float32: .*--vae"):
+    with pytest.raises(SamplingError, match=r"VAE .* float32: .*`vae=`"):
         decode_frames(vae, latents_of())

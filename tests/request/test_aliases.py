@@ -52,7 +52,7 @@ def test_old_and_new_name_together_must_agree() -> None:
 
 
 def test_wrong_values_are_told_by_the_new_name() -> None:
-    with pytest.raises(RequestError, match="group_norm is comfy, .* give --group-norm"):
+    with pytest.raises(RequestError, match="group_norm is comfy, .* give `group_norm="):
         Request(prompt="x", parity="comfy")
     with pytest.raises(RequestError, match="motion_scale is -1"):
         Request(prompt="x", motion_strength=-1)
@@ -65,7 +65,7 @@ def test_model_cards(tmp_path) -> None:
 
 def test_flags_work_and_are_not_shown(capsys, monkeypatch) -> None:
     asked = []
-    monkeypatch.setattr("stillmotion.cli.animate.render", lambda request, *rest: asked.append(request))
+    monkeypatch.setattr("stillmotion.cli.animate.render", lambda job, *rest: asked.extend(job.requests))
     flags = ["--motion-strength", "0.5", "--parity", "diffusers", "--lora-parity", "original"]
     assert run(["animate", "x", *flags]) == 0
     assert asked == [Request(prompt="x", **NEW)]

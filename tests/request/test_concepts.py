@@ -148,5 +148,5 @@ def test_broken_lists_of_concepts_are_named(tmp_path, text: str) -> None:
 
 
 def test_a_bundled_model_that_is_not_there_is_named() -> None:
-    with pytest.raises(UnknownFile, match="'nothing'.*--base"):
+    with pytest.raises(UnknownFile, match="'nothing'.*`base=`"):
         bundled_folder("nothing")

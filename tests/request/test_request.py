@@ -62,34 +62,34 @@ requests = st.fixed_dictionaries(
 @pytest.mark.parametrize(
     ("fields", "sentence"),
     [
-        ({"frames": 0}, "frames is 0, but a clip needs at least 1 whole frame: give --frames 16."),
-        ({"frames": "2.5"}, "frames is 2.5, but a clip needs at least 1 whole frame: give --frames 16."),
-        ({"frames": True}, "frames is True, but a clip needs at least 1 whole frame: give --frames 16."),
-        ({"width": 100}, "width is 100, but sizes are multiples of 8: give --width 96."),
-        ({"height": "1"}, "height is 1, but sizes are multiples of 8: give --height 8."),
+        ({"frames": 0}, "frames is 0, but a clip needs at least 1 whole frame: give `frames=16`."),
+        ({"frames": "2.5"}, "frames is 2.5, but a clip needs at least 1 whole frame: give `frames=16`."),
+        ({"frames": True}, "frames is True, but a clip needs at least 1 whole frame: give `frames=16`."),
+        ({"width": 100}, "width is 100, but sizes are multiples of 8: give `width=96`."),
+        ({"height": "1"}, "height is 1, but sizes are multiples of 8: give `height=8`."),
         (
             {"num_inference_steps": 0},
-            "num_inference_steps is 0, but it takes between 1 and 1000 steps: give --num-inference-steps 25.",
+            "num_inference_steps is 0, but it takes between 1 and 1000 steps: give `num_inference_steps=25`.",
         ),
         (
             {"guidance_scale": float("nan")},
-            "guidance_scale is nan, but it must be a number of at least 0: give --guidance-scale 7.5.",
+            "guidance_scale is nan, but it must be a number of at least 0: give `guidance_scale=7.5`.",
         ),
-        ({"seed": -1}, "seed is -1, but a seed is a whole number of at least 0: give --seed 7."),
+        ({"seed": -1}, "seed is -1, but a seed is a whole number of at least 0: give `seed=7`."),
         ({"prompt": {0: "spring"}}, "prompt is {0: 'spring'}, but it must be text"),
         ({"loras": ["a=0.5", "b=much"]}, "loras is much, but each is a file and its weight (a number, or"),
         ({"loras": {"a": {"head": 0.5}}}, "loras is {'head': 0.5}, but each is a file and its weight"),
         ({"motion_loras": "pan.ckpt=0:x"}, "motion_loras is 0:x, but each is a file and its weight"),
         (
             {"lora_alpha": "comfy"},
-            "lora_alpha is comfy, but it must be one of use, ignore: give --lora-alpha",
+            "lora_alpha is comfy, but it must be one of use, ignore: give `lora_alpha=",
         ),
         ({"steps": 20}, "A request has no field steps: did you mean num_inference_steps?"),
         ({"framse": 20}, "A request has no field framse: did you mean frames?"),
         ({"zebra": 20}, "A request has no field zebra: known are prompt, negative_prompt,"),
         (
             {"group_norm": "comfy"},
-            "group_norm is comfy, but it must be one of family, pooled: give --group-norm",
+            "group_norm is comfy, but it must be one of family, pooled: give `group_norm=",
         ),
     ],
 )
@@ -160,7 +160,7 @@ def test_an_unknown_sampler_is_answered_with_all_and_the_closest():
     with pytest.raises(RequestError) as caught:
         Request(prompt="a rocket", scheduler="dpmpp2m")
     assert all(name in str(caught.value) for name in SCHEDULERS)
-    assert str(caught.value).endswith("give --scheduler dpmpp_2m.")
+    assert str(caught.value).endswith("give `scheduler='dpmpp_2m'`.")
 
 
 def test_names_are_read_as_people_write_them():
@@ -216,7 +216,7 @@ def test_the_model_may_fill_fields_that_have_a_default_of_their_own():
 
 
 def test_what_no_one_says_is_asked_for_and_typos_in_defaults_are_not_swallowed():
-    with pytest.raises(RequestError, match=r"no default for width and fps: give --width and --fps\."):
+    with pytest.raises(RequestError, match=r"no default for width and fps: give `width=` and `fps=`\."):
         Request(prompt="x").filled({name: MODEL[name] for name in MODEL.keys() - {"width", "fps"}})
     with pytest.raises(RequestError, match="no field widht: did you mean width"):
         Request(prompt="x").filled({**MODEL, "widht": 64})

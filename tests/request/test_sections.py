@@ -72,7 +72,7 @@ def test_flat_and_sections_are_forms_of_the_same_request() -> None:
         ({"sampling": {"seed": 3}, "seed": 4}, "seed is given twice with different values, once in sampling"),
         (
             {"output": {"frames": 0}},
-            "frames is 0, but a clip needs at least 1 whole frame: give --frames 16.",
+            "frames is 0, but a clip needs at least 1 whole frame: give `frames=16`.",
         ),
     ],
 )

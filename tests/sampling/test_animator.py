@@ -114,7 +114,7 @@ def test_motion_moves_and_its_strength_counts(tiny: Animator) -> None:
     assert all(not np.array_equal(a, b) for a, b in itertools.combinations(clips, 2))
     still = made(seed=0)
     still.motion = None
-    with pytest.raises(RequestError, match="4 frames need motion.*--motion"):
+    with pytest.raises(RequestError, match="4 frames need motion.*`motion=FILE`"):
         still.animate("a rocket", seed=2)
 
 

@@ -62,12 +62,12 @@ def test_without_motion_a_model_of_clips_draws_stills(emoji_folder) -> None:
 def test_an_installation_without_the_bundled_model_says_so(monkeypatch) -> None:
     monkeypatch.setattr("stillmotion.request.installed_models.entry_points", lambda **_: EntryPoints())
     for base in (None, "emoji"):
-        with pytest.raises(UnknownFile, match=r"not installed: pip install 'stillmotion\[emoji\]'.*--base"):
+        with pytest.raises(UnknownFile, match=r"not installed: pip install 'stillmotion\[emoji\]'.*`base=`"):
             Animator.load(base)
 
 
 def test_a_base_without_motion_asks_for_it(sd15_folder) -> None:
-    with pytest.raises(WeightsError, match="brings no motion of its own.*--motion FILE.*motion='none'"):
+    with pytest.raises(WeightsError, match="brings no motion of its own.*`motion=FILE`.*`motion='none'`"):
         Animator.load(str(sd15_folder))
     still = Animator.load(str(sd15_folder), motion="none").animate("a cat", num_inference_steps=2)
     assert (len(still), still.request.motion) == (1, "none")
@@ -230,7 +230,7 @@ def test_a_lora_under_the_other_flag_goes_where_it_belongs(
     wanted, found = (
         Animator.load(base, motion, dtype="fp32", **{flag: {str(path): 0.5}}) for flag in (right, wrong)
     )
-    said = "motion, as --motion-lora does" if right == "motion_loras" else "image model, as --lora does"
+    said = "motion, as `motion_loras=` does" if right == "motion_loras" else "image model, as `loras=` does"
     hints = found.hints(found.request("a rocket"))
     assert [hint for hint in hints if hint.startswith(path.name) and hint.endswith(f"to the {said}.")]
     assert not any(path.name in hint for hint in wanted.hints(wanted.request("a rocket")))
@@ -241,7 +241,7 @@ def test_a_lora_under_the_other_flag_goes_where_it_belongs(
 @pytest.mark.parametrize("flag", ["loras", "motion_loras"])
 def test_a_motion_lora_without_motion_is_refused(flag, sd15_folder, tmp_path) -> None:
     path = save_motion_lora(tmp_path / "pan.safetensors")
-    with pytest.raises(WrongKind, match=r"pan\.safetensors is a motion LoRA .*no motion here.*--motion FILE"):
+    with pytest.raises(WrongKind, match=r"pan\.safetensors is a motion LoRA .*no motion here.*`motion=FILE`"):
         Animator.load(str(sd15_folder), motion="none", **{flag: {str(path): 1.0}})
 
 

@@ -33,7 +33,7 @@ def test_what_is_cut_is_said_of_both_prompts(pipeline, field: str) -> None:
     ("text", "note"),
     [
         ("a (cat:1.3)", "(word:1.3)"),
-        ("a cat <lora:style:0.8>", "--lora"),
+        ("a cat <lora:style:0.8>", "`loras=`"),
         ("a cat BREAK a dog", "BREAK"),
         ("a [cat:dog:0.5]", "[from:to:when]"),
         ("a cat (red), [blue] at 1:2, break", None),

@@ -60,7 +60,9 @@ def test_an_interrupt_inside_pillows_encoder_leaves_nothing(clip, tmp_path, monk
 @pytest.mark.parametrize("name", NAMES)
 def test_nothing_is_overwritten_unless_asked(clip, tmp_path, name):
     path = clip.save(tmp_path / name)
-    with pytest.raises(OutputError, match=r"exists.* choose another name, or give --force"):
+    with pytest.raises(
+        OutputError, match=r"exists.* another name, or (overwrite|replace) it with `overwrite=True`"
+    ):
         clip.save(path)
     with pytest.raises(OutputError, match="exists"):
         check_output(path)

@@ -71,7 +71,7 @@ KINDS: dict[str, Kind] = {
     ),
     "unet": Kind(
         "a UNet alone, without text encoder and VAE",
-        "it is a part of a model; give the whole checkpoint or the diffusers folder as --base",
+        "it is a part of a model; give the whole checkpoint or the diffusers folder as `base=`",
     ),
     "controlnet": Kind(
         "a ControlNet",
@@ -88,7 +88,7 @@ KINDS: dict[str, Kind] = {
     "vae": Kind("a VAE (it turns latents into images)", 'stillmotion animate "PROMPT" --vae {name}'),
     "text-encoder": Kind(
         "a text encoder alone",
-        "it is a part of a model; give the whole checkpoint or the diffusers folder as --base",
+        "it is a part of a model; give the whole checkpoint or the diffusers folder as `base=`",
     ),
     "unknown": Kind("not a file we know", ""),
 }

@@ -220,7 +220,7 @@ class Lora:
             if part == "motion" and motion is None:
                 raise WrongKind(
                     f"{self.name} is {self.kind.title}, and there is no motion here: give it a motion module "
-                    "with motion= (--motion FILE), or leave it out."
+                    "with `motion=FILE`, or leave it out."
                 )
             if network is None:
                 raise Mismatch(

@@ -134,7 +134,7 @@ def _check_bakes(
     if layer_weights.by_frame:
         raise RequestError(
             f"{lora.name} has a weight along the frames, which a file of weights cannot have: give one "
-            "number, or leave it out and use --lora when animating."
+            "number, or leave it out and use `loras=` when animating."
         )
     if set(lora.parts) != {"motion"} if motion else lora.moves:
         kinds = ("a motion module", "a text-to-image model")
@@ -147,7 +147,7 @@ def _check_bakes(
         if layer.bias is None and delta.bias_change(None) is not None:
             raise Mismatch(
                 f"{lora.name} adds a bias to a {type(layer).__name__} of {name} that has none, so it cannot "
-                "be merged: use --lora when animating."
+                "be merged: use `loras=` when animating."
             )
 
 

@@ -118,7 +118,7 @@ def _refuse_not_finite(stored: Tensor, dtype: torch.dtype, key: str, name: str) 
     check_finite({key: stored}, name)
     raise WeightsError(
         f"{key} in {name} has values of up to {stored.float().abs().max():.0f}, too large for "
-        f"{str(dtype).removeprefix('torch.')}. Use dtype='float32' (--dtype fp32)."
+        f"{str(dtype).removeprefix('torch.')}. Use `dtype='float32'`."
     )
 
 

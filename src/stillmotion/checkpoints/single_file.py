@@ -185,7 +185,7 @@ def _check_base(found: FileInfo, header: Header, other_vae: bool) -> None:
     missing = [part for part in missing_parts(header) if not (part == "VAE" and other_vae)]
     if missing:
         only_vae = missing == ["VAE"]
-        way_out = "Give a VAE beside it with vae= (--vae FILE)" if only_vae else "Use the complete checkpoint"
+        way_out = "Give a VAE beside it with `vae=FILE`" if only_vae else "Use the complete checkpoint"
         raise Damaged(f"{found.name} has no {' and no '.join(missing)}. {way_out}.")
 
 
@@ -193,7 +193,7 @@ def _chosen(state: dict[str, Tensor], ema: bool, name: str) -> dict[str, Tensor]
     """The plain weights of the UNet or their averages: the plain ones unless told so or there are none."""
     averaged = any(key.startswith(f"{EMA}diffusion_model") for key in state)
     if ema and not averaged:
-        raise Damaged(f"{name} has no averaged weights (EMA): load it without ema=True (--ema).")
+        raise Damaged(f"{name} has no averaged weights (EMA): load it without `ema=True`.")
     plain = any(key.startswith(UNET) for key in state) and not ema
     return {key: tensor for key, tensor in state.items() if not key.startswith(EMA if plain else UNET)}
 

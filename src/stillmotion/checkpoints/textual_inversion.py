@@ -78,5 +78,5 @@ def _check_new(tokenizer: Any, embedding: Embedding) -> None:
     if embedding.word in vocabulary or f"{embedding.word}_1" in vocabulary:
         raise RequestError(
             f"{embedding.name} is for the word {embedding.word!r}, which this base knows already: give it "
-            "another one with --embedding FILE=WORD."
+            "another one with `embeddings={'FILE': 'WORD'}`."
         )

@@ -20,7 +20,7 @@ from time import monotonic
 import click
 
 import stillmotion
-from stillmotion.cli.output import echo
+from stillmotion.cli.output import echo, in_flags
 from stillmotion.errors import StillmotionError, StillmotionWarning
 from stillmotion.foreign import printable
 
@@ -164,7 +164,7 @@ def _hush_libraries(settings: Settings) -> None:
 
     def note(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
         if settings.verbose or not settings.quiet:
-            echo(f"Note: {message}", err=True)
+            echo(f"Note: {in_flags(str(message))}", err=True)
 
     warnings.showwarning = note
     for name in ("TRANSFORMERS_VERBOSITY", "DIFFUSERS_VERBOSITY"):
@@ -190,7 +190,7 @@ def _of_system(error: Exception) -> bool:
 
 def _sentence(error: Exception) -> str:
     if isinstance(error, StillmotionError):
-        return f"Error: {error}"
+        return f"Error: {in_flags(str(error))}"
     if isinstance(error, OSError) and _of_system(error):
         return f"Error: {error.filename or 'A file'} cannot be used: {error.strerror}."
     text = " ".join(str(error).split()) or type(error).__name__

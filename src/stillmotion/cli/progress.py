@@ -17,6 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.progress import TimeRemainingColumn as Eta
 
 from stillmotion.cli import Settings
+from stillmotion.cli.output import in_flags
 from stillmotion.foreign import printable
 from stillmotion.sampling.jobs import Event, Interrupted, Loaded, Loading, Note, Step
 
@@ -90,7 +91,9 @@ class Waiting:
     def say(self, text: str, always: bool = False) -> None:
         """A line above the bars; with --quiet only if it is `always` said."""
         if always or not self._quiet:
-            self._progress.console.print(printable(text), markup=False, highlight=False, soft_wrap=True)
+            self._progress.console.print(
+                printable(in_flags(text)), markup=False, highlight=False, soft_wrap=True
+            )
 
 
 @contextmanager

@@ -105,8 +105,7 @@ def decode_slices(vae: VAE, latents: Tensor) -> Iterator[npt.NDArray[np.uint8]]:
         if not pixels.isfinite().all():
             raise SamplingError(
                 f"The VAE gave values that are not finite (nan or inf) for frame {done} or soon after, in "
-                f"{str(vae.dtype).removeprefix('torch.')}: load it in float32, or use another VAE (vae=, "
-                "--vae)."
+                f"{str(vae.dtype).removeprefix('torch.')}: load it in float32, or use another VAE (`vae=`)."
             )
         done += len(part)
         yield to_uint8(pixels)

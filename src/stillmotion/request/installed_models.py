@@ -37,7 +37,7 @@ def bundled_folder(name: str = DEFAULT_MODEL) -> Path:
     if not points:
         raise UnknownFile(
             f"The model {name!r} is not installed: {INSTALL if name == DEFAULT_MODEL else 'install it'}, or "
-            "name models of yours with base= and motion= (--base, --motion)."
+            "name models of yours with `base=` and `motion=`."
         )
     if len(points) > 1:
         owners = " and ".join(sorted(map(_package, points.values())))

@@ -56,9 +56,19 @@ def sentence(cls: type[BaseModel], problem: Mapping[str, Any], of: str = "") -> 
     if choices := extra.get("choices"):
         rule = f"{rule} {', '.join(choices)}"
         example = (get_close_matches(str(value).lower(), choices, 1, 0.4) or [example])[0]
-    flag = extra["flags"][:1]
-    given = "=".join([*(flag or [name]), example]) if of else " ".join([*flag, example])
+    setting = "=".join([*(extra["flags"][:1] or [name]), example])
+    given = setting if of else _argument(name, example, extra)
     return f"{name}{of} is {shown(value)}, but {rule}: give {given}."
+
+
+def _argument(name: str, example: str, extra: Mapping[str, Any]) -> str:
+    """`name=example` in Python; the command line writes its own flags for what stands so in backticks."""
+    if extra.get("repeated"):
+        file, _, value = example.partition("=")
+        text = repr({file: float(value) if value else ""})
+    else:
+        text = example if example[:1] in '0123456789"' else repr(example)
+    return f"`{name}={text}`"
 
 
 def _upper_bound(problem: Mapping[str, Any]) -> str | None:

@@ -116,7 +116,7 @@ def found_again(request: Request, records: Sequence[ModelFile], folder: Path, ca
             place = _place(record, folder)
             places[name] = name if place is None else place
             if place is None:
-                missing.append(f"{name} ({record.size:,} bytes; {field}=, --{_flag(field)})")
+                missing.append(f"{name} ({record.size:,} bytes, `{field}=`)")
     if missing:
         raise RequestError(
             f"{carrier} was made with {' and '.join(missing)}, which is not found by this name, "
@@ -188,10 +188,6 @@ def _by_content(record: ModelFile, folder: Path) -> str | None:
         if (entry.is_dir() or entry.name.lower().endswith(CONTENT)) and record.is_at(entry.path):
             return entry.path
     return None
-
-
-def _flag(field: str) -> str:
-    return field.replace("_", "-").removesuffix("s")
 
 
 def _size(path: str) -> int | None:

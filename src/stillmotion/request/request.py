@@ -30,7 +30,7 @@ from stillmotion.request.conditions import (
     conditions_of,
     kind_of,
 )
-from stillmotion.request.fields import Flag, arguments_help, extra_of, field, flag_of
+from stillmotion.request.fields import Flag, arguments_help, field, flag_of
 from stillmotion.request.messages import unknown_field
 from stillmotion.request.sections import (
     DTYPES,
@@ -181,8 +181,8 @@ class Request(ModelFields, Sampling, Output, Prompts):
         fields = {**own, **defaults, **given}
         missing = [name for name in FILLED_BY_MODEL if fields[name] is None]
         if missing:
-            flags = " and ".join(f"{extra_of(type(self), name)['flags'][0]}" for name in missing)
-            raise RequestError(f"The model has no default for {' and '.join(missing)}: give {flags}.")
+            arguments = " and ".join(f"`{name}=`" for name in missing)
+            raise RequestError(f"The model has no default for {' and '.join(missing)}: give {arguments}.")
         if fields["seed"] is None:
             fields["seed"] = secrets.randbelow(2**32)
         return cast("CompleteRequest", self.model_copy(update=fields))

@@ -28,7 +28,7 @@ def check_request(
     elif request.frames > 1:
         raise RequestError(
             f"{request.frames} frames need motion, but only a text-to-image model was loaded: load "
-            "motion that fits it (--motion FILE), or ask for 1 frame."
+            "motion that fits it (`motion=FILE`), or ask for 1 frame."
         )
     encoder = getattr(pipeline, "text_encoder", None)
     if request.clip_skip is None or encoder is None:
@@ -38,7 +38,7 @@ def check_request(
     if request.clip_skip > most:
         raise RequestError(
             f"clip_skip is {request.clip_skip}, but the text encoder has layers for at most {most} "
-            "(clip_skip=, --clip-skip)."
+            f"(`clip_skip={most}`)."
         )
 
 
@@ -58,7 +58,7 @@ def suspects(request: CompleteRequest, dtype: torch.dtype, with_loras: bool) -> 
     if unusual:
         return f"{' and '.join(unusual)}, which is too much."
     if dtype == torch.float16:
-        return "float16 holds no number above 65504; try dtype bfloat16 or float32 (--dtype float32)."
+        return "float16 holds no number above 65504; try bfloat16 or float32 (`dtype='float32'`)."
     if with_loras:
         return "a LoRA may be too strong or damaged; try smaller weights, or leave LoRAs out one by one."
     return "the base or the motion may be damaged, or they do not fit each other; try another file."

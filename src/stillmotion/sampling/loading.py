@@ -168,8 +168,8 @@ def _motion_place(motion: str | Path | None, base: str | Path, place: Path) -> P
     if inside is None and motion is None:
         raise WeightsError(
             f"{base} is a text-to-image model and brings no motion of its own: name a motion module that "
-            "fits it with motion= (--motion FILE), such as v3_sd15_mm.ckpt for Stable Diffusion 1.5, or "
-            f"motion={NO_MOTION!r} for stills."
+            "fits it with `motion=FILE`, such as v3_sd15_mm.ckpt for Stable Diffusion 1.5, or "
+            f"`motion={NO_MOTION!r}` for stills."
         )
     return inside or place
 
@@ -245,7 +245,7 @@ def _bundled_words(
 def _note(flag: str, lora: Lora) -> str | None:
     """One line for a file that was given under the other flag: what it is, and what is done with it."""
     if flag == "loras" and lora.moves:
-        return f"{lora.name} is {lora.kind.title}: it is applied to the motion, as --motion-lora does."
+        return f"{lora.name} is {lora.kind.title}: it is applied to the motion, as `motion_loras=` does."
     if flag == "motion_loras" and not lora.moves:
-        return f"{lora.name} is {lora.kind.title}: it is applied to the image model, as --lora does."
+        return f"{lora.name} is {lora.kind.title}: it is applied to the image model, as `loras=` does."
     return None

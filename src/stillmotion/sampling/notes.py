@@ -12,7 +12,7 @@ from stillmotion.request import Request
 
 LITERAL = {
     r"\([^()]*:\s*\d*\.?\d+\s*\)": "weights as in (word:1.3)",
-    r"<(?:lora|lyco|hypernet):[^<>]*>": "<lora:...>; name the file as a LoRA instead (loras=, --lora)",
+    r"<(?:lora|lyco|hypernet):[^<>]*>": "<lora:...>; name the file as a LoRA instead (`loras=`)",
     r"\bBREAK\b": "BREAK",
     r"\[[^\[\]:]*:[^\[\]:]*:\s*\d*\.?\d+\s*\]": "[from:to:when]",
 }

@@ -55,7 +55,7 @@ class Target:
         if os.path.lexists(kept) and not self.force:
             raise OutputError(
                 f"{kept} holds a clip that was sampled but not decoded: finish it with `stillmotion decode "
-                f"{kept}`, or give --force to throw it away."
+                f"{kept}`, or throw it away with `overwrite=True`."
             )
 
     def write(self, clip: Clip) -> None:
