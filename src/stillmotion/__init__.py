@@ -8,6 +8,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from stillmotion.runtime.startup import collector_paused
+
 if TYPE_CHECKING:
     from stillmotion.attachments.motion import MotionAttachment, attach
     from stillmotion.checkpoints.identify import identify
@@ -67,7 +69,8 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'stillmotion' has no attribute {name!r}")
-    return getattr(import_module(f"stillmotion.{_HOMES[name]}"), name)
+    with collector_paused():
+        return getattr(import_module(f"stillmotion.{_HOMES[name]}"), name)
 
 
 def __dir__() -> list[str]:

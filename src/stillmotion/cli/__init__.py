@@ -7,6 +7,7 @@ unexpected exits with 1, Ctrl-C with 130.
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 import traceback
@@ -120,6 +121,7 @@ def app() -> None:
 
 def main(args: Sequence[str] | None = None) -> None:
     """The `stillmotion` command."""
+    gc.set_threshold(20_000, 20, 20)  # starts a quarter faster (runtime/startup.py)
     try:
         code = run(args)
     except Exception:  # with --debug

@@ -28,6 +28,7 @@ from stillmotion.request.model_card import ModelCard
 from stillmotion.request.model_files import ModelFile, model_names, records_of
 from stillmotion.request.sections import DTYPES, Models
 from stillmotion.runtime.precision import as_device, best_device, best_dtype
+from stillmotion.runtime.startup import collector_paused
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -76,6 +77,7 @@ class LoadedModels:
     files: tuple[ModelFile, ...] = ()
 
 
+@collector_paused()
 def load_models(
     base: str | Path | None = None,
     motion: str | Path | None = None,
