@@ -229,7 +229,7 @@ def _other_architecture(header: Header, name: str) -> FileInfo:
 
 
 def _controlnet(header: Header, name: str) -> FileInfo:
-    layout = "ldm" if _starts(header, "control_model.") else "diffusers"
+    layout = "ldm" if _starts(header, "control_model.", "input_hint_block.") else "diffusers"
     return FileInfo("controlnet", header.name, None, layout, _text_base(header), details=_size(header))
 
 
@@ -264,7 +264,9 @@ RULES = (
     ),
     Rule(
         "controlnet",
-        lambda h: _starts(h, "control_model.", "controlnet_cond_embedding.", "controlnet_down_blocks."),
+        lambda h: _starts(
+            h, "control_model.", "input_hint_block.", "controlnet_cond_embedding.", "controlnet_down_blocks."
+        ),
         _controlnet,
     ),
     Rule("ip-adapter", lambda h: _starts(h, "image_proj.") and _starts(h, "ip_adapter.")),

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 MODELS = {
     "UNet2DConditionModel": "diffusers",
+    "ControlNetModel": "diffusers",
     "AutoencoderKL": "diffusers",
     "AutoencoderTiny": "diffusers",
     "AsymmetricAutoencoderKL": "diffusers",
@@ -57,15 +58,19 @@ def make_module(kind: str, config: Path) -> nn.Module:
     """
     if kind not in MODELS:
         raise WrongKind(f"{config} is a {kind}; known are {', '.join(MODELS)}.")
+    return module_from(kind, read_json(config / "config.json"), str(config / "config.json"))
+
+
+def module_from(kind: str, settings: Mapping[str, Any], name: str) -> nn.Module:
+    """The same after settings, which errors call `name`."""
     from huggingface_hub.errors import StrictDataclassError
 
-    settings = read_json(config / "config.json")
     try:
         with torch.device("meta"), _ComputedBuffers():
-            return _made(kind, settings)
+            return _made(kind, dict(settings))
     except (*MISFITS, StrictDataclassError) as error:
         why = (str(error).splitlines() or [type(error).__name__])[0]
-        raise Damaged(f"{config / 'config.json'} does not describe a {kind} ({why}).") from error
+        raise Damaged(f"{name} does not describe a {kind} ({why}).") from error
 
 
 def _made(kind: str, settings: dict[str, Any]) -> nn.Module:
