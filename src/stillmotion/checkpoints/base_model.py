@@ -27,8 +27,9 @@ from stillmotion.diffusion.schedule import PredictionType
 from stillmotion.errors import Damaged, Mismatch, WrongKind
 
 if TYPE_CHECKING:
-    from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
     from torch import nn
+
+    from stillmotion.diffusion.pipeline import Pipeline
 
 
 def load_base(
@@ -39,7 +40,7 @@ def load_base(
     config: str | Path | None = None,
     prediction_type: PredictionType | None = None,
     ema: bool = False,
-) -> StableDiffusionPipeline | StableDiffusionXLPipeline:
+) -> Pipeline:
     """The text-to-image pipeline in a folder, a hub name, a bundled name ("emoji") or one checkpoint file.
 
     `dtype` is float32 if not given; one per part is possible: {"vae": ..., "default": ...}. `vae` is another

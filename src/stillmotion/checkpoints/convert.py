@@ -29,7 +29,7 @@ from stillmotion.errors import OutputError, WrongKind
 from stillmotion.request.aliases import layout_of_kind
 
 if TYPE_CHECKING:
-    from diffusers import DiffusionPipeline
+    from stillmotion.diffusion.pipeline import Pipeline
 
 BASES = ("checkpoint", "pipeline")
 LORAS = ("lora", "motion-lora", "domain-adapter")
@@ -77,9 +77,7 @@ def convert(
     return save_model(load_model(opened, dtype, ema), target, layout, overwrite)
 
 
-def load_model(
-    source: Source, dtype: torch.dtype | None = None, ema: bool = False
-) -> MotionModel | DiffusionPipeline:
+def load_model(source: Source, dtype: torch.dtype | None = None, ema: bool = False) -> MotionModel | Pipeline:
     """A motion module or a text-to-image model, in its own precision if `dtype` is not given."""
     opened = open_checkpoint(source)
     require_kind(opened.info, *BASES, "motion")
@@ -91,7 +89,7 @@ def load_model(
 
 
 def save_model(
-    model: MotionModel | DiffusionPipeline, target: Path, layout: str | None = None, overwrite: bool = False
+    model: MotionModel | Pipeline, target: Path, layout: str | None = None, overwrite: bool = False
 ) -> Path:
     """Writes a motion module or a text-to-image model as a file or a folder, whole or not at all."""
     check_target(target, overwrite)
@@ -147,7 +145,7 @@ def _write_lora(lora: Lora, target: Path, layout: Any, dtype: torch.dtype | None
     return target
 
 
-def _write_folder(pipeline: DiffusionPipeline, folder: Path) -> None:
+def _write_folder(pipeline: Pipeline, folder: Path) -> None:
     pipeline.save_pretrained(folder)
     for config in (*folder.glob("*.json"), *folder.glob("*/*config.json")):
         config.write_text(without_paths(config.read_text(encoding="utf-8")), encoding="utf-8")

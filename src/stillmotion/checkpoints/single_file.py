@@ -41,8 +41,9 @@ from stillmotion.diffusion.schedule import PredictionType
 from stillmotion.errors import Damaged, UnknownFile, WrongKind
 
 if TYPE_CHECKING:
-    from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
     from torch import Tensor, nn
+
+    from stillmotion.diffusion.pipeline import Pipeline
 
 CONFIGS = Path(__file__).with_name("configs")
 
@@ -72,7 +73,7 @@ def load_single_file(
     config: Path | None = None,
     prediction_type: PredictionType | None = None,
     ema: bool = False,
-) -> StableDiffusionPipeline | StableDiffusionXLPipeline:
+) -> Pipeline:
     """The pipeline in a checkpoint of LDM layout (SD 1.x, 2.x, XL); arguments as in `load_base`."""
     header, found = opened.header, opened.info
     _check_base(found, header, vae is not None)
@@ -121,7 +122,7 @@ def build_pipeline(
     *,
     vae: str | Path | None = None,
     scheduler: Mapping[str, Any] | None = None,
-) -> StableDiffusionPipeline | StableDiffusionXLPipeline:
+) -> Pipeline:
     """A pipeline of the parts that model_index.json in the folder `config` names.
 
     Args:

@@ -16,13 +16,13 @@ from stillmotion.checkpoints.file_kinds import BASES, TEXT_WIDTHS
 from stillmotion.errors import Mismatch, RequestError
 
 if TYPE_CHECKING:
-    from diffusers import DiffusionPipeline
+    from stillmotion.diffusion.pipeline import Pipeline
 
 ENCODERS = {"text_encoder": "tokenizer", "text_encoder_2": "tokenizer_2"}
 """Text encoders of a pipeline and the tokenizer of each."""
 
 
-def load_textual_inversions(pipeline: DiffusionPipeline, embeddings: Sequence[Embedding]) -> tuple[str, ...]:
+def load_textual_inversions(pipeline: Pipeline, embeddings: Sequence[Embedding]) -> tuple[str, ...]:
     """Teaches the pipeline's text encoders these words, and returns them.
 
     Mismatch where the vectors are not as wide as the encoder or are not for the encoders there are;

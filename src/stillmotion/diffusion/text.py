@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from stillmotion.diffusion.pipeline import Pipeline
+
 CACHE_SIZE = 20_000
 EMBEDS = ("prompt_embeds", "negative_prompt_embeds", "pooled_prompt_embeds", "negative_pooled_prompt_embeds")
 """What `encode_prompt` returns, as arguments of a pipeline's call; the last two are SDXL's."""
@@ -35,7 +37,9 @@ class Conditioner:
         words: textual inversions, which are found in any case of letters.
     """
 
-    def __init__(self, pipeline: Any, dtype: torch.dtype | None = None, words: Sequence[str] = ()) -> None:
+    def __init__(
+        self, pipeline: Pipeline, dtype: torch.dtype | None = None, words: Sequence[str] = ()
+    ) -> None:
         self.pipeline = pipeline
         self.dtype = dtype
         self.words = tuple(words)
@@ -115,12 +119,12 @@ class Conditioner:
         return encoded
 
 
-def token_limit(pipeline: Any) -> int:
+def token_limit(pipeline: Pipeline) -> int:
     """How many tokens of a text the pipeline reads, besides those that mark the ends."""
     return min(tokenizer.model_max_length for tokenizer in _tokenizers(pipeline)) - 2
 
 
-def lost_text(pipeline: Any, text: str) -> str:
+def lost_text(pipeline: Pipeline, text: str) -> str:
     """The part of a prompt or caption behind the last token that is read; "" if all of it is.
 
     Where the pipeline has several tokenizers: what at least one of them does not read.
@@ -138,7 +142,7 @@ def lost_text(pipeline: Any, text: str) -> str:
     return lost
 
 
-def note_cut_captions(pipeline: Any, captions: Iterable[str], log: Callable[[str], None]) -> None:
+def note_cut_captions(pipeline: Pipeline, captions: Iterable[str], log: Callable[[str], None]) -> None:
     """Says how many captions are longer than the text encoder reads; their ends teach nothing."""
     cut = [text for text in dict.fromkeys(captions) if lost_text(pipeline, text)]
     if cut:
@@ -155,13 +159,13 @@ def normalize_tokens(text: str, words: Iterable[str]) -> str:
     return text
 
 
-def _tokenizers(pipeline: Any) -> list[Any]:
+def _tokenizers(pipeline: Pipeline) -> list[Any]:
     found = (getattr(pipeline, name, None) for name in TOKENIZERS)
     return [tokenizer for tokenizer in found if tokenizer is not None]
 
 
 @contextmanager
-def _text_model_named(pipeline: Any) -> Iterator[None]:
+def _text_model_named(pipeline: Pipeline) -> Iterator[None]:
     """`text_encoder.text_model` is there, where diffusers looks for it when clip_skip is given.
 
     transformers 5.6 took it out of CLIPTextModel, whose layers are now the model's own.

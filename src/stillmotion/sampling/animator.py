@@ -44,9 +44,10 @@ from stillmotion.video import Clip
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
-    from diffusers import DiffusionPipeline, SchedulerMixin
+    from diffusers import SchedulerMixin
 
     from stillmotion.checkpoints.lora_model import Lora
+    from stillmotion.diffusion.pipeline import Pipeline
     from stillmotion.motion.module import MotionModules
     from stillmotion.request.layer_weights import LayerWeights
     from stillmotion.request.model_files import ModelFile
@@ -64,7 +65,7 @@ class Animator:
 
     def __init__(
         self,
-        pipeline: DiffusionPipeline,
+        pipeline: Pipeline,
         motion: MotionModules | None = None,
         card: ModelCard | None = None,
         models: Models | Mapping[str, Any] | None = None,

@@ -11,17 +11,14 @@ from stillmotion.errors import RequestError
 from stillmotion.request.request import CompleteRequest
 
 if TYPE_CHECKING:
-    from diffusers import DiffusionPipeline
-
+    from stillmotion.diffusion.pipeline import Pipeline
     from stillmotion.motion.module import MotionModules
 
 USUAL = {"guidance_scale": (7.5, 50), "motion_scale": (1, 5), "noise_alpha": (1.5, 100)}
 """Field -> the usual value, and above what it is named as a cause when numbers run away."""
 
 
-def check_request(
-    request: CompleteRequest, pipeline: DiffusionPipeline, motion: MotionModules | None
-) -> None:
+def check_request(request: CompleteRequest, pipeline: Pipeline, motion: MotionModules | None) -> None:
     """RequestError or AttachError for a complete request that these models cannot draw."""
     if motion is not None:
         check_frames(motion.spec, request.frames)

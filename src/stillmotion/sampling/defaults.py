@@ -10,7 +10,7 @@ from stillmotion.motion.families import FAMILIES
 from stillmotion.request.request import FILLED_BY_MODEL
 
 if TYPE_CHECKING:
-    from diffusers import DiffusionPipeline
+    from stillmotion.diffusion.pipeline import Pipeline
 
 STILL_DEFAULTS = {
     "frames": 1,
@@ -25,7 +25,7 @@ STILL_DEFAULTS = {
 DEFAULT_SIZE = (MotionConfig("").width, MotionConfig("").height)
 
 
-def family_defaults(config: MotionConfig | None, pipeline: DiffusionPipeline) -> dict[str, Any]:
+def family_defaults(config: MotionConfig | None, pipeline: Pipeline) -> dict[str, Any]:
     """Fields of a request as the motion's family has them, stills without one.
 
     Where the family says nothing of the size, it is that of the pipeline's UNet.

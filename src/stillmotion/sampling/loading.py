@@ -31,9 +31,9 @@ from stillmotion.runtime.precision import as_device, best_device, best_dtype
 from stillmotion.runtime.startup import collector_paused
 
 if TYPE_CHECKING:
-    from diffusers import DiffusionPipeline
     from torch import nn
 
+    from stillmotion.diffusion.pipeline import Pipeline
     from stillmotion.request import Request
 
 LoraWeights = Mapping[str, LayerWeights | float | str | Mapping[str, float]]
@@ -67,7 +67,7 @@ class LoadedModels:
     `words` are those that textual inversions have added; `files` are records of the files that were named.
     """
 
-    pipeline: DiffusionPipeline
+    pipeline: Pipeline
     motion: MotionModel | None
     card: ModelCard
     models: Models
@@ -221,7 +221,7 @@ def _read_loras(
 
 def _fitting(
     adapters: Iterable[tuple[str, Lora, LayerWeights]],
-    pipeline: DiffusionPipeline,
+    pipeline: Pipeline,
     motion: MotionModel | None,
 ) -> dict[Lora, LayerWeights]:
     """The same, once each has been on: Mismatch for one that does not fit, before any sampling."""
@@ -230,9 +230,7 @@ def _fitting(
     return {lora: weight for _, lora, weight in adapters}
 
 
-def _bundled_words(
-    pipeline: DiffusionPipeline, loras: Sequence[Lora]
-) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def _bundled_words(pipeline: Pipeline, loras: Sequence[Lora]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Teaches the words that came with LoRAs, and returns them and a note for each that cannot be used."""
     words: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()

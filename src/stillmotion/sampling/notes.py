@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 from stillmotion.checkpoints.textual_inversion import unused_tokens
+from stillmotion.diffusion.pipeline import Pipeline
 from stillmotion.diffusion.text import lost_text, normalize_tokens, token_limit
 from stillmotion.request import Request
 
@@ -19,7 +19,7 @@ LITERAL = {
 """Spellings of other programs that are text like any other here."""
 
 
-def prompt_notes(pipeline: Any, request: Request, words: Sequence[str] = ()) -> Iterator[str]:
+def prompt_notes(pipeline: Pipeline, request: Request, words: Sequence[str] = ()) -> Iterator[str]:
     """A sentence for each: unused words of textual inversions, spellings read literally, text that is cut."""
     yield from unused_tokens(words, request.prompt, request.negative_prompt)
     for name, text in (("prompt", request.prompt), ("negative prompt", request.negative_prompt)):

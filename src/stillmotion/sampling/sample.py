@@ -14,12 +14,13 @@ import torch
 from torch import Tensor
 
 from stillmotion.attachments.precision import float32_outside
+from stillmotion.diffusion.pipeline import Pipeline
 from stillmotion.diffusion.vae import pixels_per_latent
 from stillmotion.errors import SamplingError
 
 
 def sample(
-    pipeline: Any,
+    pipeline: Pipeline,
     text: Mapping[str, Tensor],
     noise: Tensor,
     *,
@@ -78,7 +79,7 @@ def sample(
 
 
 @contextmanager
-def _scheduled(pipeline: Any, scheduler: Any) -> Iterator[None]:
+def _scheduled(pipeline: Pipeline, scheduler: Any) -> Iterator[None]:
     """The pipeline has this scheduler for one block, if it is any."""
     before = pipeline.scheduler
     pipeline.scheduler = before if scheduler is None else scheduler

@@ -17,7 +17,7 @@ from stillmotion.checkpoints.tokenizer import clip_vocabulary
 from stillmotion.errors import Damaged
 
 if TYPE_CHECKING:
-    from diffusers import DiffusionPipeline
+    from stillmotion.diffusion.pipeline import Pipeline
 
 CONFIGS_KEY = "stillmotion.configs"
 """Key in a safetensors header: JSON of {name of a file in a diffusers folder: its text}."""
@@ -27,7 +27,7 @@ _WORDS = ("tokenizer.json", "vocab.json", "merges.txt")
 _OF_A_MACHINE = ("_name_or_path", "name_or_path")
 
 
-def packed(pipeline: DiffusionPipeline) -> str:
+def packed(pipeline: Pipeline) -> str:
     """All configs of a pipeline, and its vocabulary where it is not the common CLIP's."""
     with TemporaryDirectory() as place:
         folder = Path(place)

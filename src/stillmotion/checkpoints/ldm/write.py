@@ -14,13 +14,14 @@ from stillmotion.errors import OutputError, WrongKind
 
 if TYPE_CHECKING:
     import torch
-    from diffusers import DiffusionPipeline
     from torch import Tensor, nn
+
+    from stillmotion.diffusion.pipeline import Pipeline
 
 _PARTS = {"unet", "vae", "text_encoder"}
 
 
-def save_single_file(pipeline: DiffusionPipeline, path: str | Path, dtype: torch.dtype | None = None) -> Path:
+def save_single_file(pipeline: Pipeline, path: str | Path, dtype: torch.dtype | None = None) -> Path:
     """Writes a Stable Diffusion pipeline (1.x, 2.x, XL or any sizes) as one .safetensors, and returns where.
 
     `dtype` is that of the parts when it is not given. Other programs read it as any checkpoint; `load_base`
@@ -46,7 +47,7 @@ def save_single_file(pipeline: DiffusionPipeline, path: str | Path, dtype: torch
     return path
 
 
-def ldm_state(pipeline: DiffusionPipeline) -> dict[str, Tensor]:
+def ldm_state(pipeline: Pipeline) -> dict[str, Tensor]:
     """All weights of a pipeline by their names in one file."""
     parts = {name: part for name, part in pipeline.components.items() if part is not None}
     if not parts.keys() >= _PARTS:

@@ -12,10 +12,10 @@ from stillmotion.errors import RequestError
 from stillmotion.request.conditions import ConditionData, kind_of
 
 if TYPE_CHECKING:
-    from diffusers import DiffusionPipeline
     from torch import Tensor
 
     from stillmotion.attachments.base import Attachment
+    from stillmotion.diffusion.pipeline import Pipeline
     from stillmotion.request.request import CompleteRequest
 
 T = TypeVar("T")
@@ -25,7 +25,7 @@ T = TypeVar("T")
 class Run:
     """One clip about to be drawn: the pipeline and the complete request."""
 
-    pipeline: DiffusionPipeline
+    pipeline: Pipeline
     request: CompleteRequest
     kept: MutableMapping[Hashable, Any] = field(default_factory=dict)
     """Models of conditions that were loaded before; those that this clip does not use are forgotten."""
@@ -65,7 +65,7 @@ class Condition(ConditionData):
 
 
 @contextmanager
-def attached(attachments: Sequence[Attachment], pipeline: DiffusionPipeline, frames: int) -> Iterator[None]:
+def attached(attachments: Sequence[Attachment], pipeline: Pipeline, frames: int) -> Iterator[None]:
     """Attachments on a pipeline for one block, in their order; they come off also after an exception."""
     with ExitStack() as stack:
         for attachment in attachments:
