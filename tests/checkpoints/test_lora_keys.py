@@ -320,6 +320,13 @@ def test_names_of_peft_with_and_without_the_adapters_name() -> None:
         ("model.diffusion_model.out.2", ("unet", "conv_out")),
         ("unet.base_model.model.conv_in", ("unet", "conv_in")),
         ("base_model.model.base_model.model.conv_in", ("unet", "conv_in")),
+        ("base_model.model.module._orig_mod.conv_in", ("unet", "conv_in")),
+        ("unet.module.conv_in", ("unet", "conv_in")),
+        ("lora_unet.conv_in", ("unet", "conv_in")),
+        (
+            "lora_te1.text_model.encoder.layers.0.mlp.fc1",
+            ("text_encoder", "text_model.encoder.layers.0.mlp.fc1"),
+        ),
         (
             "text_encoders.clip_g.transformer.text_model.encoder.layers.0.mlp.fc1",
             ("text_encoder_2", "text_model.encoder.layers.0.mlp.fc1"),

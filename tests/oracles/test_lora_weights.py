@@ -179,6 +179,8 @@ def test_adapters_of_other_names_are_in_folders_of_their_own(tmp_path: Path) -> 
         ({"lora_alpha": 1e999}, Damaged, "adapter_config.json|cannot be used"),
         ({"alpha_pattern": {"(": 1}}, Damaged, "alpha_pattern"),
         ({"alpha_pattern": [1]}, Damaged, "alpha_pattern"),
+        ({"alpha_pattern": {"([a-z._0-9]+)+X": 3}}, Damaged, "repeats too much"),
+        ({"rank_pattern": {".*" * 12 + "X": 3}}, Damaged, "repeats too much"),
     ],
 )
 def test_configs_that_cannot_be_applied_are_named(change, error, words, tmp_path: Path) -> None:
@@ -187,6 +189,14 @@ def test_configs_that_cannot_be_applied_are_named(change, error, words, tmp_path
     file.write_text(json.dumps(json.loads(file.read_text()) | change))
     with pytest.raises(error, match=words):
         Lora.load(tmp_path)
+
+
+@pytest.mark.parametrize("spelling", ["lora", "PeftType.LORA"])
+def test_the_type_of_an_adapter_in_other_spellings(spelling, tmp_path: Path) -> None:
+    model = saved_by_peft(PEFT["alpha"](), tmp_path)
+    file = tmp_path / "adapter_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"peft_type": spelling}))
+    assert_acts_as(Lora.load(tmp_path), unet_output(model.base_model.model), 1.0)
 
 
 def test_weights_of_peft_without_their_config_get_a_note(tmp_path: Path) -> None:

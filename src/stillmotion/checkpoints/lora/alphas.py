@@ -10,6 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from math import isfinite, sqrt
 from typing import Any
 
@@ -21,6 +22,13 @@ from stillmotion.lora.deltas import LayerDelta
 KEY = "lora_adapter_metadata"
 WITHOUT = "stillmotion.without_alpha"
 """Layers that have no alpha, in a file where others have one: peft knows no such difference."""
+
+
+LONGEST_PATTERN = 400
+REPEATS = 4
+"""Repetitions in one pattern for names of layers: the time for a match grows with their power."""
+_REPEATS = re.compile(r"[*+{]")
+_REPEATED_GROUP = re.compile(r"\)[*+{]")
 
 
 @dataclass(frozen=True)
@@ -62,21 +70,35 @@ class Alphas:
         layer = diffusers_layer(part, path) if self.settings else ""
         start = next((start for start in DOTTED if layer.startswith(start)), "")
         named = self.settings.get(f"{start}feedforward_modules") or ()
-        if isinstance(named, str):
-            return re.fullmatch(named, layer.removeprefix(start)) is not None
-        return layer.endswith(tuple(map(str, named)))
+        try:
+            if isinstance(named, str):
+                return _pattern(named).fullmatch(layer.removeprefix(start)) is not None
+            return layer.endswith(tuple(map(str, named)))
+        except (TypeError, ValueError) as error:
+            raise Damaged(f"Its feedforward_modules cannot be used ({error}).") from error
 
     def _of_layer(self, path: str, patterns: str, otherwise: str) -> float:
         """peft's rule: the first pattern that the path ends with, else the value for all."""
         try:
             for pattern, value in (self.settings.get(patterns) or {}).items():
-                if re.match(rf"(.*\.)?({pattern})$", path):
+                if _pattern(rf"(.*\.)?({pattern})$").match(path):
                     return _finite(value)
             return _finite(self.settings.get(otherwise, 1))
-        except (AttributeError, TypeError, ValueError, re.error) as error:
+        except (AttributeError, TypeError, ValueError) as error:
             raise Damaged(
                 f"Its {KEY} has {patterns} or {otherwise} that cannot be used ({error})."
             ) from error
+
+
+@lru_cache(maxsize=1024)
+def _pattern(text: str) -> re.Pattern[str]:
+    """A compiled pattern; ValueError for what is none, or could take for ever to match a path."""
+    if len(text) > LONGEST_PATTERN or _REPEATED_GROUP.search(text) or len(_REPEATS.findall(text)) > REPEATS:
+        raise ValueError(f"the pattern {text[:60]!r} repeats too much")
+    try:
+        return re.compile(text)
+    except (re.error, RecursionError, OverflowError) as error:
+        raise ValueError(f"the pattern {text[:60]!r} is none: {error}") from error
 
 
 def _finite(value: Any) -> float:

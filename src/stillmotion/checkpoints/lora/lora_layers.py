@@ -26,16 +26,20 @@ FLAT = {
 
 DOTTED = {
     "unet.": "unet",
+    "lora_unet.": "unet",
+    "lora_te.": "text_encoder",
+    "lora_te1.": "text_encoder",
+    "lora_te2.": "text_encoder_2",
     "diffusion_model.": "unet",
     "model.diffusion_model.": "unet",
     "text_encoder.": "text_encoder",
     "text_encoder_1.": "text_encoder",
     "text_encoder_2.": "text_encoder_2",
 }
-"""How they begin in diffusers' files; without any of these it is the UNet."""
+"""How they begin in diffusers' files and OneTrainer's (lora_unet.); without any of these it is the UNet."""
 
-WRAPPED = "base_model.model."
-"""What peft puts before everything."""
+_WRAPPED = re.compile(r"^(?:base_model\.(?:model\.)?|module\.|_orig_mod\.)+")
+"""What peft, DataParallel and torch.compile put before everything, in any order."""
 
 COMFY_TEXTS = {"l": "text_encoder.", "g": "text_encoder_2."}
 """Text encoders by the letter that ComfyUI has for them."""
@@ -54,13 +58,11 @@ def resolve_layer(layer: str) -> tuple[str, str]:
     if prefix is not None:
         part, path = FLAT[prefix], from_ldm(kohya_to_path(layer.removeprefix(prefix)))
     else:
-        layer = re.sub(r"^(base_model\.(model\.)?)+", "", layer)
+        layer = _WRAPPED.sub("", layer)
         layer = _COMFY_TEXT.sub(lambda found: COMFY_TEXTS[found[1]], layer)
         start = next((start for start in DOTTED if layer.startswith(start)), None)
         part = DOTTED[start] if start else "unet"
-        path = layer.removeprefix(start or "")
-        while path.startswith(WRAPPED):
-            path = path.removeprefix(WRAPPED)
+        path = _WRAPPED.sub("", layer.removeprefix(start or ""))
         path = path if start and part != "unet" else from_ldm(path)
     if part == "unet" and path.startswith((*_TEXT, *_BARE_TEXT)):
         part = "text_encoder"

@@ -20,6 +20,9 @@ WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 APPLIED = ("LORA", "ADALORA", "LOHA", "LOKR", "IA3")
 """Values of peft_type whose tensors are applied."""
 
+USUAL_ALPHA = {"LORA": "lora_alpha", "ADALORA": "lora_alpha", "LOHA": "alpha", "LOKR": "alpha"}
+"""Setting that holds alpha, which is 8 where it is not said."""
+
 TOLD = ("lora_alpha", "alpha", "r", "alpha_pattern", "rank_pattern", "use_rslora", "feedforward_modules")
 """Settings that say how the tensors are scaled, and which of (IA)^3 scale inputs."""
 
@@ -76,7 +79,7 @@ def read_adapter_config(path: Path) -> dict[str, Any]:
 
 def check_config(config: Mapping[str, Any], name: str) -> None:
     """WrongKind naming what this adapter of peft does that is not applied here."""
-    kind = config.get("peft_type", "LORA")
+    kind = _kind(config)
     if kind not in APPLIED:
         raise WrongKind(
             f"{name} is an adapter of peft of the type {kind}, but {', '.join(APPLIED)} are applied: merge "
@@ -98,7 +101,14 @@ def check_config(config: Mapping[str, Any], name: str) -> None:
 def settings_of(config: Mapping[str, Any]) -> dict[str, Any]:
     """What the config tells of scales, in the form in which diffusers keeps it in a file's header."""
     told = {key: config[key] for key in TOLD if config.get(key) is not None}
+    if config and _kind(config) in USUAL_ALPHA:
+        told.setdefault(USUAL_ALPHA[_kind(config)], 8)
     return {f"{start}{key}": value for start in DOTTED for key, value in told.items()}
+
+
+def _kind(config: Mapping[str, Any]) -> str:
+    """peft_type, which some programs write as "lora" or "PeftType.LORA"."""
+    return str(config.get("peft_type", "LORA")).rpartition(".")[2].upper()
 
 
 def saves_whole(config: Mapping[str, Any]) -> bool:
