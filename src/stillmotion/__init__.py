@@ -9,8 +9,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from stillmotion.runtime.startup import collector_paused
+from stillmotion.sampling.conditions import CONDITIONS
 
 if TYPE_CHECKING:
+    from stillmotion.attachments.control import ControlAttachment
     from stillmotion.attachments.motion import MotionAttachment, attach
     from stillmotion.checkpoints.identify import identify
     from stillmotion.checkpoints.lora_model import Lora, LoraAttachment, attach_lora
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
     from stillmotion.motion.families import FAMILIES
     from stillmotion.request import Request
     from stillmotion.sampling.animator import Animator
+    from stillmotion.sampling.conditions import *  # noqa: F403
+    from stillmotion.sampling.conditions.base import Condition, Contribution, Run
     from stillmotion.training.config.trainer import TrainerConfig
     from stillmotion.training.trainer import Trainer
     from stillmotion.video import Clip
@@ -32,11 +36,15 @@ _HOMES = {
     "LoraAttachment": "checkpoints.lora_model",
     "MotionAttachment": "attachments.motion",
     "Clip": "video",
+    "Condition": "sampling.conditions.base",
+    "Contribution": "sampling.conditions.base",
+    "ControlAttachment": "attachments.control",
     "FAMILIES": "motion.families",
     "Lora": "checkpoints.lora_model",
     "MotionModel": "checkpoints.motion_model",
     "MotionConfig": "motion.config",
     "Request": "request",
+    "Run": "sampling.conditions.base",
     "StillmotionError": "errors",
     "Trainer": "training.trainer",
     "TrainerConfig": "training.config.trainer",
@@ -45,6 +53,8 @@ _HOMES = {
     "identify": "checkpoints.identify",
     "progressive_noise": "diffusion.noise",
 }
+_CONDITIONS = {place.partition(":")[2]: place.partition(":")[0] for place in CONDITIONS.values()}
+"""Classes of conditions -> their modules: every row of the table is a public name."""
 
 __all__ = [
     "FAMILIES",
@@ -52,10 +62,14 @@ __all__ = [
     "LoraAttachment",
     "MotionAttachment",
     "Clip",
+    "Condition",
+    "Contribution",
+    "ControlAttachment",
     "Lora",
     "MotionModel",
     "MotionConfig",
     "Request",
+    "Run",
     "StillmotionError",
     "Trainer",
     "TrainerConfig",
@@ -63,14 +77,16 @@ __all__ = [
     "attach_lora",
     "identify",
     "progressive_noise",
+    *_CONDITIONS,
 ]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    place = f"stillmotion.{_HOMES[name]}" if name in _HOMES else _CONDITIONS.get(name)
+    if place is None:
         raise AttributeError(f"module 'stillmotion' has no attribute {name!r}")
     with collector_paused():
-        return getattr(import_module(f"stillmotion.{_HOMES[name]}"), name)
+        return getattr(import_module(place), name)
 
 
 def __dir__() -> list[str]:

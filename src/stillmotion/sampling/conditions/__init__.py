@@ -1,7 +1,8 @@
 """Conditions of a clip besides its text. A new one is a file in this folder and a row here; nothing else.
 
 The file has a class that holds its fields, with their help, and prepares what goes on the pipeline
-(`base.Condition`). Flag, JSON, metadata, `--help` and the table in docs/reference.md come of the row.
+(`base.Condition`); it imports no torch when it is imported. Flag, JSON, metadata, `--help`, the name in
+`stillmotion` and the table in docs/reference.md come of the row.
 """
 
 CONDITIONS: dict[str, str] = {}
