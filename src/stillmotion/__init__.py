@@ -12,10 +12,15 @@ from stillmotion.runtime.startup import collector_paused
 from stillmotion.sampling.conditions import CONDITIONS
 
 if TYPE_CHECKING:
+    from stillmotion.attachments.base import Attachment
     from stillmotion.attachments.control import ControlAttachment
-    from stillmotion.attachments.motion import MotionAttachment, attach
+    from stillmotion.attachments.frames import FrameContext
+    from stillmotion.attachments.lora import LoraAttachment
+    from stillmotion.attachments.motion import MotionAttachment
+    from stillmotion.attachments.stack import AttachmentStack
+    from stillmotion.checkpoints.attach import attach
     from stillmotion.checkpoints.identify import identify
-    from stillmotion.checkpoints.lora_model import Lora, LoraAttachment, attach_lora
+    from stillmotion.checkpoints.lora_model import Lora, attach_lora
     from stillmotion.checkpoints.motion_model import MotionModel
     from stillmotion.diffusion.noise import progressive_noise
     from stillmotion.errors import StillmotionError
@@ -33,7 +38,10 @@ __version__ = "0.2.0"
 
 _HOMES = {
     "Animator": "sampling.animator",
-    "LoraAttachment": "checkpoints.lora_model",
+    "Attachment": "attachments.base",
+    "AttachmentStack": "attachments.stack",
+    "FrameContext": "attachments.frames",
+    "LoraAttachment": "attachments.lora",
     "MotionAttachment": "attachments.motion",
     "Clip": "video",
     "Condition": "sampling.conditions.base",
@@ -48,7 +56,7 @@ _HOMES = {
     "StillmotionError": "errors",
     "Trainer": "training.trainer",
     "TrainerConfig": "training.config.trainer",
-    "attach": "attachments.motion",
+    "attach": "checkpoints.attach",
     "attach_lora": "checkpoints.lora_model",
     "identify": "checkpoints.identify",
     "progressive_noise": "diffusion.noise",
@@ -59,6 +67,9 @@ _CONDITIONS = {place.partition(":")[2]: place.partition(":")[0] for place in CON
 __all__ = [
     "FAMILIES",
     "Animator",
+    "Attachment",
+    "AttachmentStack",
+    "FrameContext",
     "LoraAttachment",
     "MotionAttachment",
     "Clip",

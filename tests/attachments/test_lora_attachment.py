@@ -9,7 +9,7 @@ from tiny import tiny_motion, tiny_pipeline
 from torch import Tensor, nn
 
 from stillmotion.attachments.lora import attach_deltas
-from stillmotion.attachments.motion import attach
+from stillmotion.attachments.motion import attach_motion
 from stillmotion.errors import Mismatch
 
 PIPELINE = tiny_pipeline()
@@ -117,11 +117,11 @@ def test_they_ride_beside_motion(unet) -> None:
     for path, delta in DELTAS.items():
         layer = merged.get_submodule(path)
         layer.weight.data = delta.apply(layer.weight)
-    with attach(merged, motion, 4):
+    with attach_motion(merged, motion, 4):
         wanted = seen(merged)
-    with attach_deltas(unet, DELTAS), attach(unet, motion, 4):
+    with attach_deltas(unet, DELTAS), attach_motion(unet, motion, 4):
         torch.testing.assert_close(seen(unet), wanted, rtol=1e-5, atol=1e-5)
-    with attach(unet, motion, 4), attach_deltas(unet, DELTAS):
+    with attach_motion(unet, motion, 4), attach_deltas(unet, DELTAS):
         torch.testing.assert_close(seen(unet), wanted, rtol=1e-5, atol=1e-5)
 
 

@@ -13,7 +13,7 @@ from peft import LoraConfig
 from tiny import tiny_motion, tiny_pipeline, tiny_unet
 from torch import nn
 
-from stillmotion import attach
+from stillmotion.attachments.motion import attach_motion
 from stillmotion.errors import AttachError
 from stillmotion.motion.module import MotionModules
 
@@ -47,7 +47,7 @@ def hooks(unet) -> list:
 
 def test_detach_restores_bit_for_bit(unet):
     before, keys, children = run(unet), list(unet.state_dict()), [*map(id, unet.modules())]
-    attachment = attach(unet, tiny_motion(resnet_norm="pooled"), FRAMES)
+    attachment = attach_motion(unet, tiny_motion(resnet_norm="pooled"), FRAMES)
     assert attachment.attached and list(unet.state_dict()) == keys and [*map(id, unet.modules())] == children
     assert (run(unet) - before).abs().max() > 1e-2
     attachment.detach()
@@ -58,7 +58,7 @@ def test_detach_restores_bit_for_bit(unet):
 
 def test_detached_after_an_exception(unet):
     before = run(unet)
-    with pytest.raises(Boom), attach(unet, tiny_motion(), FRAMES):
+    with pytest.raises(Boom), attach_motion(unet, tiny_motion(), FRAMES):
         raise Boom
     assert torch.equal(run(unet), before) and not hooks(unet)
 
@@ -66,7 +66,7 @@ def test_detached_after_an_exception(unet):
 def test_detached_after_an_exception_inside_the_unet(unet):
     before = run(unet)
     failing = unet.conv_norm_out.register_forward_pre_hook(lambda *_: (_ for _ in ()).throw(Boom))
-    with pytest.raises(Boom), attach(unet, tiny_motion(resnet_norm="pooled"), FRAMES):
+    with pytest.raises(Boom), attach_motion(unet, tiny_motion(resnet_norm="pooled"), FRAMES):
         run(unet)
     failing.remove()
     assert torch.equal(run(unet), before) and not hooks(unet)
@@ -78,9 +78,9 @@ def test_two_attachments_come_off_in_any_order(unet, first_off):
     still = run(unet)
     alone = []
     for net in nets:
-        with attach(unet, net, FRAMES):
+        with attach_motion(unet, net, FRAMES):
             alone.append(run(unet))
-    attachments = [attach(unet, net, FRAMES) for net in nets]
+    attachments = [attach_motion(unet, net, FRAMES) for net in nets]
     assert not any(torch.equal(run(unet), other) for other in (still, *alone))
     attachments[first_off].detach()
     assert torch.equal(run(unet), alone[1 - first_off])
@@ -90,12 +90,12 @@ def test_two_attachments_come_off_in_any_order(unet, first_off):
 
 def test_a_misfit_leaves_no_hook(unet):
     with pytest.raises(AttachError):
-        attach(unet, [tiny_motion(), lively(MotionModules.for_unet(sd15_shaped()))], FRAMES)
+        attach_motion(unet, [tiny_motion(), lively(MotionModules.for_unet(sd15_shaped()))], FRAMES)
     assert not hooks(unet)
 
 
 def test_a_copy_of_the_unet_carries_its_own_motion(unet):
-    with attach(unet, tiny_motion(), FRAMES):
+    with attach_motion(unet, tiny_motion(), FRAMES):
         moved, twin = run(unet), copy.deepcopy(unet)
     assert torch.equal(run(twin), moved) and not torch.equal(run(unet), moved)
 
@@ -109,7 +109,7 @@ def test_nothing_to_do_is_bit_identical_to_no_motion(unet, row, setting):
     before, broken = run(unet), tiny_motion(**row)
     for parameter in broken.parameters():
         nn.init.constant_(parameter, torch.nan)
-    with attach(unet, broken, **{"frames": FRAMES} | setting):
+    with attach_motion(unet, broken, **{"frames": FRAMES} | setting):
         assert torch.equal(run(unet), before)
 
 
@@ -122,7 +122,7 @@ def test_strength_scales_the_residual(unet):
             nn.init.zeros_(module.temporal_transformer.proj_out.bias)
     seen = []
     tap = unet.conv_norm_out.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
-    attachment = attach(unet, net, FRAMES)
+    attachment = attach_motion(unet, net, FRAMES)
     for scale in (0.0, 1.0, 0.25, -2.0):
         attachment.scale = scale
         run(unet)
@@ -144,7 +144,7 @@ def test_motions_together_act_in_parallel(unet):
         ("one, two", [one, two], [0.7, 0.4]),
         ("two, one", [two, one], [0.4, 0.7]),
     ]:
-        with attach(unet, nets, FRAMES, scales):
+        with attach_motion(unet, nets, FRAMES, scales):
             results[name] = run(unet)
     assert torch.equal(results["one"], results["one and none of two"])
     torch.testing.assert_close(results["one"], results["halves"], rtol=1e-4, atol=1e-4)
@@ -158,7 +158,7 @@ def test_motions_together_act_in_parallel(unet):
 def test_trap_1_attention_gives_tuples_and_resnets_tensors(unet):
     """Outputs keep their kind, and the tail of a tuple goes through."""
     kinds = []
-    with attach(unet, tiny_motion(), FRAMES):
+    with attach_motion(unet, tiny_motion(), FRAMES):
         for slot in (unet.down_blocks[0].attentions[0], unet.down_blocks[1].resnets[0]):
             slot.register_forward_hook(lambda _, args, output: kinds.append(type(output)))
         run(unet)
@@ -180,7 +180,7 @@ def gradients(unet, net, in_unet: bool, in_motion: bool) -> dict[str, torch.Tens
     net.requires_grad_(True).set_gradient_checkpointing(in_motion)
     torch.manual_seed(0)
     x, text = torch.randn(8, 4, 8, 8), torch.randn(8, 7, 32)
-    with attach(unet, net, FRAMES):
+    with attach_motion(unet, net, FRAMES):
         unet.requires_grad_(False)(x, 321, text).sample.square().mean().backward()
     return {name: parameter.grad for name, parameter in net.named_parameters()}
 
@@ -188,11 +188,11 @@ def gradients(unet, net, in_unet: bool, in_motion: bool) -> dict[str, torch.Tens
 def test_trap_3_frames_belong_to_the_attachment(unet):
     """Frames change between calls, guidance and several prompts multiply the batch."""
     net = tiny_motion()
-    with attach(unet, net, FRAMES) as attachment:
+    with attach_motion(unet, net, FRAMES) as attachment:
         both = run(unet, 2 * FRAMES)
         attachment.frames = 2 * FRAMES
         one_long = run(unet, 2 * FRAMES)
-    with attach(unet, net, 2 * FRAMES):
+    with attach_motion(unet, net, 2 * FRAMES):
         assert torch.equal(run(unet, 2 * FRAMES), one_long)
     assert not torch.allclose(both, one_long, atol=1e-3)
 
@@ -200,7 +200,7 @@ def test_trap_3_frames_belong_to_the_attachment(unet):
 def test_trap_3_clips_in_a_batch_do_not_see_each_other(unet):
     torch.manual_seed(0)
     x, text = torch.randn(3 * FRAMES, 4, 8, 8), torch.randn(3 * FRAMES, 7, 32)
-    with torch.no_grad(), attach(unet, tiny_motion(), FRAMES):
+    with torch.no_grad(), attach_motion(unet, tiny_motion(), FRAMES):
         together = unet(x, 321, text).sample
         middle = unet(x[FRAMES:-FRAMES], 321, text[FRAMES:-FRAMES]).sample
     torch.testing.assert_close(together[FRAMES:-FRAMES], middle, rtol=1e-4, atol=1e-5)
@@ -209,14 +209,18 @@ def test_trap_3_clips_in_a_batch_do_not_see_each_other(unet):
 @pytest.mark.parametrize("row", [{}, {"resnet_norm": "pooled"}])
 def test_trap_3_a_batch_that_does_not_divide_is_refused(unet, row):
     sentence = "batch of 6, which is not made of clips of 4 frames: pass num_images_per_prompt=4 or 4 prompts"
-    with attach(unet, tiny_motion(**row), FRAMES), pytest.raises(AttachError, match=sentence):
+    with attach_motion(unet, tiny_motion(**row), FRAMES), pytest.raises(AttachError, match=sentence):
         run(unet, 6)
 
 
 def test_trap_4_motion_follows_the_dtype_of_the_unet_and_says_so(unet, caplog):
     net = tiny_motion()
     unet.to(torch.bfloat16)
-    with caplog.at_level(logging.INFO, "stillmotion"), attach(unet, net, FRAMES), torch.inference_mode():
+    with (
+        caplog.at_level(logging.INFO, "stillmotion"),
+        attach_motion(unet, net, FRAMES),
+        torch.inference_mode(),
+    ):
         out = run(unet, dtype=torch.bfloat16)
         run(unet, dtype=torch.bfloat16)
     assert out.dtype == torch.bfloat16 and {p.dtype for p in net.parameters()} == {torch.bfloat16}
@@ -230,7 +234,7 @@ def test_trap_4_motion_follows_the_dtype_of_the_unet_and_says_so(unet, caplog):
 def test_trap_4_weights_in_training_stay_as_they_are(unet):
     net = tiny_motion().requires_grad_(True)
     x, text = torch.randn(4, 4, 8, 8), torch.randn(4, 7, 32)
-    with attach(unet.requires_grad_(False), net, FRAMES):
+    with attach_motion(unet.requires_grad_(False), net, FRAMES):
         with torch.autocast("cpu", torch.bfloat16):
             unet(x, 321, text).sample.float().mean().backward()
         assert {p.dtype for p in net.parameters()} == {torch.float32}
@@ -252,7 +256,7 @@ def test_trap_5_pooled_norms_are_per_instance_and_come_off():
     for module in net.modules_by_name().values():
         nn.init.zeros_(module.temporal_transformer.proj_out.weight)
         nn.init.zeros_(module.temporal_transformer.proj_out.bias)
-    attachment = attach(unet, net, FRAMES)
+    attachment = attach_motion(unet, net, FRAMES)
     assert (run(unet) - before).abs().max() > 1e-4, "the pooled norms alone change the numbers"
     assert torch.equal(run(other), before) and nn.GroupNorm.forward is forward
     assert not any("forward" in vars(m) for m in unet.modules())
@@ -276,7 +280,7 @@ def test_lora_goes_on_and_off_while_attached():
 
     unet = pipeline.unet
     keys, before = list(unet.state_dict()), run(unet)
-    attachment = attach(unet, net, FRAMES)
+    attachment = attach_motion(unet, net, FRAMES)
     moved = run(unet)
     pipeline.load_lora_weights(lora, adapter_name="style")
     styled = run(unet)
@@ -287,7 +291,7 @@ def test_lora_goes_on_and_off_while_attached():
     assert torch.equal(run(unet), before)
 
     pipeline.load_lora_weights(lora, adapter_name="style")
-    with attach(unet, net, FRAMES):
+    with attach_motion(unet, net, FRAMES):
         assert torch.equal(run(unet), styled), "loaded before or after attaching: the same"
     pipeline.unload_lora_weights()
     assert torch.equal(run(unet), before)
@@ -299,7 +303,7 @@ def test_lora_goes_on_and_off_while_attached():
 def test_motion_for_another_unet(unet):
     net = lively(MotionModules.for_unet(sd15_shaped(), name="sd15-like"))
     with pytest.raises(AttachError) as refused:
-        attach(unet, net)
+        attach_motion(unet, net)
     assert str(refused.value) == (
         "sd15-like motion is made for another UNet: "
         "it has down 16x2 16x2 32x2 32x2, mid 32, up 32x3 32x3 16x3 16x3; "
@@ -319,35 +323,35 @@ def test_motion_for_another_unet(unet):
 )
 def test_bad_settings(unet, settings, sentence):
     with pytest.raises(AttachError, match=sentence):
-        attach(unet, tiny_motion(), **settings)
+        attach_motion(unet, tiny_motion(), **settings)
     assert not hooks(unet)
 
 
 def test_wrapped_unets(unet):
-    """DistributedDataParallel and the like are looked through; what cannot work says so."""
-    expected = None
-    for wrapped in (unet, nn.DataParallel(unet)):
-        with attach(wrapped, tiny_motion(), FRAMES):
+    """Pipelines, DistributedDataParallel and the like are looked through; what cannot work says so."""
+    expected, pipeline = None, tiny_pipeline()
+    pipeline.unet = unet
+    for wrapped in (unet, nn.DataParallel(unet), pipeline):
+        with attach_motion(wrapped, tiny_motion(), FRAMES):
             moved = run(unet)
         assert expected is None or torch.equal(moved, expected)
         expected = moved
     refused = {
         "attach to the plain UNet, then compile": torch.compile(unet),
-        r"attach\(pipeline.unet": tiny_pipeline(),
         "Linear is not a UNet2DConditionModel": nn.Linear(2, 2),
         "temporal layers of its own": UNetMotionModel.from_unet2d(unet),
     }
     for sentence, wrong in refused.items():
         with pytest.raises(AttachError, match=sentence):
-            attach(wrong, tiny_motion(), FRAMES)
+            attach_motion(wrong, tiny_motion(), FRAMES)
     with pytest.raises(AttachError, match="Linear is not motion: give a MotionModel"):
-        attach(unet, nn.Linear(2, 2))
+        attach_motion(unet, nn.Linear(2, 2))
 
 
 def test_wrapped_motion(unet):
-    with attach(unet, tiny_motion(), FRAMES):
+    with attach_motion(unet, tiny_motion(), FRAMES):
         expected = run(unet)
-    with attach(unet, nn.DataParallel(tiny_motion()), FRAMES):
+    with attach_motion(unet, nn.DataParallel(tiny_motion()), FRAMES):
         assert torch.equal(run(unet), expected)
 
 
@@ -357,7 +361,7 @@ def test_wrapped_motion(unet):
 @pytest.mark.slow
 def test_export_carries_the_motion(unet):
     x, text = torch.randn(8, 4, 8, 8), torch.randn(8, 7, 32)
-    with torch.no_grad(), attach(unet, tiny_motion(resnet_norm="pooled"), FRAMES):
+    with torch.no_grad(), attach_motion(unet, tiny_motion(resnet_norm="pooled"), FRAMES):
         expected = unet(x, torch.tensor(321), text).sample
         exported = torch.export.export(unet, (x, torch.tensor(321), text), strict=False)
     with torch.no_grad():
@@ -368,7 +372,7 @@ def test_export_carries_the_motion(unet):
 def test_compiled_after_attaching(unet):
     """Without a graph break; a change of frames is noticed."""
     x, text = torch.randn(8, 4, 8, 8), torch.randn(8, 7, 32)
-    with torch.no_grad(), attach(unet, tiny_motion(resnet_norm="pooled"), FRAMES) as attachment:
+    with torch.no_grad(), attach_motion(unet, tiny_motion(resnet_norm="pooled"), FRAMES) as attachment:
         compiled = torch.compile(unet, backend="eager", fullgraph=True)
         for frames in (FRAMES, 2):
             attachment.frames = frames

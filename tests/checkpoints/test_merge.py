@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from tiny import tiny_motion, tiny_pipeline, tiny_unet
 from torch import Tensor, nn
 
-from stillmotion.attachments.motion import attach
+from stillmotion.attachments.motion import attach_motion
 from stillmotion.checkpoints.base_model import load_base
 from stillmotion.checkpoints.convert import load_model
 from stillmotion.checkpoints.ldm.write import save_single_file
@@ -102,10 +102,10 @@ def test_several_loras_with_weights_by_part_and_block() -> None:
 def test_a_motion_lora_in_a_motion_module() -> None:
     motion, unet = motion_model(), tiny_unet()
     lora = Lora(motion_parts(motion))
-    with lora.attach(None, motion), attach(unet, motion, 4):
+    with lora.attach(None, motion), attach_motion(unet, motion, 4):
         attached = drawn(unet)
     bake(motion, {lora: 1.0})
-    with attach(unet, motion, 4):
+    with attach_motion(unet, motion, 4):
         assert torch.allclose(drawn(unet), attached, atol=1e-5)
 
 

@@ -13,7 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from tiny import TINY_MOTION, tiny_motion, tiny_unet
 
-from stillmotion.attachments.motion import attach
+from stillmotion.attachments.motion import attach_motion
 from stillmotion.checkpoints import motion_model
 from stillmotion.checkpoints.motion_keys import POSITIONS
 from stillmotion.checkpoints.motion_layout import from_canonical
@@ -89,7 +89,7 @@ def test_a_loaded_model_animates_as_before(tmp_path: Path) -> None:
     x, text = torch.randn(4, 4, 8, 8), torch.randn(4, 7, 32)
     results = []
     for net in (saved, MotionModel.load(tmp_path / "m.safetensors")):
-        with attach(unet, net, frames=4), torch.no_grad():
+        with attach_motion(unet, net, frames=4), torch.no_grad():
             results.append(unet(x, 5, text).sample)
     assert torch.equal(*results)
 

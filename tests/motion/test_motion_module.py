@@ -14,7 +14,7 @@ from oracles.reference import Motion
 from oracles.reference import positions as reference_positions
 from tiny import TINY_MOTION, tiny_motion, tiny_unet
 
-from stillmotion.attachments.motion import attach
+from stillmotion.attachments.motion import attach_motion
 from stillmotion.errors import AttachError, Mismatch
 from stillmotion.motion.families import FAMILIES
 from stillmotion.motion.module import MotionModule, MotionModules, attend
@@ -235,7 +235,7 @@ def test_for_unet_fits_any_unet(kind):
     added = {"text_embeds": torch.randn(6, 32), "time_ids": torch.rand(6, 6)}
     with torch.no_grad():
         before = unet(x, 7, text, added_cond_kwargs=added).sample
-        with attach(unet, net, 3):
+        with attach_motion(unet, net, 3):
             moved = unet(x, 7, text, added_cond_kwargs=added).sample
         assert not torch.allclose(before, moved, atol=1e-3)
         assert torch.equal(unet(x, 7, text, added_cond_kwargs=added).sample, before)

@@ -17,7 +17,7 @@ from diffusers import (
 from oracles.peers import adapter_of, motion_unet
 from tiny import SIZE, tiny_motion, tiny_pipeline
 
-from stillmotion.attachments.motion import attach
+from stillmotion.attachments.motion import attach_motion
 
 FRAMES = 6
 PROMPT, AGAIN = "a red rocket", "a blue cat"
@@ -59,7 +59,7 @@ SETTINGS = {"num_inference_steps": 3, "guidance_scale": 4.0, "output_type": "pt"
 def test_text_to_video(kind, mid):
     pipeline, net = tiny_pipeline(kind), tiny_motion(mid=mid)
     size = {"height": SIZE, "width": SIZE}
-    with attach(pipeline.unet, net, FRAMES, group_norm="pooled"):
+    with attach_motion(pipeline.unet, net, FRAMES, group_norm="pooled"):
         ours = pipeline(PROMPT, num_images_per_prompt=FRAMES, latents=noise(), **size, **SETTINGS).images
     still = pipeline(PROMPT, num_images_per_prompt=FRAMES, latents=noise(), **size, **SETTINGS).images
     cls = AnimateDiffPipeline if kind == "sd15" else AnimateDiffSDXLPipeline
@@ -72,7 +72,7 @@ def test_text_to_video(kind, mid):
 def test_two_prompts_are_two_clips():
     pipeline, net = tiny_pipeline(), tiny_motion()
     latents = torch.cat([noise(1), noise(2)])
-    with attach(pipeline.unet, net, FRAMES):
+    with attach_motion(pipeline.unet, net, FRAMES):
         both = pipeline([PROMPT, AGAIN], num_images_per_prompt=FRAMES, latents=latents, **SETTINGS).images
         second = pipeline(AGAIN, num_images_per_prompt=FRAMES, latents=noise(2), **SETTINGS).images
     assert (both[FRAMES:] - second).abs().max() < 1e-5
@@ -86,7 +86,7 @@ def test_controlnet():
         torch.nn.init.normal_(layer.weight, std=0.2)
     torch.nn.init.normal_(control.controlnet_cond_embedding.conv_out.weight, std=0.2)
     stock = built_from(StableDiffusionControlNetPipeline, pipeline, controlnet=control)
-    with attach(stock.unet, net, FRAMES, group_norm="pooled"):
+    with attach_motion(stock.unet, net, FRAMES, group_norm="pooled"):
         ours = stock([PROMPT] * FRAMES, image=images(), latents=noise(), **SETTINGS).images
         other = stock([PROMPT] * FRAMES, image=images(7), latents=noise(), **SETTINGS).images
     peer = built_from(
@@ -118,7 +118,7 @@ def test_img2img_equals_video_to_video():
             pipeline.vae.encode(images() * 2 - 1).latent_dist.mode() * pipeline.vae.config.scaling_factor
         )
     settings = {**SETTINGS, "num_inference_steps": 5}
-    with attach(stock.unet, net, FRAMES, group_norm="pooled"):
+    with attach_motion(stock.unet, net, FRAMES, group_norm="pooled"):
         ours = stock(
             [PROMPT] * FRAMES, image=latents, strength=0.6, generator=_generator(), **settings
         ).images
@@ -176,7 +176,7 @@ def test_frames_see_each_other_only_with_motion(cls, run):
     two = one.clone()
     two[-1] = 1 - two[-1]
     apart = run(pipeline, one), run(pipeline, two)
-    with attach(pipeline.unet, tiny_motion(), FRAMES):
+    with attach_motion(pipeline.unet, tiny_motion(), FRAMES):
         moved = run(pipeline, one), run(pipeline, two)
     assert torch.equal(apart[0][0], apart[1][0])
     assert (moved[0][0] - moved[1][0]).abs().max() > 1e-4

@@ -7,7 +7,7 @@ import torch
 from oracles.peers import asymmetric, fold, inputs, lively, motion_unet, sd15_shaped, sdxl_shaped, unfold
 from oracles.reference import ReferenceUNet
 
-from stillmotion.attachments.motion import attach
+from stillmotion.attachments.motion import attach_motion
 from stillmotion.motion.module import MotionModules
 
 SHAPES = {"sd15": sd15_shaped, "sdxl": sdxl_shaped, "asymmetric": asymmetric}
@@ -18,7 +18,7 @@ def attached(unet, net, clip, text, added, group_norm, timestep=321):
     """The stock UNet on the folded clip, text and conditions repeated per frame."""
     frames = clip.shape[2]
     added = added and {name: value.repeat_interleave(frames, 0) for name, value in added.items()}
-    with torch.no_grad(), attach(unet, net, frames, group_norm=group_norm):
+    with torch.no_grad(), attach_motion(unet, net, frames, group_norm=group_norm):
         text = text.repeat_interleave(frames, 0)
         return unfold(unet(fold(clip), timestep, text, added_cond_kwargs=added).sample, frames)
 

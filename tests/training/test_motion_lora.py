@@ -21,7 +21,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from tiny import SIZE
 
-from stillmotion.attachments.motion import attach
+from stillmotion.attachments.motion import attach_motion
 from stillmotion.checkpoints.base_model import load_base
 from stillmotion.checkpoints.identify import identify
 from stillmotion.checkpoints.lora_model import Lora
@@ -103,7 +103,7 @@ def test_diffusers_computes_the_same_with_it(configure_lora, emoji_folder):
     theirs = peer("a rocket", num_frames=4, latents=video, **size).frames[0]
 
     def ours(*files: str) -> torch.Tensor:
-        with attach(pipeline.unet, net, 4, group_norm="pooled"):
+        with attach_motion(pipeline.unet, net, 4, group_norm="pooled"):
             attached = [Lora.load(outcome.output / file).attach(pipeline, net) for file in files]
             made = pipeline("a rocket", num_images_per_prompt=4, latents=latents.clone(), **size).images
             for lora in attached:

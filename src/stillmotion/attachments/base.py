@@ -51,10 +51,7 @@ class Attachment:
     _handles: Sequence[Handle] = ()
     _context: FrameContext | None = None
     _enabled = True
-    unet: nn.Module | None = None
-    """The UNet while attached."""
-    target: Any = None
-    """What `attach` was given, a pipeline or a UNet; only inside `on_attach`."""
+    _on: tuple[nn.Module, Any] | None = None  # a tuple: no part of a subclass that is a Module
 
     def on_attach(self, unet: nn.Module) -> Iterable[Handle]:
         """Puts on what it does and returns, or better yields, a handle for each thing.
@@ -84,7 +81,7 @@ class Attachment:
         network = self.network_of(target)
         context = FrameContext.on(network)
         context.join(self, network, frames)
-        self.target, self.unet, self._context = target, network, context
+        self._on, self._context = (network, target), context
         first = RemovableHandle.next_id
         handles: list[Handle] = []
         self._handles = handles
@@ -96,15 +93,15 @@ class Attachment:
                 self._take(handle)
                 handles.append(handle)
             undo.pop_all()
-        self.target = None
+        self._on = (network, None)
         return self
 
     def detach(self) -> None:
         """Take it off: the UNet is what it was before. A second call does nothing."""
-        handles, self._handles, self.target = self._handles, (), None
-        if self._context is not None and self.unet is not None:
-            self._context.leave(self, self.unet)
-        self.unet = None
+        handles, self._handles = self._handles, ()
+        if self._context is not None and self._on is not None:
+            self._context.leave(self, self._on[0])
+        self._on = None
         with ExitStack() as stack:  # all of them, the last first, also when one fails
             for handle in handles:
                 stack.callback(handle.remove)
@@ -112,6 +109,16 @@ class Attachment:
     def remove(self) -> None:
         """The same as `detach`, so that one attachment can be a handle of another."""
         self.detach()
+
+    @property
+    def unet(self) -> nn.Module | None:
+        """The UNet (or other network) that it is on."""
+        return None if self._on is None else self._on[0]
+
+    @property
+    def target(self) -> Any:
+        """What `attach` was given, a pipeline or a UNet; only inside `on_attach`."""
+        return None if self._on is None else self._on[1]
 
     @property
     def attached(self) -> bool:

@@ -5,7 +5,7 @@ the frames. Nothing of the UNet is replaced and no module is added to it, so its
 attached, and once the hooks are off it is the same UNet bit for bit.
 
 Motions given together act in parallel on the same input, h + s1*d1(h) + s2*d2(h), so their order does not
-matter; a second `attach` on the same UNet acts on the output of the first.
+matter; a second attachment on the same UNet acts on the output of the first.
 
 Attach first, then compile, convert or export: what was exported keeps the motion it had. If the UNet
 checkpoints its resnets, finish the backward pass before detaching: they run again in it, hooks included.
@@ -14,18 +14,19 @@ checkpoints its resnets, finish the backward pass before detaching: they run aga
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
-from stillmotion.attachments.hooks import HookSet
+from stillmotion.attachments.base import Attachment, Handle
+from stillmotion.attachments.frames import FrameContext
 from stillmotion.errors import AttachError
 from stillmotion.motion.config import MotionConfig, Norm, describe_shape
 from stillmotion.motion.module import MotionModule, MotionModules
-from stillmotion.motion.slots import has_mid, slots, unwrap_unet, widths
+from stillmotion.motion.slots import has_mid, slots, widths
 
 GroupNormMode = Literal["family", "pooled"]
 """Group norms as the family was trained, or every motion norm pooled over the clip, as diffusers does."""
@@ -43,61 +44,76 @@ def check_frames(spec: MotionConfig, frames: int) -> None:
         )
 
 
-def attach(
-    unet: nn.Module,
+def attach_motion(
+    target: Any,
     motion: MotionModules | Sequence[MotionModules],
     frames: int = 16,
     scale: float | Sequence[float] = 1.0,
     group_norm: GroupNormMode = "family",
+    single_frame: bool = False,
 ) -> MotionAttachment:
-    """Put motion on a UNet2DConditionModel: `with attach(...):`, or `.detach()` on what this returns.
+    """Put motion on a UNet or a pipeline's: `with attach_motion(...):`, or `.detach()` on what this returns.
 
-    The batch of each call is clips of `frames` images, clip after clip. `scale` scales what each motion
-    adds; at 0, or with one frame, the UNet computes exactly what it does without motion. (The resnet norms
-    that v1 pools over the clip are pooled at any scale but 0.) AttachError where motion does not fit the
-    UNet, or a batch does not divide by the frames.
+    The batch of each call is clips of `frames` images, clip after clip; the other arguments are those of
+    `MotionAttachment`. AttachError where motion does not fit the UNet, or a batch is not made of such clips.
     """
-    return MotionAttachment(unet, motion, frames, scale, group_norm)
+    return MotionAttachment(motion, scale, group_norm, single_frame).attach(target, frames)
 
 
-class MotionAttachment(HookSet):
-    """Motion attached to a UNet until `.detach()`; `.frames` and `.scale` may change between two calls."""
+class MotionAttachment(Attachment):
+    """Motion on a UNet, from `.attach(pipeline_or_unet, frames)` on; settings may change between two calls.
+
+    Args:
+        motion: one set of motion modules, or several that act in parallel.
+        scale: what each adds is multiplied by it; at 0 the UNet computes exactly what it does without motion.
+            (The resnet norms that v1 pools over the clip are pooled at any scale but 0.)
+        group_norm: norms as the family was trained, or all pooled over the clip, as diffusers does.
+        single_frame: whether motion acts on clips of one frame, as in AnimateDiff and diffusers. A window of
+            one frame out of a longer clip always has motion.
+    """
 
     def __init__(
         self,
-        unet: nn.Module,
         motion: MotionModules | Sequence[MotionModules],
-        frames: int,
-        scale: float | Sequence[float],
-        group_norm: GroupNormMode,
+        scale: float | Sequence[float] = 1.0,
+        group_norm: GroupNormMode = "family",
+        single_frame: bool = False,
     ) -> None:
-        super().__init__()
+        self.motions = [_net(m) for m in (motion if isinstance(motion, Sequence) else [motion])]
+        self._modules = [net.modules_by_name() for net in self.motions]
+        self.scale = scale
+        self.group_norm = group_norm
+        self.single_frame = single_frame
+
+    def on_attach(self, unet: nn.Module) -> Iterator[Handle]:
+        """A hook for each slot that a motion has a module for, and those that pool v1's resnet norms."""
+        for net in self.motions:
+            _check_fit(net, unet)
+        places = slots(unet)
+        for name in dict.fromkeys(name for modules in self._modules for name in modules):
+            yield places[name].module.register_forward_hook(partial(self._after_slot, name))
+        if any(net.spec.resnet_norm == "pooled" for net in self.motions):
+            for norm in _resnet_norms(unet):
+                yield norm.register_forward_pre_hook(self._before_norm)
+                yield norm.register_forward_hook(_after_norm)
+
+    def check_frames(self, frames: int) -> None:
+        """AttachError if one of the motions has no positions for so many frames at once."""
+        for net in self.motions:
+            check_frames(net.spec, frames)
+
+    @property
+    def group_norm(self) -> GroupNormMode:
+        """Which norms are pooled over the clip."""
+        return self._group_norm
+
+    @group_norm.setter
+    def group_norm(self, group_norm: GroupNormMode) -> None:
         if group_norm not in get_args(GroupNormMode):
             raise AttachError(
                 f"group_norm is {group_norm!r}, expected one of {', '.join(get_args(GroupNormMode))}."
             )
-        self.unet = unwrap_unet(unet)
-        self.motions = [_net(m) for m in (motion if isinstance(motion, Sequence) else [motion])]
-        self.group_norm = group_norm
-        self.frames = frames
-        self.scale = scale
-        for net in self.motions:
-            _check_fit(net, self.unet)
-        self._modules = [net.modules_by_name() for net in self.motions]
-        self._hook()
-
-    @property
-    def frames(self) -> int:
-        """Images per clip: the batch of every call must be a multiple of it."""
-        return self._frames
-
-    @frames.setter
-    def frames(self, frames: int) -> None:
-        if isinstance(frames, bool) or not isinstance(frames, int) or frames < 1:
-            raise AttachError(f"frames is {frames!r}, expected a whole number of at least 1.")
-        for net in self.motions:
-            check_frames(net.spec, frames)
-        self._frames = frames
+        self._group_norm = group_norm
 
     @property
     def scale(self) -> list[float]:
@@ -111,16 +127,6 @@ class MotionAttachment(HookSet):
             raise AttachError(f"{len(each)} scales were given for {len(self.motions)} motions: one for each.")
         self._scale = [float(value) for value in each]
 
-    def _hook(self) -> None:
-        places = slots(self.unet)
-        for name in dict.fromkeys(name for modules in self._modules for name in modules):
-            hook = partial(self._after_slot, name)
-            self._handles.append(places[name].module.register_forward_hook(hook))
-        if self.group_norm == "family" and any(net.spec.resnet_norm == "pooled" for net in self.motions):
-            for norm in _resnet_norms(self.unet):
-                self._handles.append(norm.register_forward_pre_hook(self._before_norm))
-                self._handles.append(norm.register_forward_hook(_after_norm))
-
     def _after_slot(self, name: str, slot: nn.Module, args: Any, output: Any) -> Any:
         """Attention returns a tuple (the blocks ask with return_dict=False), a resnet a tensor; so do we."""
         active = self._active(name)
@@ -131,48 +137,48 @@ class MotionAttachment(HookSet):
         return self._moved(output, active)
 
     def _active(self, name: str) -> list[tuple[MotionModules, MotionModule, float]]:
-        if self._frames == 1:
+        if self.context.total == 1 and not self.single_frame:
             return []
         everyone = zip(self.motions, self._modules, self._scale, strict=True)
         return [(net, modules[name], s) for net, modules, s in everyone if s and name in modules]
 
     def _moved(self, hidden: Tensor, active: list[tuple[MotionModules, MotionModule, float]]) -> Tensor:
-        self._check_batch(hidden.shape[0])
-        moved = hidden
+        frames, moved = self.context.frames, hidden
+        self.context.clips(hidden.shape[0])
+        norm: Norm | None = "pooled" if self.group_norm == "pooled" else None
         for net, module, scale in active:
             _follow(net, module, hidden)
-            moved = torch.add(moved, module.residual(hidden, self._frames, self._norm), alpha=scale)
+            moved = torch.add(moved, module.residual(hidden, frames, norm), alpha=scale)
         return moved
-
-    @property
-    def _norm(self) -> Norm | None:
-        return "pooled" if self.group_norm == "pooled" else None
-
-    def _check_batch(self, batch: int) -> None:
-        if batch % self._frames:
-            raise AttachError(
-                f"The UNet got a batch of {batch}, which is not made of clips of {self._frames} frames: pass "
-                f"num_images_per_prompt={self._frames} or {self._frames} prompts, or set attachment.frames."
-            )
 
     def _before_norm(self, norm: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
         """v1's ResNet norms see (b, c, f, h, w), statistics over the whole clip (compat.md 3.4)."""
-        pooled = any(
+        frames = self.context.frames
+        pooled = self.group_norm == "family" and any(
             s and net.spec.resnet_norm == "pooled" for net, s in zip(self.motions, self._scale, strict=True)
         )
-        if self._frames == 1 or not pooled or args[0].ndim == 5:
+        if frames == 1 or not pooled or args[0].ndim == 5:
             return None
-        self._check_batch(args[0].shape[0])
-        return (args[0].unflatten(0, (-1, self._frames)).transpose(1, 2), *args[1:])
+        clips = self.context.clips(args[0].shape[0])
+        return (args[0].unflatten(0, (clips, frames)).transpose(1, 2), *args[1:])
 
 
 def _after_norm(norm: nn.Module, args: Any, output: Tensor) -> Tensor | None:
     return output.transpose(1, 2).flatten(0, 1) if output.ndim == 5 else None
 
 
+def attached_motion(target: Any) -> MotionModules | None:
+    """The motion that is attached to a UNet or a pipeline's, if it is exactly one."""
+    network = target if isinstance(target, nn.Module) else getattr(target, "unet", None)
+    others = FrameContext.on(network).attachments if isinstance(network, nn.Module) else []
+    found = [net for other in others if isinstance(other, MotionAttachment) for net in other.motions]
+    return found[0] if len(found) == 1 else None
+
+
 def _resnet_norms(unet: nn.Module) -> list[nn.GroupNorm]:
     """`norm1` and `norm2` of every resnet, and `conv_norm_out`: what the v1 original pools."""
-    blocks = [*unet.down_blocks, unet.mid_block, *unet.up_blocks]
+    blocks: list[Any] = [block for path in ("down_blocks", "up_blocks") for block in getattr(unet, path)]
+    blocks.append(unet.mid_block)
     resnets = [resnet for block in blocks if block is not None for resnet in block.resnets]
     norms = [norm for resnet in resnets for norm in (resnet.norm1, resnet.norm2)] + [unet.conv_norm_out]
     return [norm for norm in norms if isinstance(norm, nn.GroupNorm)]

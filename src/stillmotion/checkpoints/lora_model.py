@@ -11,17 +11,18 @@ pipeline is the same bit for bit once they are off.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from stillmotion.atomic import replacing
-from stillmotion.attachments.hooks import HookSet
-from stillmotion.attachments.lora import LoraLayersAttachment, WeightLike, build_layers
+from stillmotion.attachments.lora import LoraAttachment, Placed, WeightLike, build_layers, check_layers
+from stillmotion.attachments.motion import attached_motion
 from stillmotion.checkpoints.checkpoint import Source, open_checkpoint
 from stillmotion.checkpoints.compatibility import require_kind
 from stillmotion.checkpoints.embeddings import Embedding, bundled_embeddings
@@ -40,10 +41,11 @@ from stillmotion.checkpoints.lora.peft import (
 from stillmotion.errors import Damaged, Mismatch, OutputError, UnknownFile, WrongKind
 from stillmotion.lora.deltas import LayerDelta, LoraAlpha
 from stillmotion.request.aliases import layout_of_kind
-from stillmotion.request.layer_weights import LayerWeights
 
 if TYPE_CHECKING:
     from typing_extensions import Self
+
+T = TypeVar("T")
 
 KINDS = ("lora", "domain-adapter", "motion-lora")
 """Kinds of files that hold changes of layers."""
@@ -61,35 +63,6 @@ NO_CONFIG = (
     "{name} has no adapter_config.json beside it, where peft keeps its scale: it is applied with scale 1. "
     "Give the folder that peft wrote."
 )
-
-
-class LoraAttachment(HookSet):
-    """A LoRA on a pipeline until `.detach()`; `.weight` and `.frames` may change between two calls."""
-
-    def __init__(self, attachments: Mapping[str, LoraLayersAttachment]) -> None:
-        super().__init__()
-        self.attachments = dict(attachments)
-        self._handles = list(self.attachments.values())
-
-    @property
-    def weight(self) -> LayerWeights:
-        """How strongly it acts; numbers, text and mappings are understood."""
-        return next(iter(self.attachments.values())).weight
-
-    @weight.setter
-    def weight(self, weight: WeightLike) -> None:
-        for attachment in self.attachments.values():
-            attachment.weight = weight
-
-    @property
-    def frames(self) -> int:
-        """Images per clip, for weights along the frames."""
-        return next(iter(self.attachments.values())).frames
-
-    @frames.setter
-    def frames(self, frames: int) -> None:
-        for attachment in self.attachments.values():
-            attachment.frames = frames
 
 
 class Lora:
@@ -191,32 +164,43 @@ class Lora:
         pipeline: Any,
         motion: nn.Module | None = None,
         weight: WeightLike = 1.0,
-        frames: int = 1,
+        frames: int | None = None,
         lora_alpha: LoraAlpha = "use",
     ) -> LoraAttachment:
         """Put it on the pipeline's UNet and text encoders and on the motion: `with lora.attach(...):`.
 
-        `frames` is the length of the clips in a batch, for weights along the frames. With lora_alpha "ignore"
-        alpha does not count. Mismatch where a layer is not there or of another size; WrongKind for a motion
-        LoRA without motion.
-        """
-        lora_layers = {
-            part: (network, self._build_layers(pipeline, part, network, deltas, lora_alpha))
-            for part, network, deltas in self._fitted(pipeline, motion)
-        }
-        return LoraAttachment(
-            {
-                part: LoraLayersAttachment(network, mapping, weight, frames, part)
-                for part, (network, mapping) in lora_layers.items()
-            }
-        )
+        Args:
+            pipeline: a diffusers pipeline, or a UNet alone.
+            motion: what a motion LoRA goes on; the motion attached to this UNet if not given.
+            weight: how strongly it acts, as in `LayerWeights`.
+            frames: images per clip in a batch, for weights by frame; as attached already if not given.
+            lora_alpha: "ignore" where alpha should not count.
 
-    def _fitted(
+        Mismatch where a layer is not there or of another size; WrongKind for a motion LoRA without motion.
+        """
+        place = partial(self.place, motion=motion, lora_alpha=lora_alpha)
+        return LoraAttachment(place, weight).attach(pipeline, frames)
+
+    def place(self, pipeline: Any, motion: nn.Module | None = None, lora_alpha: LoraAlpha = "use") -> Placed:
+        """Its LoRA layers for this pipeline and motion, with their networks; errors as in `attach`."""
+        return {
+            part: (network, self._fitting(pipeline, part, partial(build_layers, network, deltas, lora_alpha)))
+            for part, network, deltas in self._networks(pipeline, motion)
+        }
+
+    def check_fit(self, pipeline: Any, motion: nn.Module | None = None) -> None:
+        """Raises as `attach` would, from the shapes alone: nothing is built and nothing attached."""
+        for part, network, deltas in self._networks(pipeline, motion):
+            self._fitting(pipeline, part, partial(check_layers, network, deltas))
+
+    def _networks(
         self, pipeline: Any, motion: nn.Module | None
     ) -> Iterator[tuple[str, nn.Module, dict[str, LayerDelta]]]:
         """Each part with the network it goes on, and its changes by that network's own paths."""
+        alone = {"unet": pipeline} if hasattr(pipeline, "down_blocks") else {}
+        motion = motion if motion is not None else attached_motion(pipeline)
         for part, deltas in self.parts.items():
-            network = motion if part == "motion" else getattr(pipeline, part, None)
+            network = motion if part == "motion" else alone.get(part) or getattr(pipeline, part, None)
             if part == "motion" and motion is None:
                 raise WrongKind(
                     f"{self.name} is {self.kind.title}, and there is no motion here: give it a motion module "
@@ -229,16 +213,10 @@ class Lora:
                 )
             yield part, network, own_paths(network, deltas)
 
-    def _build_layers(
-        self,
-        pipeline: Any,
-        part: str,
-        network: nn.Module,
-        deltas: Mapping[str, LayerDelta],
-        lora_alpha: LoraAlpha,
-    ) -> dict[str, nn.Module]:
+    def _fitting(self, pipeline: Any, part: str, make: Callable[[], T]) -> T:
+        """What `make` gives; its `Mismatch` with the names of this LoRA and of the network."""
         try:
-            return build_layers(network, deltas, lora_alpha)
+            return make()
         except Mismatch as error:
             where = "the motion" if part == "motion" else f"the {NETWORKS[part]} of {_base_name(pipeline)}"
             fits = BASES.get(self.kind.base or "", "another model")
@@ -251,11 +229,19 @@ def attach_lora(
     pipeline: Any,
     lora: Lora | Source,
     weight: WeightLike = 1.0,
-    frames: int = 1,
+    frames: int | None = None,
     motion: nn.Module | None = None,
     lora_alpha: LoraAlpha = "use",
 ) -> LoraAttachment:
     """Put a LoRA, or the one in a file, on a diffusers pipeline: `with attach_lora(...):`, or detach later.
+
+    Args:
+        pipeline: a diffusers pipeline, or a UNet alone.
+        lora: a `Lora`, a file, a folder or a hub name.
+        weight: how strongly it acts, as in `LayerWeights`.
+        frames: images per clip in a batch, for weights by frame; as attached already if not given.
+        motion: what a motion LoRA goes on; the motion attached to this UNet if not given.
+        lora_alpha: "ignore" where alpha should not count.
 
     Errors as in `Lora.load` and `Lora.attach`.
     """

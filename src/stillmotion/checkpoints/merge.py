@@ -140,9 +140,7 @@ def _check_bakes(
         kinds = ("a motion module", "a text-to-image model")
         ours, fits = kinds if motion else kinds[::-1]
         raise WrongKind(f"{lora.name} is {lora.kind.title}, but {name} is {ours}: merge it into {fits}.")
-    lora.attach(
-        None if motion else model, model if motion else None, layer_weights, lora_alpha=lora_alpha
-    ).detach()
+    lora.check_fit(None if motion else model, model if motion else None)
     for layer, delta, _ in _changes(model, lora, layer_weights):
         if layer.bias is None and delta.bias_change(None) is not None:
             raise Mismatch(

@@ -90,6 +90,11 @@ class LayerDelta:
         """Whether half the weight is half the change; not so for DoRA, BOFT and rescaled OFT."""
         return self.magnitude is None and self.algorithm != "boft" and "rescale" not in self.tensors
 
+    @property
+    def needs_weight(self) -> bool:
+        """Whether the change depends on the weight that is changed."""
+        return self.magnitude is not None or self.algorithm in ("glora", "ia3", "oft", "boft", "whole")
+
     def scale(self, lora_alpha: LoraAlpha = "use") -> float:
         """alpha / rank, or 1 where there is no alpha, no rank, or alpha is to be ignored."""
         if self.alpha is None or self.rank is None or lora_alpha == "ignore":

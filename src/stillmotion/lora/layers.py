@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from math import sqrt
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -38,14 +39,36 @@ class LoraLayer(nn.Module):
 class DenseDelta(nn.Module):
     """The change as a whole matrix: LoHa, LoKr, Tucker cores, differences, changes of a bias or a norm."""
 
+    change: Tensor
+    bias: Tensor | None
+
     def __init__(self, layer: nn.Module, delta: LayerDelta, lora_alpha: LoraAlpha) -> None:
         super().__init__()
         self.layer = (layer,)
-        self.register_buffer("change", delta.change(layer.weight, 1.0, lora_alpha))
-        self.register_buffer("bias", delta.bias_change(layer.bias, 1.0, lora_alpha))
+        self.delta, self.lora_alpha, self.at = delta, lora_alpha, 1.0
+        self.register_buffer("change", torch.empty(0))
+        self.register_buffer("bias", None)
+        self._compute()
 
     def forward(self, x: Tensor) -> Tensor:
         return _applied(self.layer[0], x, self.change, self.bias)
+
+    def renew(self) -> None:
+        """Compute it again if it depends on weights of the layer and these are others now."""
+        if self.delta.needs_weight and self._of != _probe(self.layer[0]):
+            self._compute()
+
+    def _compute(self) -> None:
+        layer: Any = self.layer[0]
+        self.change = self.delta.change(layer.weight, self.at, self.lora_alpha)
+        self.bias = self.delta.bias_change(layer.bias, self.at, self.lora_alpha)
+        self._of = _probe(layer) if self.delta.needs_weight else []
+
+
+def _probe(layer: Any) -> list[float]:
+    """A few numbers of its weight, which nearly every change of it changes."""
+    weight: Tensor = layer.weight
+    return weight.detach().flatten()[:: max(1, weight.numel() // 64)].tolist()
 
 
 class Shift(nn.Module):
@@ -64,40 +87,40 @@ class Shift(nn.Module):
 class Bent(DenseDelta):
     """A change that is not proportional to its weight (DoRA, BOFT): a matrix for each weight."""
 
-    def __init__(self, layer: nn.Module, delta: LayerDelta, lora_alpha: LoraAlpha) -> None:
-        super().__init__(layer, delta, lora_alpha)
-        self.delta, self.lora_alpha, self.at = delta, lora_alpha, 1.0
-
     def forward(self, x: Tensor, lora_weight: float | Tensor = 1.0) -> Tensor:
         """What is added at one weight, or at one of each image of the batch."""
         if isinstance(lora_weight, Tensor):
             each = lora_weight.flatten()
             rows = {value: each == value for value in each.unique().tolist()}
-            parts = {value: self(x[mask], value) for value, mask in rows.items()}
+            parts = {value: self.forward(x[mask], value) for value, mask in rows.items()}
             first = next(iter(parts.values()))
             added = first.new_empty(len(x), *first.shape[1:])
             for value, mask in rows.items():
                 added[mask] = parts[value]
             return added
         if lora_weight != self.at:
-            layer, self.at = self.layer[0], lora_weight
-            bias = self.delta.bias_change(layer.bias, lora_weight, self.lora_alpha)
-            self.change = self.delta.change(layer.weight, lora_weight, self.lora_alpha).to(x)
-            self.bias = None if bias is None else bias.to(x)
+            self.at = lora_weight
+            self._compute()
+            self.change, self.bias = self.change.to(x), None if self.bias is None else self.bias.to(x)
         return super().forward(x)
 
 
-def build_layer(layer: nn.Module, delta: LayerDelta, lora_alpha: LoraAlpha = "use") -> nn.Module:
-    """The module that adds this delta to this layer; Mismatch if their sizes do not agree."""
+def check_layer(layer: Any, delta: LayerDelta) -> None:
+    """Mismatch if the sizes of layer and delta do not agree; nothing but sizes is computed."""
     shape = _shape(layer, delta)
     delta.check(shape)
     bias = delta.bias_change(layer.bias)
     if bias is not None and bias.numel() != shape[0]:
         raise Mismatch(f"a change of the bias of {bias.numel()} does not fit {layer}")
+
+
+def build_layer(layer: Any, delta: LayerDelta, lora_alpha: LoraAlpha = "use") -> nn.Module:
+    """The module that adds this delta to this layer; Mismatch if their sizes do not agree."""
+    check_layer(layer, delta)
+    bias = delta.bias_change(layer.bias, 1.0, lora_alpha)
     if not delta.linear:
         return Bent(layer, delta, lora_alpha)
     if bias is not None and not {"diff", "weight"} & delta.tensors.keys() and delta.algorithm in PLAIN:
-        bias = delta.bias_change(layer.bias, 1.0, lora_alpha)
         return Shift(bias, isinstance(layer, (nn.Conv2d, nn.GroupNorm)))
     if delta.algorithm != "lora" or delta.tensors.keys() != {"down", "up"}:
         return DenseDelta(layer, delta, lora_alpha)

@@ -25,18 +25,22 @@ class Slot:
     channels: int
 
 
-def unwrap_unet(unet: nn.Module) -> nn.Module:
-    """The stock UNet, out of DistributedDataParallel; AttachError for what cannot carry motion."""
-    if hasattr(unet, "_orig_mod") or getattr(unet, "_compiled_call_impl", None) is not None:
+def unwrap(network: nn.Module) -> nn.Module:
+    """The plain network, out of DistributedDataParallel; AttachError for one that is compiled."""
+    if hasattr(network, "_orig_mod") or getattr(network, "_compiled_call_impl", None) is not None:
         raise AttachError(
             "The UNet is compiled already and would not see motion: attach to the plain UNet, then compile."
         )
-    if isinstance(getattr(unet, "unet", None), nn.Module):
-        raise AttachError(
-            f"{type(unet).__name__} is a whole pipeline: give its UNet, attach(pipeline.unet, ...)."
-        )
-    if not hasattr(unet, "down_blocks") and isinstance(getattr(unet, "module", None), nn.Module):
-        return unwrap_unet(unet.module)
+    inner = getattr(network, "module", None)
+    wrapped = isinstance(inner, nn.Module) and not hasattr(network, "down_blocks")
+    return unwrap(inner) if wrapped else network
+
+
+def unwrap_unet(unet: nn.Module) -> nn.Module:
+    """The stock UNet, out of DistributedDataParallel; AttachError for what cannot carry motion."""
+    if not isinstance(unet, nn.Module) and isinstance(getattr(unet, "unet", None), nn.Module):
+        raise AttachError(f"{type(unet).__name__} is a whole pipeline: give its UNet, pipeline.unet.")
+    unet = unwrap(unet)
     if not hasattr(unet, "down_blocks") or not hasattr(unet, "conv_in"):
         raise AttachError(
             f"{type(unet).__name__} is not a UNet2DConditionModel: motion needs its down, mid and up blocks."

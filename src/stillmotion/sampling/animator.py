@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from typing_extensions import Unpack
 
-from stillmotion.attachments.motion import attach
+from stillmotion.attachments.motion import attach_motion
 from stillmotion.diffusion.noise import video_noise
 from stillmotion.diffusion.schedule import NoiseSchedule
 from stillmotion.diffusion.schedulers import check_steps, make_scheduler
@@ -205,7 +205,7 @@ class Animator:
     def _attached(self, request: CompleteRequest) -> AbstractContextManager[Any]:
         if self.motion is None or request.frames == 1:
             return nullcontext()
-        return attach(
+        return attach_motion(
             self.pipeline.unet, self.motion, request.frames, request.motion_scale, request.group_norm
         )
 

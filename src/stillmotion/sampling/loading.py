@@ -224,9 +224,9 @@ def _fitting(
     pipeline: Pipeline,
     motion: MotionModel | None,
 ) -> dict[Lora, LayerWeights]:
-    """The same, once each has been on: Mismatch for one that does not fit, before any sampling."""
-    for _, lora, weight in adapters:
-        lora.attach(pipeline, motion, weight).detach()
+    """The same, once the shapes were compared: Mismatch for one that does not fit, before any sampling."""
+    for _, lora, _ in adapters:
+        lora.check_fit(pipeline, motion)
     return {lora: weight for _, lora, weight in adapters}
 
 

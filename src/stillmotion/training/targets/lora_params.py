@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import Parameter
 
-from stillmotion.attachments.lora import LoraLayersAttachment, new_lora_layers
+from stillmotion.attachments.lora import LoraAttachment, attach_layers, new_lora_layers
 from stillmotion.checkpoints.lora_model import Lora
 from stillmotion.errors import Mismatch
 from stillmotion.lora.deltas import LayerDelta
@@ -53,7 +53,7 @@ class LoraParameters:
         config: LowRankConfig | DomainAdapterConfig | MotionLoraConfig,
     ) -> None:
         self.modules: dict[str, dict[str, LoraLayer]] = {}
-        self.attachments: dict[str, LoraLayersAttachment] = {}
+        self.attachments: dict[str, LoraAttachment] = {}
         for number, (part, network) in enumerate(networks.items()):
             device = next(network.parameters()).device
             with torch.random.fork_rng(devices=[]):
@@ -64,7 +64,7 @@ class LoraParameters:
                 for path, module in made.items()
                 if isinstance(module, LoraLayer)
             }
-            self.attachments[part] = LoraLayersAttachment(network, self.modules[part], part=part)
+            self.attachments[part] = attach_layers(network, self.modules[part], part=part)
         if config.initial_lora:
             self._begin_from(Lora.load(config.initial_lora))
 

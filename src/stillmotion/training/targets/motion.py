@@ -16,8 +16,9 @@ from accelerate import Accelerator
 from torch import Tensor
 from torch.nn import Parameter
 
-from stillmotion.attachments.motion import attach
-from stillmotion.checkpoints.lora_model import Lora, LoraAttachment
+from stillmotion.attachments.lora import LoraAttachment
+from stillmotion.attachments.motion import attach_motion
+from stillmotion.checkpoints.lora_model import Lora
 from stillmotion.checkpoints.motion_model import MotionModel
 from stillmotion.datasets.report import Report
 from stillmotion.datasets.sources import find_items
@@ -70,7 +71,7 @@ class MotionTarget:
         if config.gradient_checkpointing:
             self.motion.set_gradient_checkpointing(True)
             self.pipeline.unet.enable_gradient_checkpointing()
-        self.attachment = attach(self.pipeline.unet, self.motion, frames=config.frames)
+        self.attachment = attach_motion(self.pipeline.unet, self.motion, frames=config.frames)
         self._advise(log, given)
 
     def data_key(self) -> str:

@@ -20,7 +20,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.nn import Parameter
 
-from stillmotion.attachments.motion import attach
+from stillmotion.attachments.motion import attach_motion
 from stillmotion.checkpoints.lora_model import Lora
 from stillmotion.datasets.camera_clips import camera_clips, read_camera_clip
 from stillmotion.datasets.report import Report
@@ -75,7 +75,7 @@ class MotionLoraTarget:
         )
         unet = self.denoiser.unet
         self.motion = given.requires_grad_(False).eval().to(accelerator.device, self.denoiser.dtype)
-        self.attachment = attach(unet, self.motion, frames=config.frames)
+        self.attachment = attach_motion(unet, self.motion, frames=config.frames)
         read: Any = read_camera_clip if config.camera else None  # of items that are all CameraClips
         self.clips = prepare_clips(config, items, report, self.denoiser.pipeline.vae, accelerator, log, read)
         note_cut_captions(self.denoiser.pipeline, (c for clip in self.clips for c in clip.item.captions), log)

@@ -16,7 +16,7 @@ from torch.nn import Parameter
 
 from stillmotion.atomic import durable
 from stillmotion.attachments.frames import FrameContext
-from stillmotion.attachments.motion import attach
+from stillmotion.attachments.motion import attach_motion
 from stillmotion.checkpoints.motion_model import MotionModel
 from stillmotion.diffusion.schedule import BETAS
 from stillmotion.diffusion.vae import scaled_encode
@@ -79,7 +79,9 @@ class OwnTarget:
         latents, _ = self.read(0)
         self.frames, side = len(latents), config.resolution
         self.size = (side, side) if side else self.denoiser.pixels(latents)
-        self.attachment = attach(self.denoiser.unet, self.motion, frames=self.frames) if self.motion else None
+        self.attachment = (
+            attach_motion(self.denoiser.unet, self.motion, frames=self.frames) if self.motion else None
+        )
         count = sum(parameter.numel() for parameter in self.trained.values())
         log(f"{len(dataset)} samples, {count / 1e6:.1f} M parameters, {self.denoiser}.")
 
