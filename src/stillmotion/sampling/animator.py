@@ -13,11 +13,11 @@ from collections.abc import Hashable, Mapping, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 import torch
 from torch import Tensor
-from typing_extensions import Unpack
+from typing_extensions import Self, Unpack
 
 from stillmotion.attachments.motion import attach_motion
 from stillmotion.diffusion.noise import video_noise
@@ -29,15 +29,17 @@ from stillmotion.errors import RequestError, StillmotionWarning
 from stillmotion.request import Request
 from stillmotion.request.model_card import ModelCard
 from stillmotion.request.request import CompleteRequest
-from stillmotion.request.sections import Models
+from stillmotion.request.sections import DTYPES, Models
 from stillmotion.request.typed import RequestFields
+from stillmotion.runtime.precision import as_device
+from stillmotion.sampling.calls import CallFields, StepCallback, requests_of
 from stillmotion.sampling.checks import check_request, suspects
 from stillmotion.sampling.conditions.base import Run, attached, prepare
 from stillmotion.sampling.defaults import family_defaults
 from stillmotion.sampling.latents import Latents
-from stillmotion.sampling.loading import LoraWeights, load_models
+from stillmotion.sampling.loading import LoraWeights, as_dtype, load_models
 from stillmotion.sampling.notes import prompt_notes
-from stillmotion.sampling.progress import ProgressCallback, no_progress
+from stillmotion.sampling.progress import ProgressCallback, no_progress, progress_bar
 from stillmotion.sampling.sample import sample
 from stillmotion.video import Clip
 
@@ -120,21 +122,70 @@ class Animator:
             loaded.files,
         )
 
+    @property
+    def device(self) -> torch.device:
+        """Where it draws."""
+        return self.pipeline.unet.device
+
+    def to(self, place: str | int | torch.device | torch.dtype) -> Self:
+        """Moves everything to a device, or to a precision (all but the VAE); returns itself.
+
+        RequestError for a device that this machine does not have.
+        """
+        if isinstance(place, torch.dtype) or place in DTYPES or place in DTYPES.values():
+            dtype = as_dtype(place)
+            parts = [part for part in self.pipeline.components.values() if isinstance(part, torch.nn.Module)]
+            for part in parts:
+                part.to(torch.float32 if part is self.pipeline.vae else dtype)
+            self.models = self.models.model_copy(update={"dtype": str(dtype).removeprefix("torch.")})
+        else:
+            dtype = None
+            self.pipeline.to(as_device(place))
+        if self.motion is not None:
+            self.motion.to(self.device, dtype)
+        self.condition_models.clear()
+        return self
+
+    @overload
+    def animate(
+        self, prompt: str | Request, on_progress: ProgressCallback | None = None, **fields: Unpack[CallFields]
+    ) -> Clip: ...
+    @overload
     def animate(
         self,
-        prompt: str | Request,
+        prompt: list[str] | list[Request] | tuple[str | Request, ...],
         on_progress: ProgressCallback | None = None,
-        **fields: Unpack[RequestFields],
-    ) -> Clip:
-        """A clip of a prompt or Request; `fields` are those of Request and win over it.
+        **fields: Unpack[CallFields],
+    ) -> list[Clip]: ...
+    def animate(
+        self, prompt: Any, on_progress: ProgressCallback | None = None, **fields: Any
+    ) -> Clip | list[Clip]:
+        """A clip of a prompt or Request, or a list of clips of several.
 
         The clip carries the complete request, its seed included: the same request gives the same frames on
         the same machine. Warns when the model knows no word of the prompt, or when the prompt is too long.
+
+        Args:
+            prompt: words, a Request, or a list of them.
+            on_progress: called as (stage, done, total) in place of the bar.
+            progress: whether a bar is shown; by default only in terminals and notebooks.
+            callback_on_step_end: called after each step as in diffusers' pipelines.
+            fields: those of Request, which win over those of `prompt`; `num_frames` and `generator` are
+                understood as in diffusers. seed, generator and negative_prompt may be lists for a list.
         """
-        request = self.request(prompt, **fields)
-        for hint in self.hints(request):
-            warnings.warn(hint, StillmotionWarning, stacklevel=2)
-        return self.decode(self.sample(request, on_progress), on_progress)
+        callback, progress = fields.pop("callback_on_step_end", None), fields.pop("progress", None)
+        several = isinstance(prompt, (list, tuple))
+        clips = []
+        with progress_bar(progress if on_progress is None else False) as bar:
+            for asked in requests_of(prompt if several else [prompt], fields):
+                request = self.request(asked)
+                for hint in self.hints(request):
+                    warnings.warn(hint, StillmotionWarning, stacklevel=2)
+                latents = self.sample(request, on_progress or bar, callback)
+                clips.append(self.decode(latents, on_progress or bar))
+        return clips if several else clips[0]
+
+    __call__ = animate
 
     def request(self, prompt: str | Request, **fields: Unpack[RequestFields]) -> CompleteRequest:
         """The complete request: defaults of the models filled in, a seed drawn; RequestError if wrong."""
@@ -154,8 +205,19 @@ class Animator:
         found += prompt_notes(self.pipeline, request, self.words)
         return [hint for hint in found if hint]
 
-    def sample(self, request: Request, on_progress: ProgressCallback | None = None) -> Latents:
-        """Runs the pipeline with motion attached and gives undecoded latents, which can be kept in a file."""
+    def sample(
+        self,
+        request: Request,
+        on_progress: ProgressCallback | None = None,
+        callback_on_step_end: StepCallback | None = None,
+    ) -> Latents:
+        """Runs the pipeline with motion attached and gives undecoded latents, which can be kept in a file.
+
+        Args:
+            request: what to draw.
+            on_progress: called as ("sampling", steps done, all steps).
+            callback_on_step_end: called after each step as in diffusers' pipelines.
+        """
         request = self.request(request)
         generator = torch.Generator("cpu").manual_seed(request.seed)
         steering = prepare(Run(self.pipeline, request, self.condition_models))
@@ -185,6 +247,7 @@ class Animator:
                 on_step=told,
                 causes=partial(suspects, request, self.pipeline.unet.dtype, bool(self.loras)),
                 arguments=steering.pipeline_arguments,
+                callback=callback_on_step_end,
             )
         return Latents(latents, request, self.files)
 

@@ -17,6 +17,7 @@ from stillmotion.attachments.precision import float32_outside
 from stillmotion.diffusion.pipeline import Pipeline
 from stillmotion.diffusion.vae import pixels_per_latent
 from stillmotion.errors import SamplingError
+from stillmotion.sampling.calls import StepCallback
 
 
 def sample(
@@ -31,6 +32,7 @@ def sample(
     on_step: Callable[[int, int], None] | None = None,
     causes: Callable[[], str] | None = None,
     arguments: Mapping[str, Any] | None = None,
+    callback: StepCallback | None = None,
 ) -> Tensor:
     """Latents (f, c, h, w), float32 on the CPU: one clip where motion is attached, else so many stills.
 
@@ -48,6 +50,7 @@ def sample(
         on_step: called with steps done and all steps.
         causes: says why numbers may have run away, for the SamplingError.
         arguments: others of the pipeline's call, such as conditions need.
+        callback: called at the end of each step as diffusers' `callback_on_step_end`.
     """
     factor = pixels_per_latent(pipeline.vae)
 
@@ -59,7 +62,7 @@ def sample(
             )
         if on_step is not None:
             on_step(index + 1, caller.num_timesteps)
-        return tensors
+        return tensors if callback is None else callback(caller, index, time, tensors) or tensors
 
     with _scheduled(pipeline, scheduler), float32_outside(pipeline.unet):
         latents: Tensor = pipeline(
