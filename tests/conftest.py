@@ -45,7 +45,7 @@ def motion_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     net = tiny_motion()
     folder = tmp_path_factory.mktemp("motions") / "tiny-motion"
-    MotionModel.from_state(net.spec, net.state_dict()).save(folder)
+    MotionModel.from_state(net.family, net.state_dict()).save(folder)
     return folder
 
 

@@ -29,7 +29,7 @@ def test_motion_lora_and_embedding(tmp_path: Path, value: float) -> None:
     save_file({"emb_params": torch.full((2, 768), value)}, file)
     with pytest.raises(Damaged, match=r"bad.safetensors .*finite.* emb_params"):
         read_embedding(file)
-    model = MotionModel(tiny_motion().spec)
+    model = MotionModel(tiny_motion().family)
     model.save(file)
     MotionModel.load(file)
     state = load_file(file)

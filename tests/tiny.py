@@ -10,7 +10,6 @@ Random weights give no images, but every number is a function of every input, al
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -25,6 +24,7 @@ from diffusers import (
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from stillmotion.motion.config import MotionConfig
+from stillmotion.motion.families import family_of_config
 
 if TYPE_CHECKING:
     from stillmotion.motion.module import MotionModules
@@ -44,13 +44,13 @@ TINY_MOTION = MotionConfig(
     mid=True,
     positions=32,
     norm_groups=8,
-    num_inference_steps=2,
-    guidance_scale=3.0,
-    frames=4,
-    width=SIZE,
-    height=SIZE,
 )
-"""A motion family that fits the UNets of this file (both kinds)."""
+"""The shape of motion that fits the UNets of this file (both kinds)."""
+
+TINY_FAMILY = family_of_config(TINY_MOTION).updated(
+    num_inference_steps=2, guidance_scale=3.0, frames=4, width=SIZE, height=SIZE
+)
+"""The same with what it was trained for."""
 
 
 def _byte_alphabet() -> list[str]:
@@ -183,13 +183,13 @@ def tiny_pipeline(
 def tiny_motion(seed: int = 1, **overrides) -> MotionModules:
     """A motion net that fits the UNets of this file and does something: no weight is zero, proj_out included.
 
-    `overrides` change columns of TINY_MOTION (mid=False, positions=24, motion_norm="pooled", ...).
+    `overrides` change columns of TINY_FAMILY (mid=False, positions=24, motion_norm="pooled", ...).
     """
     from stillmotion.motion.module import MotionModules
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        motion = MotionModules(replace(TINY_MOTION, **overrides)).eval()
+        motion = MotionModules(TINY_FAMILY.updated(**overrides)).eval()
         for name, parameter in motion.named_parameters():
             spread = 0.3 if "proj_out" in name else 0.1
             torch.nn.init.normal_(parameter, mean=float("norm" in name and "weight" in name), std=spread)

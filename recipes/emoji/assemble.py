@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import replace
 
 import torch
 from base import RUNS, SCHEDULER, Model
@@ -16,7 +15,8 @@ from places import BUNDLED
 from stages import ordered
 from transformers import CLIPTokenizer
 
-from stillmotion import FAMILIES, MotionModel
+from stillmotion import MotionModel
+from stillmotion.motion.families import installed_families
 
 DEFAULTS = {
     "width": 128,
@@ -65,7 +65,7 @@ def knowledge(count: int) -> dict:
 def add_motion() -> None:
     """The trained motion module beside the base, in fp16, under the family's name."""
     net = MotionModel.load(RUNS / "motion" / "motion")
-    net.spec = replace(FAMILIES["emoji"], positions=net.spec.positions)
+    net.family = installed_families()["emoji"].updated(positions=net.spec.positions)
     net.to(torch.float16).save(BUNDLED / "motion")
     trained = json.loads((RUNS / "motion" / "motion" / "stillmotion.json").read_text(encoding="utf-8"))
     about = {"name": "emoji", "schedule": trained["schedule"]}

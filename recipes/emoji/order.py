@@ -41,15 +41,15 @@ def clips(animator: sm.Animator, count: int) -> list[Tensor]:
 @torch.no_grad()
 def losses(animator: sm.Animator, latents: list[Tensor], time: int) -> tuple[float, float, float]:
     """Mean loss of the base, with motion, and with motion on shuffled frames."""
-    spec, unet = animator.spec, animator.pipeline.unet
-    schedule = spec.schedule.over_base(NoiseSchedule.from_config(animator.pipeline.scheduler.config))
+    family, unet = animator.family, animator.pipeline.unet
+    schedule = family.schedule.over_base(NoiseSchedule.from_config(animator.pipeline.scheduler.config))
     alpha_bar = torch.tensor(schedule.alphas_cumprod()[time], dtype=torch.float32)
     text = animator.pipeline.encode_prompt("", "cpu", FRAMES, False)[0]
     order = torch.randperm(FRAMES, generator=torch.Generator().manual_seed(2))
     rows = []
     for z in latents:
         noise = torch.randn(z.shape, generator=torch.Generator().manual_seed(1))
-        noise = progressive_noise(noise, spec.noise_alpha)
+        noise = progressive_noise(noise, family.schedule.noise_alpha)
         x, wanted = add_noise(z, noise, alpha_bar), target(z, noise, alpha_bar, "v_prediction")
         row = [(unet(x, time, text).sample - wanted).square().mean()]
         with sm.attach(unet, animator.motion, FRAMES):

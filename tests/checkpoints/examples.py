@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from stillmotion.checkpoints.files import Header
 from stillmotion.checkpoints.motion_keys import POSITIONS, layout_name
-from stillmotion.motion.families import FAMILIES
+from stillmotion.motion.families import known_families
 
 SD15 = "up_blocks.3.attentions.1.transformer_blocks.0."
 KOHYA = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k."
@@ -14,7 +14,7 @@ def motion(
     family: str, layout: str = "animatediff", positions: int | None = 0, name: str = "mm.ckpt"
 ) -> Header:
     """A motion file of a family; `positions` 0 is the family's own length, None leaves the tables out."""
-    spec = FAMILIES[family]
+    spec = known_families()[family].config
     shapes = spec.shapes()
     length = spec.positions if positions == 0 else positions
     for prefix, (channels, _) in spec.modules().items() if length else ():

@@ -68,7 +68,7 @@ def test_precision_stays_unless_another_is_asked_for(tmp_path: Path) -> None:
 @pytest.mark.parametrize("layout", ["animatediff", "diffusers", "hotshot"])
 def test_motion_in_every_layout(layout: str, tmp_path: Path) -> None:
     net = tiny_motion()
-    motion = MotionModel.from_state(net.spec, net.state_dict())
+    motion = MotionModel.from_state(net.family, net.state_dict())
     source = motion.save(tmp_path / "source.safetensors")
     file = convert(source, tmp_path / "other.safetensors", layout)
     assert identify(file).layout == layout
@@ -78,7 +78,7 @@ def test_motion_in_every_layout(layout: str, tmp_path: Path) -> None:
 
 def test_motion_as_diffusers_reads_it(tmp_path: Path) -> None:
     net = tiny_motion()
-    source = MotionModel.from_state(net.spec, net.state_dict()).save(tmp_path / "source.safetensors")
+    source = MotionModel.from_state(net.family, net.state_dict()).save(tmp_path / "source.safetensors")
     folder = convert(source, tmp_path / "motion")
     adapter = MotionAdapter.from_pretrained(folder)
     assert adapter.config.motion_max_seq_length == net.spec.positions

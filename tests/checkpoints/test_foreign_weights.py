@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 
 from stillmotion.checkpoints.files import read_header, read_state
 from stillmotion.checkpoints.identify import identify
-from stillmotion.checkpoints.motion_families import METADATA_KEY, spec_from_json, spec_to_json
+from stillmotion.checkpoints.motion_families import METADATA_KEY, family_from_json, family_to_json
 from stillmotion.errors import Damaged, Unsafe, WeightsError
 from stillmotion.motion.families import FAMILIES
 
@@ -166,15 +166,15 @@ def test_names_that_are_no_names_are_refused(name: str, tmp_path: Path) -> None:
     ],
 )
 def test_metadata_of_ours_is_checked_column_by_column(column: str, value: object) -> None:
-    columns = json.loads(spec_to_json(FAMILIES["sd15-v2"]))
-    assert spec_from_json(json.dumps(columns)) == FAMILIES["sd15-v2"]
+    columns = json.loads(family_to_json(FAMILIES["sd15-v2"]))
+    assert family_from_json(json.dumps(columns)) == FAMILIES["sd15-v2"]
     with pytest.raises(Damaged):
-        spec_from_json(json.dumps({**columns, column: value}))
+        family_from_json(json.dumps({**columns, column: value}))
 
 
 def test_a_spec_that_is_not_that_of_the_tensors_is_refused(tmp_path: Path) -> None:
     name = "down_blocks.0.motion_modules.0.temporal_transformer.norm.weight"
-    metadata = {METADATA_KEY: spec_to_json(FAMILIES["sd15-v2"])}
+    metadata = {METADATA_KEY: family_to_json(FAMILIES["sd15-v2"])}
     save_file({name: torch.zeros(320)}, tmp_path / "x.safetensors", metadata=metadata)
     with pytest.raises(Damaged, match="of another shape"):
         identify(tmp_path / "x.safetensors")

@@ -16,7 +16,7 @@ from stillmotion.checkpoints.compatibility import check_compatible, require_kind
 from stillmotion.checkpoints.file_kinds import KINDS as TITLES
 from stillmotion.checkpoints.files import Header
 from stillmotion.checkpoints.identify import call_name, identify
-from stillmotion.checkpoints.motion_families import METADATA_KEY, spec_to_json
+from stillmotion.checkpoints.motion_families import METADATA_KEY, family_to_json
 from stillmotion.errors import Damaged, Mismatch, UnknownFile, WrongKind
 from stillmotion.motion.families import FAMILIES
 
@@ -55,7 +55,7 @@ def test_lightning_and_lcm_are_told_from_v2_by_name_only_and_say_so() -> None:
     lightning = identify(
         header, "owner/AnimateDiff-Lightning/animatediff_lightning_8step_diffusers.safetensors"
     )
-    assert lightning.family == "lightning" and lightning.spec.num_inference_steps == 8
+    assert lightning.family == "lightning" and lightning.spec.sampling.num_inference_steps == 8
     assert "because of the file's name" in lightning.notes[0]
     assert identify(header, "wangfuyun/AnimateLCM").family == "animatelcm"
 
@@ -76,11 +76,11 @@ def test_a_whole_unet_is_motion_and_says_so() -> None:
 
 
 def test_a_family_in_our_metadata_wins() -> None:
-    spec = replace(FAMILIES["sd15-v2"], name="my-motion", heads=(4, 4, 4, 4), fps=12.0)
+    spec = FAMILIES["sd15-v2"].updated(name="my-motion", heads=(4, 4, 4, 4), fps=12.0)
     header = motion("sd15-v2", "diffusers")
-    header.metadata = {METADATA_KEY: spec_to_json(spec)}
+    header.metadata = {METADATA_KEY: family_to_json(spec)}
     assert identify(header).spec == spec
-    header.metadata = {METADATA_KEY: spec_to_json(FAMILIES["sdxl-beta"])}
+    header.metadata = {METADATA_KEY: family_to_json(FAMILIES["sdxl-beta"])}
     with pytest.raises(Damaged, match="header says sdxl-beta"):
         identify(header)
     header.metadata = {METADATA_KEY: '{"name": "x", "colour": 3}'}
@@ -90,11 +90,16 @@ def test_a_family_in_our_metadata_wins() -> None:
 
 def test_a_shape_of_its_own_is_custom() -> None:
     spec = replace(
-        FAMILIES["emoji"], name="custom", channels=(48, 96), layers=(1, 2), heads=(8, 8), mid=False
+        FAMILIES["sd15-v3"].config, name="custom", channels=(48, 96), layers=(1, 2), heads=(8, 8), mid=False
     )
     found = identify(Header(spec.shapes(), name="mine.safetensors"))
+    shape = found.spec.config
     assert found.family == "custom" and found.base == "custom"
-    assert (found.spec.channels, found.spec.layers, found.spec.mid) == ((48, 96), (1, 2), False)
+    assert (shape.channels, shape.layers, shape.mid) == (
+        (48, 96),
+        (1, 2),
+        False,
+    )
     assert "assumed" in found.notes[0]
 
 
@@ -179,7 +184,7 @@ def test_an_unknown_file_is_refused_with_what_was_looked_for() -> None:
 def test_modules_for_another_base_are_refused_with_a_way_out() -> None:
     with pytest.raises(Mismatch) as caught:
         check_compatible(
-            FAMILIES["sdxl-beta"], SD15_UNET, "mm_sdxl_v10_beta.ckpt", "toonyou_beta6.safetensors"
+            FAMILIES["sdxl-beta"].config, SD15_UNET, "mm_sdxl_v10_beta.ckpt", "toonyou_beta6.safetensors"
         )
     assert str(caught.value) == (
         "mm_sdxl_v10_beta.ckpt is a motion module for Stable Diffusion XL (320, 640, 1280) but "
@@ -187,15 +192,15 @@ def test_modules_for_another_base_are_refused_with_a_way_out() -> None:
         "Use an SD 1.5 module such as v3_sd15_mm.ckpt, or an SDXL checkpoint."
     )
     with pytest.raises(Mismatch, match="Use an SDXL module such as mm_sdxl_v10_beta.ckpt"):
-        check_compatible(FAMILIES["sd15-v3"], SDXL_UNET)
+        check_compatible(FAMILIES["sd15-v3"].config, SDXL_UNET)
     with pytest.raises(Mismatch, match=r"with \(1, 1, 1\) layers, not \(2, 2, 2\)"):
-        check_compatible(FAMILIES["sdxl-beta"], SDXL_UNET | {"layers_per_block": 1})
+        check_compatible(FAMILIES["sdxl-beta"].config, SDXL_UNET | {"layers_per_block": 1})
 
 
 def test_modules_that_fit_pass() -> None:
-    check_compatible(FAMILIES["sd15-v1"], SD15_UNET)
-    check_compatible(FAMILIES["sd15-v2"], SD15_UNET | {"cross_attention_dim": 1024})
-    check_compatible(FAMILIES["hotshot-xl"], SDXL_UNET)
+    check_compatible(FAMILIES["sd15-v1"].config, SD15_UNET)
+    check_compatible(FAMILIES["sd15-v2"].config, SD15_UNET | {"cross_attention_dim": 1024})
+    check_compatible(FAMILIES["hotshot-xl"].config, SDXL_UNET)
 
 
 def test_parts_that_a_checkpoint_lacks_are_noted() -> None:

@@ -41,7 +41,7 @@ def states(pipeline) -> dict[str, Tensor]:
 
 def motion_model(seed: int = 1, **columns) -> MotionModel:
     net = tiny_motion(seed, **columns)
-    return MotionModel.from_state(net.spec, net.state_dict())
+    return MotionModel.from_state(net.family, net.state_dict())
 
 
 @torch.no_grad()

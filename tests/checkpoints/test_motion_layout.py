@@ -12,9 +12,9 @@ from torch import Tensor
 
 from stillmotion.checkpoints.motion_families import (
     adapter_config,
+    family_from_adapter_config,
     family_of,
     measure,
-    spec_from_adapter_config,
 )
 from stillmotion.checkpoints.motion_keys import FROM_DIFFUSERS, POSITIONS, TO_DIFFUSERS, layout_of
 from stillmotion.checkpoints.motion_layout import from_canonical, rename, to_canonical
@@ -28,7 +28,7 @@ LAYOUTS = ("animatediff", "diffusers", "hotshot")
 
 def small(family: str) -> MotionConfig:
     """A family with a fortieth of its channels."""
-    spec = FAMILIES[family]
+    spec = FAMILIES[family].config
     return replace(
         spec, channels=tuple(c // (40 if c % 40 == 0 else 16) for c in spec.channels), norm_groups=8
     )
@@ -216,7 +216,7 @@ def test_diffusers_adapter_of_our_config_takes_our_weights(family: str) -> None:
 
 @pytest.mark.parametrize("family", [name for name in FAMILIES if name not in ("animatelcm", "lightning")])
 def test_adapter_config_there_and_back(family: str) -> None:
-    assert spec_from_adapter_config(adapter_config(FAMILIES[family])) == FAMILIES[family]
+    assert family_from_adapter_config(adapter_config(FAMILIES[family].config)) == FAMILIES[family]
 
 
 def test_old_adapter_configs_are_read() -> None:
@@ -235,10 +235,10 @@ def test_old_adapter_configs_are_read() -> None:
         "motion_num_attention_heads": 8,
         "use_motion_mid_block": True,
     }
-    assert spec_from_adapter_config(old) == FAMILIES["sd15-v2"]
-    assert spec_from_adapter_config(old, "AnimateLCM").name == "animatelcm"
+    assert family_from_adapter_config(old) == FAMILIES["sd15-v2"]
+    assert family_from_adapter_config(old, "AnimateLCM").name == "animatelcm"
     with pytest.raises(UnknownFile, match="motion_transformer_layers_per_block = 2"):
-        spec_from_adapter_config(old | {"motion_transformer_layers_per_block": 2})
+        family_from_adapter_config(old | {"motion_transformer_layers_per_block": 2})
 
 
 def test_specs_that_no_adapter_can_hold() -> None:
@@ -251,7 +251,7 @@ def test_specs_that_no_adapter_can_hold() -> None:
 def test_an_up_path_of_its_own_is_measured() -> None:
     spec = replace(small("sd15-v3"), channels=(8, 16), layers=(1, 1), heads=(8, 8), up=((16, 16), (8, 8, 8)))
     found, _ = family_of(measure(spec.shapes(), "animatediff"), {}, {})
-    assert found.up == spec.up and found.shapes() == spec.shapes()
+    assert found.config.up == spec.up and found.config.shapes() == spec.shapes()
     assert equal(to_canonical(from_canonical(weights(spec), spec, "animatediff")), weights(spec))
 
 

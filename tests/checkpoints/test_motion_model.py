@@ -23,7 +23,7 @@ from stillmotion.errors import Damaged, OutputError, UnknownFile, WeightsError, 
 
 def model(**overrides) -> MotionModel:
     net = tiny_motion(**overrides)
-    return MotionModel.from_state(net.spec, net.state_dict())
+    return MotionModel.from_state(net.family, net.state_dict())
 
 
 def same(left: torch.nn.Module, right: torch.nn.Module) -> bool:
@@ -104,7 +104,7 @@ def test_altered_positions_travel(form: str, tmp_path: Path) -> None:
         state[f"{prefix}.temporal_transformer.{POSITIONS[1]}"] = state[
             f"{prefix}.temporal_transformer.{POSITIONS[0]}"
         ]
-    saved = MotionModel.from_state(net.spec, state)
+    saved = MotionModel.from_state(net.family, state)
     saved.save(tmp_path / form)
     loaded = MotionModel.load(tmp_path / form)
     assert same(loaded, saved) and len(loaded.state_dict()) == len(state)

@@ -14,7 +14,7 @@ from diffusers.schedulers.scheduling_ddim import rescale_zero_terminal_snr
 from stillmotion.diffusion.schedule import NoiseSchedule
 from stillmotion.diffusion.schedulers import ROWS, check_steps, make_scheduler, zero_terminal_snr_betas
 from stillmotion.errors import RequestError
-from stillmotion.motion.families import EMOJI, FAMILIES, SDXL, V3
+from stillmotion.motion.families import FAMILIES, LIGHTNING, SDXL, V3
 from stillmotion.request.request import SCHEDULERS
 
 SD15 = {
@@ -45,8 +45,12 @@ def test_request_offers_exactly_what_can_be_made() -> None:
 
 def reference_alpha_bar(config: dict, spec) -> torch.Tensor:
     """alpha_bar (1000,) from the formulas, in float64, independent of any scheduler."""
-    start, end = (spec.beta_start, spec.beta_end) if spec else (config["beta_start"], config["beta_end"])
-    schedule = spec.beta_schedule if spec else config["beta_schedule"]
+    start, end = (
+        (spec.schedule.beta_start, spec.schedule.beta_end)
+        if spec
+        else (config["beta_start"], config["beta_end"])
+    )
+    schedule = spec.schedule.beta_schedule if spec else config["beta_schedule"]
     power = 2 if schedule == "scaled_linear" else 1
     betas = torch.linspace(start ** (1 / power), end ** (1 / power), 1000, dtype=torch.float64) ** power
     if config.get("rescale_betas_zero_snr"):
@@ -72,7 +76,7 @@ def sample(scheduler, alpha_bar: torch.Tensor, image: torch.Tensor, steps: int) 
     return x
 
 
-@pytest.mark.parametrize("spec", [None, V3, SDXL, EMOJI], ids=lambda spec: spec.name if spec else "base")
+@pytest.mark.parametrize("spec", [None, V3, SDXL, LIGHTNING], ids=lambda spec: spec.name if spec else "base")
 @pytest.mark.parametrize("config", [SD15, ZERO_SNR], ids=["sd15", "zero-snr"])
 @pytest.mark.parametrize("name", sorted(ROWS))
 def test_an_ideal_denoiser_leads_to_its_image(name, config, spec) -> None:
@@ -118,7 +122,7 @@ def test_v3_ddim_is_configured_as_animatediff_does() -> None:
 
 
 def test_sdxl_beta_has_its_own_end() -> None:
-    ours = scheduler_for(SDXL.scheduler, SD15, SDXL)
+    ours = scheduler_for(SDXL.sampling.scheduler, SD15, SDXL)
     assert isinstance(ours, EulerDiscreteScheduler)
     assert (ours.config.beta_schedule, ours.config.beta_end) == ("scaled_linear", 0.02)
 

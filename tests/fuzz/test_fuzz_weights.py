@@ -23,16 +23,17 @@ from tiny import TINY_MOTION
 
 from stillmotion.checkpoints.embeddings import read_embedding
 from stillmotion.checkpoints.identify import identify
-from stillmotion.checkpoints.motion_families import METADATA_KEY, spec_to_json
+from stillmotion.checkpoints.motion_families import METADATA_KEY, family_to_json
 from stillmotion.checkpoints.motion_model import MotionModel
 from stillmotion.errors import Damaged, StillmotionError
+from stillmotion.motion.families import family_of_config
 
 ROUNDS = int(os.environ.get("STILLMOTION_FUZZ", "25"))
 
 SPEC = replace(TINY_MOTION, channels=(8,), layers=(1,), heads=(2,), norm_groups=2)
 LORA = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k."
 SEEDS = {
-    "motion": (SPEC.shapes(), {METADATA_KEY: spec_to_json(SPEC)}),
+    "motion": (SPEC.shapes(), {METADATA_KEY: family_to_json(family_of_config(SPEC))}),
     "motion without our metadata": (SPEC.shapes(), None),
     "whole unet": ({"conv_in.weight": (8, 4, 3, 3), **SPEC.shapes()}, {"format": "pt"}),
     "lora": (
@@ -110,7 +111,7 @@ def test_config_of_a_motion_folder(tmp_path: Path) -> None:
 def test_metadata_of_ours(tmp_path: Path) -> None:
     rng, file = random.Random("metadata"), tmp_path / "x.safetensors"
     for _ in range(ROUNDS):
-        text = mutated_json(spec_to_json(SPEC).encode(), rng).decode("utf-8", "replace")
+        text = mutated_json(family_to_json(family_of_config(SPEC)).encode(), rng).decode("utf-8", "replace")
         file.write_bytes(safetensors(SPEC.shapes(), {METADATA_KEY: text}))
         _try(file)
 

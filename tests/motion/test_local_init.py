@@ -5,9 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from stillmotion.motion.families import EMOJI, V3
+from stillmotion.motion.families import V3, installed_families
 from stillmotion.motion.local_init import init_local_attention
 from stillmotion.motion.module import MotionModules, TemporalAttention
+
+EMOJI = installed_families()["emoji"]
 
 
 def weights_by_distance(attention: TemporalAttention, head: int, frames: int = 16) -> torch.Tensor:

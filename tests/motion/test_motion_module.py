@@ -143,7 +143,7 @@ def test_positions_kept_from_inference_mode_do_not_break_training():
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_state_dict_is_the_canonical_layout(family):
-    spec = FAMILIES[family]
+    spec = FAMILIES[family].config
     with torch.device("meta"):
         net = MotionModules(spec)
     assert {name: tuple(t.shape) for name, t in net.state_dict().items()} == spec.shapes()
@@ -162,7 +162,7 @@ def test_state_dict_is_the_canonical_layout(family):
 )
 def test_the_families_have_the_published_sizes(family, modules, tensors, millions):
     """compat.md 3.2; tensors without the two positional tables per module."""
-    spec = FAMILIES[family]
+    spec = FAMILIES[family].config
     parameters = sum(torch.Size(shape).numel() for shape in spec.shapes().values())
     assert (len(spec.modules()), len(spec.shapes())) == (modules, tensors)
     assert parameters / 1e6 == pytest.approx(millions, abs=0.05)
@@ -254,5 +254,5 @@ def test_for_unet_takes_overrides_and_family_settings():
             cross_attention_dim=2048,
         )
         spec = MotionModules.for_unet(sdxl, mid=False).spec
-    row = FAMILIES["sdxl-beta"]
+    row = FAMILIES["sdxl-beta"].config
     assert spec == replace(row, name="custom") and spec.base == "sdxl"

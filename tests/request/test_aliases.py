@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 
 import pytest
 import torch
@@ -11,7 +10,7 @@ from tiny import tiny_motion
 
 from stillmotion.checkpoints.convert import convert
 from stillmotion.checkpoints.identify import identify
-from stillmotion.checkpoints.motion_families import spec_from_json, spec_to_json
+from stillmotion.checkpoints.motion_families import family_from_json, family_to_json
 from stillmotion.checkpoints.motion_model import MotionModel
 from stillmotion.cli import run
 from stillmotion.errors import RequestError
@@ -108,9 +107,16 @@ def test_flags_of_training(monkeypatch, capsys) -> None:
     assert "near-frames" not in capsys.readouterr().out
 
 
+def test_a_size_that_nobody_said_is_not_taken_from_old_headers() -> None:
+    before = {**V1.columns(), "name": "mine", "base": "custom", "resnet_norm": "clip"}
+    assert family_from_json(json.dumps(before)).sampling.width is None
+    assert family_from_json(json.dumps({**before, "width": 64, "height": 64})).sampling.width == 64
+    assert family_from_json(json.dumps({**before, "base": "sd15"})).sampling.width == 512
+
+
 def test_headers_of_motion_files() -> None:
-    before = {**asdict(V1), "resnet_norm": "clip", "motion_norm": "frame"}
-    assert spec_from_json(json.dumps(before)) == spec_from_json(spec_to_json(V1)) == V1
+    before = {**V1.columns(), "resnet_norm": "clip", "motion_norm": "frame"}
+    assert family_from_json(json.dumps(before)) == family_from_json(family_to_json(V1)) == V1
 
 
 @pytest.mark.parametrize(
@@ -129,5 +135,5 @@ def test_convert_to_the_original_layout(tmp_path, motion_folder) -> None:
     states = [MotionModel.load(file).state_dict() for file in files]
     assert all(torch.equal(tensor, states[1][name]) for name, tensor in states[0].items())
     assert run(["convert", str(motion_folder), str(tmp_path / "c.safetensors"), "--layout", "original"]) == 0
-    model = MotionModel.from_state(tiny_motion().spec, tiny_motion().state_dict())
+    model = MotionModel.from_state(tiny_motion().family, tiny_motion().state_dict())
     assert identify(model.save(tmp_path / "m.safetensors", layout="original")).layout == "animatediff"

@@ -9,7 +9,7 @@ import pytest
 import torch
 from diffusers import AnimateDiffPipeline, AnimateDiffSDXLPipeline
 from oracles.peers import adapter_of, motion_unet
-from tiny import SIZE, TINY_MOTION, tiny_motion, tiny_pipeline
+from tiny import SIZE, TINY_FAMILY, tiny_motion, tiny_pipeline
 
 from stillmotion.diffusion import vae
 from stillmotion.diffusion.schedule import NoiseSchedule
@@ -41,7 +41,7 @@ def diffusers_frames(kind: str, ours: Animator, request: Request) -> np.ndarray:
         parts.pop(name, None)
     parts["unet"] = motion_unet(parts["unet"], ours.motion)
     base = NoiseSchedule.from_config(parts["scheduler"].config)
-    parts["scheduler"] = make_scheduler(request.scheduler, ours.spec.schedule.over_base(base))
+    parts["scheduler"] = make_scheduler(request.scheduler, ours.family.schedule.over_base(base))
     cls = AnimateDiffPipeline if kind == "sd15" else AnimateDiffSDXLPipeline
     pipeline = cls(**parts, motion_adapter=adapter_of(ours.motion))
     pipeline.set_progress_bar_config(disable=True)
@@ -174,16 +174,16 @@ def test_bf16_stays_near_float32_and_between_steps_is_float32() -> None:
 def test_defaults_come_from_the_family_then_the_card_then_the_request() -> None:
     card = ModelCard(defaults={"guidance_scale": 2.0, "frames": 3}, schedule=NoiseSchedule(beta_end=0.02))
     ours = Animator(tiny_pipeline(), tiny_motion(), card)
-    assert ours.defaults["num_inference_steps"] == TINY_MOTION.num_inference_steps
+    assert ours.defaults["num_inference_steps"] == TINY_FAMILY.sampling.num_inference_steps
     request = ours.request("a cat", frames=2)
     assert (request.frames, request.guidance_scale, request.num_inference_steps) == (2, 2.0, 2)
-    assert ours.spec.beta_end == 0.02
+    assert ours.family.schedule.beta_end == 0.02
     plain = Animator(tiny_pipeline(), tiny_motion()).sample(request).tensor
     assert not torch.equal(ours.sample(request).tensor, plain)
 
 
 def test_a_family_without_a_size_draws_at_the_size_of_the_unet() -> None:
-    custom = made(name="custom", width=512, height=512, positions=8, frames=16)
+    custom = made(name="custom", width=None, height=None, positions=8, frames=16)
     assert (custom.defaults["width"], custom.defaults["height"], custom.defaults["frames"]) == (SIZE, SIZE, 8)
     stills = Animator(tiny_pipeline())
     assert (stills.defaults["width"], stills.defaults["frames"]) == (SIZE, 1)

@@ -13,7 +13,7 @@ import pytest
 import torch
 from loras import motion_parts, random_parts
 from safetensors.torch import save_file
-from tiny import TINY_MOTION, tiny_lora, tiny_motion, tiny_pipeline
+from tiny import TINY_FAMILY, tiny_lora, tiny_motion, tiny_pipeline
 
 from stillmotion.checkpoints.lora_model import Lora
 from stillmotion.checkpoints.motion_model import MotionModel
@@ -36,7 +36,7 @@ def test_base_and_motion_from_folders(kind, request, motion_folder) -> None:
     base = str(request.getfixturevalue(f"{kind}_folder"))
     animator = Animator.load(base, motion=str(motion_folder), dtype="fp32", device="cpu")
     clip = animator.animate("a rocket", seed=1, num_inference_steps=2)
-    assert len(clip) == TINY_MOTION.frames
+    assert len(clip) == TINY_FAMILY.sampling.frames
     assert (clip.request.base, clip.request.motion, clip.request.dtype) == (
         base,
         str(motion_folder),
@@ -83,7 +83,10 @@ def test_the_cards_of_base_and_motion_are_merged(sd15_folder, motion_folder, tmp
     (motion / "stillmotion.json").write_text(json.dumps(facts))
     animator = Animator.load(str(base), str(motion))
     assert (animator.defaults["frames"], animator.defaults["width"]) == (5, 24)
-    assert (animator.spec.beta_schedule, animator.spec.beta_end) == ("scaled_linear", 0.02)
+    assert (animator.family.schedule.beta_schedule, animator.family.schedule.beta_end) == (
+        "scaled_linear",
+        0.02,
+    )
     assert animator.request("a cat").noise_alpha == 1.5
 
 
@@ -264,14 +267,14 @@ def test_what_is_no_lora_is_refused_under_both_flags(flag, sd15_folder, motion_f
 
 def test_motion_of_another_shape_does_not_fit(sd15_folder, tmp_path) -> None:
     other = tiny_motion(channels=(32, 64, 64), layers=(1, 1, 1), heads=(4, 4, 4))
-    path = MotionModel.from_state(other.spec, other.state_dict()).save(tmp_path / "other.safetensors")
+    path = MotionModel.from_state(other.family, other.state_dict()).save(tmp_path / "other.safetensors")
     with pytest.raises(Mismatch, match=r"other\.safetensors"):
         Animator.load(str(sd15_folder), str(path))
 
 
 def test_pia_needs_a_image_and_says_so(sd15_folder, tmp_path) -> None:
     net = tiny_motion(conv_in=9)
-    model = MotionModel.from_state(net.spec, net.state_dict())
+    model = MotionModel.from_state(net.family, net.state_dict())
     model.extra = {"conv_in.weight": torch.zeros(32, 9, 3, 3), "conv_in.bias": torch.zeros(32)}
     path = model.save(tmp_path / "pia.safetensors")
     with pytest.raises(WrongKind, match=r"pia\.safetensors is PIA.*v3_sd15_mm"):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -163,20 +162,25 @@ def test_fine_tuning_keeps_the_family_and_says_where_it_starts(configure, motion
     """Norms, positions and noise are those of the given motion, unless another noise is asked for."""
     model = MotionModel.load(motion_folder)
     folder = motion_folder.parent / "of-a-family"
-    model.spec = replace(
-        model.spec, name="mine", motion_norm="pooled", beta_schedule="scaled_linear", beta_end=0.02
+    model.family = model.family.updated(
+        name="mine", motion_norm="pooled", beta_schedule="scaled_linear", beta_end=0.02
     )
     model.save(folder)
     outcome = train(configure("run", motion=str(folder), max_train_steps=1, learning_rate=1e-3))
-    spec = MotionModel.load(outcome.output / "motion").spec
+    family = MotionModel.load(outcome.output / "motion").family
+    spec, schedule = family.config, family.schedule
     assert (spec.name, spec.motion_norm, spec.positions) == ("mine", "pooled", 32)
-    assert (spec.beta_schedule, spec.beta_start, spec.beta_end) == ("scaled_linear", 0.00085, 0.02)
+    assert (schedule.beta_schedule, schedule.beta_start, schedule.beta_end) == (
+        "scaled_linear",
+        0.00085,
+        0.02,
+    )
     said = " ".join(capsys.readouterr().err.split())
     assert "of-a-family: mine motion, 32 positions, pooled norms, scaled_linear betas 0.00085 to 0.02" in said
     assert "1e-05 to 0.0001 is usual" in said
     told = train(configure("told", motion=str(folder), max_train_steps=1, beta_schedule="linear"))
-    assert MotionModel.load(told.output / "motion").spec.beta_schedule == "linear"
+    assert MotionModel.load(told.output / "motion").family.schedule.beta_schedule == "linear"
     capsys.readouterr()
     fresh = train(configure("fresh", max_train_steps=1))
     assert "Starting from" not in capsys.readouterr().err
-    assert MotionModel.load(fresh.output / "motion").spec.beta_schedule == "linear"
+    assert MotionModel.load(fresh.output / "motion").family.schedule.beta_schedule == "linear"

@@ -111,7 +111,7 @@ def test_noise_that_goes_on_is_trained_and_kept_and_goes_on_with_the_motion(conf
     assert torch.equal(sample.noise, progressive_noise(rng.noise(*sample.latents.shape), 1.5))
     target.save(tmp_path / "made", {})
     again = make_target(configure("again", motion=str(tmp_path / "made" / "motion")))
-    assert again.denoiser.noise_alpha == again.motion.spec.noise_alpha == 1.5
+    assert again.denoiser.noise_alpha == again.motion.family.schedule.noise_alpha == 1.5
     other = make_target(configure("other", motion=str(tmp_path / "made" / "motion"), noise_alpha=0))
     assert torch.equal(other.sample(rng).noise, rng.noise(*sample.latents.shape))
 
@@ -179,7 +179,7 @@ def test_training_goes_on_from_given_weights(configure):
     start = MotionModel.load(first.output / "motion").state_dict()
     second = make_target(configure("second", motion=str(first.output / "motion"), frames=6, stride=1))
     assert all(torch.equal(tensor, start[name]) for name, tensor in second.motion.state_dict().items())
-    assert (second.motion.spec.frames, second.motion.spec.fps) == (6, 20)
+    assert (second.motion.family.sampling.frames, second.motion.family.sampling.fps) == (6, 20)
 
 
 def test_sdxl_trains(configure, sdxl_folder):

@@ -67,7 +67,7 @@ def test_fresh_motion_on_own_clips_ends_in_a_folder_that_loads(config, sd15_fold
     outcome = trainer.train()
     assert outcome.finished and [step.step for step in seen] == [1, 2, 3]
     motion = sm.MotionModel.load(outcome.output / "motion")
-    assert (motion.spec.positions, motion.spec.frames, motion.spec.width) == (4, 3, 16)
+    assert (motion.spec.positions, motion.family.sampling.frames, motion.family.sampling.width) == (4, 3, 16)
     for name, tensor in trainer.model.named_parameters():
         assert torch.equal(motion.state_dict()[name], tensor.detach())
     assert (outcome.output / "samples" / "step-00000003.png").exists()

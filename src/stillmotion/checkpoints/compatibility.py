@@ -8,12 +8,13 @@ from typing import Any
 from stillmotion.checkpoints.file_kinds import BASES, KINDS, LOOKED_FOR, TEXT_WIDTHS, FileInfo
 from stillmotion.errors import Mismatch, UnknownFile, WrongKind
 from stillmotion.motion.config import MotionConfig
+from stillmotion.request.installed_models import DEFAULT_MODEL
 
 SUGGESTIONS = {
     "sd15": ("an SD 1.5 module such as v3_sd15_mm.ckpt", "a Stable Diffusion 1.5 checkpoint"),
     "sd2": ("a module trained for it", "a Stable Diffusion 2 checkpoint"),
     "sdxl": ("an SDXL module such as mm_sdxl_v10_beta.ckpt", "an SDXL checkpoint"),
-    "emoji": ("the bundled motion (emoji)", "the bundled base (emoji)"),
+    DEFAULT_MODEL: (f"the bundled motion ({DEFAULT_MODEL})", f"the bundled base ({DEFAULT_MODEL})"),
 }
 """For a base: a motion module to use with it; for a module: a base to use with it."""
 

@@ -6,14 +6,15 @@ import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from stillmotion.motion.config import MotionConfig
+from stillmotion.motion.families import MotionFamily
+from stillmotion.request.installed_models import DEFAULT_MODEL
 
 BASES = {
     "sd15": "Stable Diffusion 1.x",
     "sd2": "Stable Diffusion 2.x",
     "sdxl": "Stable Diffusion XL",
     "sdxl-refiner": "the Stable Diffusion XL refiner",
-    "emoji": "the bundled emoji model",
+    DEFAULT_MODEL: f"the bundled {DEFAULT_MODEL} model",
     "custom": "a model of its own shape",
 }
 """Families of text-to-image models in words."""
@@ -113,7 +114,7 @@ class FileInfo:
     family: str | None = None
     layout: str | None = None
     base: str | None = None
-    spec: MotionConfig | None = None
+    spec: MotionFamily | None = None
     details: dict[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     source: str = ""
@@ -133,7 +134,7 @@ class FileInfo:
         if self.kind == "checkpoint" and self.family:
             return "it takes more than noise, which stillmotion cannot give it yet; use the plain checkpoint"
         usage = KINDS[self.kind].usage.format(name=shlex.quote(self.source or self.name))
-        if self.kind == "motion-lora" and self.base == "emoji":  # the default base and motion
+        if self.kind == "motion-lora" and self.base == DEFAULT_MODEL:  # the default base and motion
             usage = usage.replace(" --base CHECKPOINT --motion MOTION", "")
         return usage.removesuffix(" --motion MOTION") if "motion" in self.details else usage
 

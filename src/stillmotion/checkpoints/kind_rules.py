@@ -20,7 +20,8 @@ from stillmotion.checkpoints.motion_families import family_of, measure
 from stillmotion.checkpoints.motion_keys import layout_of
 from stillmotion.checkpoints.motion_layout import holds_whole_unet, rename
 from stillmotion.checkpoints.training_metadata import training_facts
-from stillmotion.motion.config import MotionConfig
+from stillmotion.motion.families import MotionFamily
+from stillmotion.request.installed_models import DEFAULT_MODEL
 
 _IMAGE_ENCODER = "img_encoder."
 
@@ -61,33 +62,39 @@ def _motion(header: Header, name: str) -> FileInfo:
     shapes = {key: shape for key, shape in header.items() if not key.startswith(_IMAGE_ENCODER)}
     whole = holds_whole_unet(shapes)
     found = measure(rename(shapes, layout), layout, whole_unet=whole, hint=name)
-    spec, notes = family_of(found, header.config, header.metadata)
+    family, notes = family_of(found, header.config, header.metadata)
     if whole:
         notes.append(
             "It holds a whole UNet (as the original train.py saves it); only its motion modules are used."
         )
     if len(shapes) < len(header):
-        return FileInfo("motion-i2v", header.name, "animatelcm-i2v", layout, spec.base, details=_size(header))
+        return FileInfo(
+            "motion-i2v", header.name, "animatelcm-i2v", layout, family.base, details=_size(header)
+        )
     return FileInfo(
         "motion",
         header.name,
-        spec.name,
+        family.name,
         layout,
-        spec.base,
-        spec,
-        {"title": f"a motion module, family {spec.name} ({layout} layout)", **_motion_details(spec, header)},
+        family.base,
+        family,
+        {
+            "title": f"a motion module, family {family.name} ({layout} layout)",
+            **_motion_details(family, header),
+        },
         tuple(notes),
     )
 
 
-def _motion_details(spec: MotionConfig, header: Header) -> dict[str, str]:
+def _motion_details(family: MotionFamily, header: Header) -> dict[str, str]:
+    spec, sampling = family.config, family.sampling
+    size = f", {sampling.width}x{sampling.height}" if sampling.width and sampling.height else ""
     return {
         "modules": f"{len(spec.modules())} ({spec.shape}), positions for {spec.positions} frames",
         **_size(header),
         "settings": (
-            f"{spec.frames} frames at {spec.fps:g} fps, {spec.width}x{spec.height}; {spec.scheduler}, "
-            f"{spec.num_inference_steps} steps, guidance {spec.guidance_scale:g}; "
-            f"{spec.schedule}"
+            f"{sampling.frames} frames at {sampling.fps:g} fps{size}; {sampling.scheduler}, "
+            f"{sampling.num_inference_steps} steps, guidance {sampling.guidance_scale:g}; {family.schedule}"
         ),
     }
 
@@ -105,18 +112,22 @@ def _lora_details(header: Header) -> dict[str, str]:
 def _motion_lora(header: Header, name: str) -> FileInfo:
     director = "motion_director" in header.metadata.get("model_type", "")
     made_by = " made by MotionDirector" if director or _has(header, "ff.net") else ""
-    algorithm, spec = lora_detect.algorithm(header), lora_detect.motion_family(header)
-    family, base = (spec.name, spec.base) if spec else ("custom", "custom")
+    algorithm, row = lora_detect.algorithm(header), lora_detect.motion_family(header)
+    family, base = (row.name, row.base) if row else ("custom", "custom")
     what = "" if algorithm in ("LoRA", "LoCon") else f", {algorithm}"
     title = f"a motion LoRA{what}{made_by} (it changes a motion module)"
-    details = {"title": title, "goes on": MOTION_LORA_GOES_ON.get(family, family), **_lora_details(header)}
+    details = {
+        "title": title,
+        "goes on": MOTION_LORA_GOES_ON.get(family, f"the motion of {family}"),
+        **_lora_details(header),
+    }
     return FileInfo("motion-lora", header.name, family, lora_detect.layout(header), base, details=details)
 
 
 MOTION_LORA_GOES_ON = {
     "sd15-v2": "mm_sd_v15_v2 (the v2 motion module); on v3 without its changes of the middle",
     "sdxl-beta": "motion modules for Stable Diffusion XL",
-    "emoji": "the bundled motion",
+    DEFAULT_MODEL: "the bundled motion",
     "custom": "motion modules of its own shape",
 }
 """What a motion LoRA belongs on, by its family."""

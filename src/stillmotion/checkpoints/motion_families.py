@@ -9,20 +9,29 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, replace
 from math import gcd
 from typing import Any
 
 from stillmotion.checkpoints.motion_keys import MODULE, Layout
-from stillmotion.errors import Damaged, Mismatch, UnknownFile
+from stillmotion.errors import Damaged, Mismatch, RequestError, UnknownFile
 from stillmotion.foreign import parse_json
 from stillmotion.motion.config import MotionConfig
-from stillmotion.motion.families import FAMILIES
+from stillmotion.motion.families import COLUMNS, FAMILIES, UNKNOWN, MotionFamily, known_families
 from stillmotion.request.aliases import MOTION_CONFIG
 
 Shape = tuple[int, ...]
 METADATA_KEY = "stillmotion"
-"""Key in a safetensors header under which we keep the whole spec of a motion model, as JSON."""
+"""Key in a safetensors header under which we keep the whole family of a motion model, as JSON."""
+
+UNWRITTEN = replace(UNKNOWN, config=MotionConfig("custom"))
+"""What a column has that the metadata of a file does not name."""
+
+UNSAID_SIZE = (512, 512)
+"""What headers before 0.2 have where nothing was said of the size."""
+
+FRACTIONS = ("beta_start", "beta_end", "noise_alpha", "guidance_scale", "fps")
+"""Columns that may be fractions."""
 
 
 @dataclass(frozen=True)
@@ -54,8 +63,8 @@ class Rule:
     note: str = ""
 
 
-_SD15 = (FAMILIES["sd15-v2"].channels, FAMILIES["sd15-v2"].layers)
-_SDXL = (FAMILIES["sdxl-beta"].channels, FAMILIES["sdxl-beta"].layers)
+_SD15 = (FAMILIES["sd15-v2"].config.channels, FAMILIES["sd15-v2"].config.layers)
+_SDXL = (FAMILIES["sdxl-beta"].config.channels, FAMILIES["sdxl-beta"].config.layers)
 
 
 def _sd15(m: MotionShapes) -> bool:
@@ -134,47 +143,48 @@ def measure(
 
 def family_of(
     measured: MotionShapes, config: Mapping[str, Any], metadata: Mapping[str, str]
-) -> tuple[MotionConfig, list[str]]:
-    """The spec of a motion file and notes on how sure that is.
+) -> tuple[MotionFamily, list[str]]:
+    """The family of a motion file and notes on how sure that is.
 
     What the file says of itself goes first (our metadata, a diffusers config), then the table of rules.
     """
     if METADATA_KEY in metadata:
-        return _divisible(_agreeing(spec_from_json(metadata[METADATA_KEY]), measured)), []
+        return _divisible(_agreeing(family_from_json(metadata[METADATA_KEY]), measured)), []
     rule = next((rule for rule in RULES if rule.when(measured)), None)
     row = FAMILIES[rule.family] if rule else _row_of_shape(measured)
     notes = [rule.note] if rule and rule.note else []
-    spec = replace(
-        row,
+    found = row.updated(
         channels=measured.channels,
         layers=tuple(map(len, measured.down)),
         mid=measured.mid,
         attentions=measured.attentions,
-        positions=measured.positions or row.positions,
+        positions=measured.positions or row.config.positions,
         conv_in=measured.conv_in,
     )
-    if spec.down_widths != measured.down:
+    if found.config.down_widths != measured.down:
         raise UnknownFile(f"Motion modules of mixed widths in one down block are not known: {measured.down}.")
-    if spec.up_widths != measured.up:
-        spec = replace(spec, up=measured.up)
+    if found.config.up_widths != measured.up:
+        found = found.updated(up=measured.up)
     if row.name == "lightning" and (steps := re.search(r"(\d)-?step", measured.hint)):
-        spec = replace(spec, num_inference_steps=int(steps.group(1)))
+        found = found.updated(num_inference_steps=int(steps.group(1)))
     if config:
-        return _divisible(checked(replace(spec, **_config_columns(config, len(spec.channels))))), notes
-    if row.name == "custom":
+        columns = _config_columns(config, len(found.config.channels))
+        return _divisible(checked(found.updated(**columns))), notes
+    if row.name == UNKNOWN.name:
+        shape = found.config
         notes.append(
-            f"Heads ({spec.heads[0]}) and norm groups ({spec.norm_groups}) are not in the file: assumed."
+            f"Heads ({shape.heads[0]}) and norm groups ({shape.norm_groups}) are not in the file: assumed."
         )
-    return spec, notes
+    return found, notes
 
 
-def spec_to_json(spec: MotionConfig) -> str:
-    """All columns of a spec; the inverse of `spec_from_json`."""
-    return json.dumps(asdict(spec))
+def family_to_json(family: MotionFamily) -> str:
+    """All columns of a family; the inverse of `family_from_json`."""
+    return json.dumps(family.columns())
 
 
-def spec_from_json(text: str) -> MotionConfig:
-    """A spec from our metadata; columns that this version does not know are an error."""
+def family_from_json(text: str) -> MotionFamily:
+    """A family from our metadata; columns that this version does not know are an error."""
     try:
         columns = parse_json(text)
     except ValueError as error:
@@ -182,16 +192,23 @@ def spec_from_json(text: str) -> MotionConfig:
     if not isinstance(columns, dict) or not isinstance(columns.get("name"), str):
         raise Damaged("The stillmotion metadata of this file cannot be read (it names no family of motion).")
     columns = MOTION_CONFIG.updated(columns)
-    unknown = sorted(set(columns) - {field.name for field in fields(MotionConfig)})
+    unknown = sorted(set(columns) - COLUMNS)
     if unknown:
         raise Mismatch(
             f"This file was written by another version of stillmotion: unknown {', '.join(unknown)[:200]}."
         )
-    return checked(MotionConfig(**{name: _tuples(value) for name, value in columns.items()}))
+    if nulls := [name for name, value in columns.items() if value is None and name not in ("conv_in", "up")]:
+        raise Damaged(f"This motion file has {nulls[0]} = None, which no motion model has.")
+    if columns.get("base") == UNKNOWN.base and (columns.get("width"), columns.get("height")) == UNSAID_SIZE:
+        del columns["width"], columns["height"]
+    try:
+        return checked(UNWRITTEN.updated(**{name: _tuples(value) for name, value in columns.items()}))
+    except RequestError as error:
+        raise Damaged(f"The stillmotion metadata of this file cannot be used: {error}") from error
 
 
-def checked(spec: MotionConfig) -> MotionConfig:
-    """The spec, if every column has the type and the range of a motion model; else `Damaged` names it."""
+def checked(family: MotionFamily) -> MotionFamily:
+    """The family, if every column has the type and range of a motion model; else `Damaged` names it."""
     ranges: dict[str, tuple[float, float]] = {
         "positions": (1, 65_536),
         "norm_groups": (1, 65_536),
@@ -207,15 +224,15 @@ def checked(spec: MotionConfig) -> MotionConfig:
         "height": (8, 65_536),
     }
     words = {"resnet_norm": ("per-frame", "pooled"), "motion_norm": ("per-frame", "pooled")}
-    for column in fields(MotionConfig):
-        name, value = column.name, getattr(spec, column.name)
+    shape = family.config
+    for name, value in family.columns().items():
         whole = type(value) is int and 0 < value <= 2**20
         if name in ("channels", "layers", "heads"):
             most = 64 if name == "layers" else 2**20
-            good = _counts(value, most) and len(value) == len(spec.channels) and len(value) <= 16
+            good = _counts(value, most) and len(value) == len(shape.channels) and len(value) <= 16
         elif name in ranges:
             low, high = ranges[name]
-            kinds = (int,) if type(column.default) is int else (int, float)
+            kinds = (int, float) if name in FRACTIONS else (int,)
             good = type(value) in kinds and low <= value <= high
         elif name == "conv_in":
             good = value is None or whole
@@ -227,17 +244,18 @@ def checked(spec: MotionConfig) -> MotionConfig:
             good = isinstance(value, str) and len(value) < 200 and value in words.get(name, (value,))
         if not good:
             raise Damaged(f"This motion file has {name} = {repr(value)[:80]}, which no motion model has.")
-    return spec
+    return family
 
 
-def _divisible(spec: MotionConfig) -> MotionConfig:
-    for channels, heads in zip(spec.channels, spec.heads, strict=True):
-        if channels % heads or channels % spec.norm_groups:
+def _divisible(family: MotionFamily) -> MotionFamily:
+    shape = family.config
+    for channels, heads in zip(shape.channels, shape.heads, strict=True):
+        if channels % heads or channels % shape.norm_groups:
             raise Damaged(
-                f"This motion file has {heads} heads and {spec.norm_groups} norm groups; "
+                f"This motion file has {heads} heads and {shape.norm_groups} norm groups; "
                 f"{channels} channels cannot be divided by both."
             )
-    return spec
+    return family
 
 
 def _counts(value: Any, most: int = 2**20) -> bool:
@@ -268,9 +286,9 @@ def adapter_config(spec: MotionConfig) -> dict[str, Any]:
     }
 
 
-def spec_from_adapter_config(config: Mapping[str, Any], name: str = "custom") -> MotionConfig:
-    """The spec a MotionAdapter config describes (old ones too), by the rules of `family_of`."""
-    channels = _per_block(config.get("block_out_channels", FAMILIES["sd15-v2"].channels), 1)
+def family_from_adapter_config(config: Mapping[str, Any], name: str = "custom") -> MotionFamily:
+    """The family a MotionAdapter config describes (old ones too), by the rules of `family_of`."""
+    channels = _per_block(config.get("block_out_channels", FAMILIES["sd15-v2"].config.channels), 1)
     layers = _per_block(config.get("motion_layers_per_block", 2), len(channels))
     mid = bool(config.get("use_motion_mid_block", True))
     if not (channels and _counts(channels) and _counts(layers, 64) and len(layers) == len(channels)):
@@ -306,16 +324,14 @@ def _config_columns(config: Mapping[str, Any], blocks: int) -> dict[str, Any]:
     }
 
 
-def _row_of_shape(m: MotionShapes) -> MotionConfig:
-    """The row with exactly these widths (emoji, ...), or a new one named custom."""
+def _row_of_shape(m: MotionShapes) -> MotionFamily:
+    """The known family with exactly these widths (of an installed model), or a new one named custom."""
     layers = tuple(map(len, m.down))
-    for row in FAMILIES.values():
-        if (row.channels, row.layers, row.mid) == (m.channels, layers, m.mid):
+    for row in known_families().values():
+        if (row.config.channels, row.config.layers, row.config.mid) == (m.channels, layers, m.mid):
             return row
     shared = gcd(*m.channels)
-    return MotionConfig(
-        "custom",
-        base="custom",
+    return UNKNOWN.updated(
         channels=m.channels,
         layers=layers,
         heads=(gcd(8, shared),) * len(m.channels),
@@ -323,12 +339,13 @@ def _row_of_shape(m: MotionShapes) -> MotionConfig:
     )
 
 
-def _agreeing(spec: MotionConfig, m: MotionShapes) -> MotionConfig:
+def _agreeing(family: MotionFamily, m: MotionShapes) -> MotionFamily:
+    spec = family.config
     if (spec.down_widths, spec.mid, spec.up_widths) != (m.down, m.mid, m.up):
         raise Damaged(
             f"The header says {spec.name} motion ({spec.shape}), but the tensors are of another shape."
         )
-    return spec
+    return family
 
 
 def _blocks(widths: Mapping[str, Mapping[int, int]], path: str) -> tuple[tuple[int, ...], ...]:

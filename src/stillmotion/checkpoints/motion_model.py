@@ -4,7 +4,7 @@
     model.save("motion/")                      a diffusers MotionAdapter folder
     model.save("motion.safetensors")           one file in AnimateDiff's own layout
 
-The whole spec (family, norms, schedule) travels in the safetensors header, so a round trip loses nothing.
+The whole family (shape, schedule, sampling) travels in the safetensors header: a round trip loses nothing.
 """
 
 from __future__ import annotations
@@ -22,11 +22,12 @@ from stillmotion.checkpoints.checkpoint import Checkpoint, Source, open_checkpoi
 from stillmotion.checkpoints.compatibility import require_kind
 from stillmotion.checkpoints.finite import check_finite
 from stillmotion.checkpoints.hub import INSIDE
-from stillmotion.checkpoints.motion_families import METADATA_KEY, adapter_config, spec_to_json
+from stillmotion.checkpoints.motion_families import METADATA_KEY, adapter_config, family_to_json
 from stillmotion.checkpoints.motion_keys import EXTRAS, Layout
 from stillmotion.checkpoints.motion_layout import from_canonical, to_canonical
 from stillmotion.errors import OutputError, WrongKind
 from stillmotion.motion.config import MotionConfig
+from stillmotion.motion.families import MotionFamily
 from stillmotion.motion.module import MotionModules
 from stillmotion.request.aliases import layout_of_kind
 
@@ -38,9 +39,9 @@ class MotionModel(MotionModules):
     convolution), `notes` what could not be told for certain when it was loaded.
     """
 
-    def __init__(self, spec: MotionConfig) -> None:
-        super().__init__(spec)
-        self.name = spec.name
+    def __init__(self, family: MotionFamily | MotionConfig) -> None:
+        super().__init__(family)
+        self.name = self.family.name
         self.extra: dict[str, Tensor] = {}
         self.notes: tuple[str, ...] = ()
 
@@ -87,7 +88,7 @@ class MotionModel(MotionModules):
         tensors = from_canonical(self._canonical(dtype), self.spec, layout)
         config = None if single else json.dumps(adapter_config(self.spec), indent=2) + "\n"
         name = f"diffusion_pytorch_model{f'.{variant}' if variant else ''}.safetensors"
-        metadata = {"format": "pt", METADATA_KEY: spec_to_json(self.spec)}
+        metadata = {"format": "pt", METADATA_KEY: family_to_json(self.family)}
         with replacing(path if single else path / name, overwrite=True) as unfinished:
             save_file(tensors, unfinished, metadata=metadata)
         if config is not None:

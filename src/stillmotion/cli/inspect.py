@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, replace
+from typing import Any
 
 import click
 
 from stillmotion.checkpoints.checkpoint import open_checkpoint
-from stillmotion.checkpoints.file_kinds import BASES
+from stillmotion.checkpoints.file_kinds import BASES, FileInfo
 from stillmotion.cli.options import PathType
 from stillmotion.cli.output import echo
-from stillmotion.motion.families import FAMILIES
+from stillmotion.motion.families import known_families
 
 UNKNOWN = 2
 """Exit code if any of the files is of no known kind."""
@@ -34,23 +35,28 @@ def inspect(ctx: click.Context, files: tuple[str, ...], as_json: bool, families:
         raise click.UsageError("Name at least one file, or ask for --families.")
     found = [replace(open_checkpoint(file).info, source=file) for file in files]
     for kind in found:
-        echo(json.dumps(asdict(kind)) if as_json else "\n".join(kind.describe()))
+        echo(json.dumps(_as_json(kind)) if as_json else "\n".join(kind.describe()))
     if not all(kind.known for kind in found):
         ctx.exit(UNKNOWN)
 
 
+def _as_json(kind: FileInfo) -> dict[str, Any]:
+    return asdict(kind) | {"spec": kind.spec.columns() if kind.spec else None}
+
+
 def _families() -> str:
     rows = [("family", "fits", "frames", "size", "sampler", "steps", "guidance")]
-    for name, spec in FAMILIES.items():
+    for name, family in known_families().items():
+        sampling = family.sampling
         rows.append(
             (
                 name,
-                BASES.get(spec.base, spec.base),
-                str(spec.frames),
-                f"{spec.width}x{spec.height}",
-                spec.scheduler,
-                str(spec.num_inference_steps),
-                f"{spec.guidance_scale:g}",
+                BASES.get(family.base, family.base),
+                str(sampling.frames),
+                f"{sampling.width}x{sampling.height}",
+                str(sampling.scheduler),
+                str(sampling.num_inference_steps),
+                f"{sampling.guidance_scale:g}",
             )
         )
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]

@@ -9,8 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from stillmotion.diffusion.schedule import CARD_FIELDS, NoiseSchedule
-
 Norm = Literal["per-frame", "pooled"]
 """GroupNorm statistics: of each frame alone, or pooled over all frames of a clip."""
 
@@ -20,10 +18,10 @@ Widths = tuple[tuple[int, ...], ...]
 
 @dataclass(frozen=True)
 class MotionConfig:
-    """One family: the shape of its modules and the settings it was trained for.
+    """The shape of the modules of one family.
 
     `channels` are those of the UNet's down blocks; block i of the down path carries `layers[i]` modules, the
-    mirrored block of the up path `layers[i] + 1`. Beta names are diffusers' ("linear": ldm's "sqrt_linear").
+    mirrored block of the up path `layers[i] + 1`.
     """
 
     name: str
@@ -40,29 +38,11 @@ class MotionConfig:
     resnet_norm: Norm = "per-frame"
     motion_norm: Norm = "per-frame"
     base: str = "sd15"
-    """family of the text-to-image model it fits: sd15, sdxl, emoji"""
-    beta_schedule: str = "linear"
-    beta_start: float = 0.00085
-    beta_end: float = 0.012
-    noise_alpha: float = 0.0
-    """how much of a frame's noise goes on into the next (see diffusion.noise); 0: frames are independent"""
-    scheduler: str = "ddim"
-    timestep_spacing: str = "leading"
-    num_inference_steps: int = 25
-    guidance_scale: float = 7.5
-    frames: int = 16
-    fps: float = 8.0
-    width: int = 512
-    height: int = 512
+    """family of the text-to-image model it fits: sd15, sdxl, that of an installed model or custom"""
     conv_in: int | None = None
     """input channels of the replaced first convolution (PIA: latent 4 + mask 1 + masked image 4)"""
     up: Widths | None = None
     """channels of every up module by block, where the up path does not mirror the down path; () if none"""
-
-    @property
-    def schedule(self) -> NoiseSchedule:
-        """The noise it was trained for."""
-        return NoiseSchedule(**{name: getattr(self, name) for name in CARD_FIELDS})
 
     @property
     def down_widths(self) -> Widths:

@@ -14,7 +14,6 @@ paper's (b h w) f c order, which costs more than a linear layer on a CPU in bf16
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from math import gcd
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +24,14 @@ from torch.utils.checkpoint import checkpoint
 
 from stillmotion.errors import AttachError, Mismatch
 from stillmotion.motion.config import MotionConfig, Norm
-from stillmotion.motion.families import EMOJI, SDXL, V3
+from stillmotion.motion.families import (
+    SDXL,
+    UNKNOWN,
+    V3,
+    MotionFamily,
+    family_of_config,
+    installed_families,
+)
 from stillmotion.motion.positions import Positions
 from stillmotion.motion.slots import has_mid, unwrap_unet, widths
 
@@ -180,11 +186,15 @@ class MotionModule(nn.Module):
 
 
 class MotionModules(nn.Module):
-    """All motion modules of one spec; the state_dict is the canonical layout, positions only if altered."""
+    """All motion modules of one model; the state_dict is the canonical layout, positions only if altered.
 
-    def __init__(self, spec: MotionConfig) -> None:
+    `family` says what they were trained for; a shape alone has the settings of the family of its name.
+    """
+
+    def __init__(self, family: MotionFamily | MotionConfig) -> None:
         super().__init__()
-        self.spec = spec
+        self.family = family if isinstance(family, MotionFamily) else family_of_config(family)
+        spec = self.spec
         self._place("down_blocks", spec.down_widths)
         if spec.mid:
             self.mid_block = nn.ModuleDict({"motion_modules": nn.ModuleList()})
@@ -193,26 +203,29 @@ class MotionModules(nn.Module):
             module = MotionModule(channels, heads, spec.attentions, spec.norm_groups, spec.motion_norm)
             self.get_submodule(prefix.rpartition(".")[0]).append(module)
 
+    @property
+    def spec(self) -> MotionConfig:
+        """The shape of the modules."""
+        return self.family.config
+
     def _place(self, path: str, blocks: tuple[tuple[int, ...], ...]) -> None:
         empty = [nn.ModuleDict({"motion_modules": nn.ModuleList()}) for _ in blocks]
         self.add_module(path, nn.ModuleList(empty))
 
     @classmethod
-    def from_spec(cls, spec: MotionConfig) -> Self:
+    def from_spec(cls, spec: MotionFamily | MotionConfig) -> Self:
         """A fresh set, as at the start of training: attached, it changes nothing."""
         return cls(spec)
 
     @classmethod
     def for_unet(cls, unet: nn.Module, **overrides: Any) -> Self:
-        """A fresh set that fits this UNet2DConditionModel; `overrides` are MotionConfig fields
-        (mid=False).
-        """
-        return cls(spec_for(unet, **overrides))
+        """A fresh set that fits this UNet2DConditionModel; `overrides` are columns of a family."""
+        return cls(family_for(unet, **overrides))
 
     @classmethod
-    def from_state(cls, spec: MotionConfig, state: Mapping[str, Tensor]) -> Self:
+    def from_state(cls, spec: MotionFamily | MotionConfig, state: Mapping[str, Tensor]) -> Self:
         """The set with these tensors (shared, not copied) by canonical name; Mismatch if any is off."""
-        _check(spec, state)
+        _check(spec if isinstance(spec, MotionConfig) else spec.config, state)
         with torch.device("meta"):
             net = cls(spec)
         net.load_state_dict(dict(state), assign=True)
@@ -231,16 +244,17 @@ class MotionModules(nn.Module):
             module.gradient_checkpointing = enabled
 
 
-def spec_for(unet: nn.Module, **overrides: Any) -> MotionConfig:
-    """The spec that fits the UNet slot by slot; settings as in the family of this shape, if there is one.
+def family_for(unet: nn.Module, **overrides: Any) -> MotionFamily:
+    """The modules that fit the UNet slot by slot; settings as in the family of this shape, if there is one.
 
     `heads` may be one number; its largest divisor that divides the channels counts. Default 8.
     """
     unet = unwrap_unet(unet)
     down, up = widths(unet, "down_blocks"), widths(unet, "up_blocks")
     channels, layers = tuple(block[0] for block in down), tuple(map(len, down))
-    rows = (row for row in (V3, SDXL, EMOJI) if (row.channels, row.layers) == (channels, layers))
-    row = next(rows, MotionConfig("custom", base="custom"))
+    known = (V3, SDXL, *installed_families().values())
+    rows = (row for row in known if (row.config.channels, row.config.layers) == (channels, layers))
+    row = next(rows, UNKNOWN)
     most = overrides.pop("heads", 8)
     levels = [gcd(*block, *(up[-1 - i] if up else ())) for i, block in enumerate(down)]
     fields = {
@@ -251,8 +265,8 @@ def spec_for(unet: nn.Module, **overrides: Any) -> MotionConfig:
         "mid": has_mid(unet),
         "norm_groups": gcd(unet.config.norm_num_groups or 32, *levels),
     }
-    spec = replace(row, **fields | overrides)
-    return spec if spec.up_widths == up else replace(spec, up=up)
+    found = row.updated(**fields | overrides)
+    return found if found.config.up_widths == up else found.updated(up=up)
 
 
 def _check(spec: MotionConfig, state: Mapping[str, Tensor]) -> None:

@@ -2,7 +2,8 @@
 
 {"name": "emoji", "family": "emoji", "concepts": "concepts.json",
  "defaults": {"width": 128, "frames": 16, "scheduler": "ddim", ...},      fields of a Request
- "schedule": {"beta_schedule": "scaled_linear", ...}}                   fields of a NoiseSchedule
+ "schedule": {"beta_schedule": "scaled_linear", ...},                   fields of a NoiseSchedule
+ "motion": {"channels": [128, 256, 256], "layers": [1, 1, 1], ...}}     fields of a MotionConfig
 """
 
 from __future__ import annotations
@@ -20,17 +21,32 @@ from stillmotion.request.concepts import Concepts
 
 CARD = "stillmotion.json"
 CARD_BYTES = 2**20
+MOTION_FIELDS: dict[str, type] = {
+    "channels": list,
+    "layers": list,
+    "heads": list,
+    "mid": bool,
+    "positions": int,
+    "norm_groups": int,
+    "motion_norm": str,
+    "resnet_norm": str,
+}
+"""What a card may say of the shape of its motion, and how."""
 
 
 @dataclass(frozen=True)
 class ModelCard:
-    """Name, family, defaults of requests, noise schedule, concepts; empty where the folder says nothing."""
+    """Name, family, defaults of requests, noise schedule, concepts; empty where the folder says nothing.
+
+    `motion` is the shape of the motion modules of a family that the model brings.
+    """
 
     name: str = ""
     family: str | None = None
     defaults: dict[str, Any] = field(default_factory=dict)
     schedule: NoiseSchedule = NoiseSchedule()
     concepts: Concepts | None = None
+    motion: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def read(cls, folder: str | Path) -> ModelCard:
@@ -64,7 +80,28 @@ class ModelCard:
             defaults={name: checked[name] for name in defaults},
             schedule=schedule,
             concepts=Concepts.read(path.parent / concepts) if concepts else None,
+            motion=_motion(path, content.get("motion", {})),
         )
+
+
+def _motion(path: Path, columns: Any) -> dict[str, Any]:
+    """The shape of the motion modules, each column of one of the types that JSON has for it."""
+    if not isinstance(columns, dict):
+        raise Damaged(f"{path}: motion must be an object with the shape of the motion modules.")
+    unknown = sorted(columns.keys() - MOTION_FIELDS.keys())
+    if unknown:
+        raise Damaged(
+            f"{path}: motion has {', '.join(unknown)}, but may only have {', '.join(MOTION_FIELDS)}."
+        )
+    for name, value in columns.items():
+        kind = MOTION_FIELDS[name]
+        items = value if isinstance(value, list) else []
+        if type(value) is not kind or not all(type(item) is int and item > 0 for item in items):
+            words = {list: "a list of whole numbers", bool: "true or false", int: "a whole number"}
+            raise Damaged(
+                f"{path}: motion has {name} = {value!r:.80}, which must be {words.get(kind, 'text')}."
+            )
+    return dict(columns)
 
 
 def _schedule(path: Path, columns: dict[str, Any]) -> NoiseSchedule:

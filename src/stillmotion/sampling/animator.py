@@ -11,7 +11,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Hashable, Mapping, Sequence
 from contextlib import ExitStack, nullcontext
-from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, overload
 
@@ -83,9 +82,9 @@ class Animator:
         self.loras = dict(loras or {})
         self.notes, self.words, self.files = tuple(notes), tuple(words), tuple(files)
         self.condition_models: dict[Hashable, Any] = {}
-        self.spec = replace(motion.spec, **self.card.schedule.said()) if motion is not None else None
+        self.family = motion.family.updated(**self.card.schedule.said()) if motion is not None else None
         self.defaults = (
-            family_defaults(self.spec, pipeline)
+            family_defaults(self.family, pipeline)
             | self.card.defaults
             | ({} if motion is not None else {"frames": 1})
         )
@@ -282,6 +281,6 @@ class Animator:
 
     def _scheduler(self, request: CompleteRequest) -> SchedulerMixin:
         schedule = NoiseSchedule.from_config(self.pipeline.scheduler.config)
-        if self.spec is not None and request.frames > 1:
-            schedule = self.spec.schedule.over_base(schedule)
+        if self.family is not None and request.frames > 1:
+            schedule = self.family.schedule.over_base(schedule)
         return make_scheduler(request.scheduler, schedule)

@@ -5,9 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from stillmotion.diffusion.vae import pixels_per_latent
-from stillmotion.motion.config import MotionConfig
-from stillmotion.motion.families import FAMILIES
-from stillmotion.request.request import FILLED_BY_MODEL
+from stillmotion.motion.families import UNKNOWN, MotionFamily
 
 if TYPE_CHECKING:
     from stillmotion.diffusion.pipeline import Pipeline
@@ -22,19 +20,17 @@ STILL_DEFAULTS = {
 }
 """What a base without motion draws when nothing else is said."""
 
-DEFAULT_SIZE = (MotionConfig("").width, MotionConfig("").height)
 
-
-def family_defaults(config: MotionConfig | None, pipeline: Pipeline) -> dict[str, Any]:
+def family_defaults(family: MotionFamily | None, pipeline: Pipeline) -> dict[str, Any]:
     """Fields of a request as the motion's family has them, stills without one.
 
     Where the family says nothing of the size, it is that of the pipeline's UNet.
     """
     side = pipeline.unet.config.sample_size * pixels_per_latent(pipeline.vae)
     size = {"width": side, "height": side}
-    if config is None:
+    if family is None:
         return STILL_DEFAULTS | size
-    row = {name: getattr(config, name) for name in FILLED_BY_MODEL}
-    row["frames"] = min(config.frames, config.positions)
-    unsaid = config.name not in FAMILIES and (config.width, config.height) == DEFAULT_SIZE
-    return row | size if unsaid else row
+    row = STILL_DEFAULTS | size | UNKNOWN.sampling.said() | family.sampling.said()
+    row["noise_alpha"] = family.schedule.noise_alpha or 0.0
+    row["frames"] = min(row["frames"], family.config.positions)
+    return row

@@ -6,8 +6,7 @@ import re
 from collections.abc import Mapping
 
 from stillmotion.checkpoints.file_kinds import TEXT_WIDTHS
-from stillmotion.motion.config import MotionConfig
-from stillmotion.motion.families import FAMILIES
+from stillmotion.motion.families import FAMILIES, MotionFamily, installed_families
 
 Shape = tuple[int, ...]
 
@@ -130,16 +129,18 @@ def base(shapes: Mapping[str, Shape]) -> str | None:
     return None
 
 
-def motion_family(shapes: Mapping[str, Shape]) -> MotionConfig | None:
+def motion_family(shapes: Mapping[str, Shape]) -> MotionFamily | None:
     """The family of motion modules that a motion LoRA was made for, by its widths; None if unknown.
 
     v2 stands for all of Stable Diffusion's: they have the same widths, and only v2 had motion LoRAs.
     """
     found = ((_MOTION_DOWN.search(key), shape) for key, shape in shapes.items() if _DOWN.search(key))
     widths = {int(place[1]): shape[1] for place, shape in found if place and len(shape) == 2}
-    rows = [FAMILIES[name] for name in ("sd15-v2", "sdxl-beta", "emoji")]
-    fitting = [row for row in rows if widths and widths.items() <= dict(enumerate(row.channels)).items()]
-    whole = (row for row in fitting if len(row.channels) == len(widths))
+    rows = [FAMILIES["sd15-v2"], FAMILIES["sdxl-beta"], *installed_families().values()]
+    fitting = [
+        row for row in rows if widths and widths.items() <= dict(enumerate(row.config.channels)).items()
+    ]
+    whole = (row for row in fitting if len(row.config.channels) == len(widths))
     return next(whole, next(iter(fitting), None))
 
 

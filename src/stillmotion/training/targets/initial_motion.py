@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from stillmotion.atomic import write_text
 from stillmotion.checkpoints.hub import INSIDE, locate
 from stillmotion.checkpoints.motion_model import MotionModel
 from stillmotion.errors import WrongKind
-from stillmotion.motion.config import MotionConfig
+from stillmotion.motion.families import MotionFamily
 from stillmotion.request.model_card import ModelCard
 
 
@@ -26,7 +25,7 @@ def load_motion(source: str) -> MotionModel:
         raise WrongKind(f"{source} is PIA, which needs given images: start from another motion module.")
     place = locate(source)
     place = next((place / part for part in INSIDE if (place / part).is_dir()), place)
-    net.spec = replace(net.spec, **ModelCard.read(place).schedule.said())
+    net.family = net.family.updated(**ModelCard.read(place).schedule.said())
     return net
 
 
@@ -41,9 +40,9 @@ def motion_for(motion: str | None, base: str) -> MotionModel:
     return load_motion(motion or base)
 
 
-def resolve_noise_alpha(noise_alpha: float | None, spec: MotionConfig | None) -> float:
+def resolve_noise_alpha(noise_alpha: float | None, family: MotionFamily | None) -> float:
     """The `noise_alpha` of a run: what its config says, else that of the given motion, else 0."""
-    unsaid = 0.0 if spec is None else spec.noise_alpha
+    unsaid = (family and family.schedule.noise_alpha) or 0.0
     return unsaid if noise_alpha is None else noise_alpha
 
 
@@ -52,7 +51,7 @@ def describe_origin(net: MotionModel) -> str:
     spec = net.spec
     return (
         f"{net.name}: {spec.name} motion, {spec.positions} positions, {spec.motion_norm} norms, "
-        f"{spec.schedule}"
+        f"{net.family.schedule}"
     )
 
 
@@ -73,7 +72,7 @@ def save_motion(
         schedule: the noise it was trained with, as in a model card.
     """
     state = {name: buffer.cpu() for name, buffer in motion.state_dict().items()} | dict(weights)
-    net = MotionModel.from_state(replace(motion.spec, **defaults, **schedule), state)
+    net = MotionModel.from_state(motion.family.updated(**defaults, **schedule), state)
     net.extra = motion.extra
     card = {"name": folder.parent.name, "defaults": dict(defaults), "schedule": dict(schedule)}
     # the card first: weights that appear after a kill between the two are never without their noise

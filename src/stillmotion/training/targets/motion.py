@@ -7,7 +7,6 @@ noise schedule of its own.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -56,12 +55,12 @@ class MotionTarget:
         # before models load, so that a wrong path is said at once
         items = find_items(config.videos, report, config.video_folder)
         given = load_motion(config.motion) if config.motion is not None else None
-        spec = None if given is None else given.spec
+        family = None if given is None else given.family
         self.denoiser = Denoiser(
             config,
             accelerator.device,
-            ANIMATEDIFF if spec is None else spec.schedule.only(*BETAS),
-            noise_alpha=resolve_noise_alpha(config.noise_alpha, spec),
+            ANIMATEDIFF if family is None else family.schedule.only(*BETAS),
+            noise_alpha=resolve_noise_alpha(config.noise_alpha, family),
         )
         self.pipeline = self.denoiser.pipeline
         self.adapter = self._adapter()
@@ -94,8 +93,8 @@ class MotionTarget:
     def save(self, output: Path, weights: Mapping[str, Tensor], step: int = 0) -> None:
         """`motion/`: a folder that MotionModel.load and diffusers' MotionAdapter.from_pretrained read."""
         state = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
-        spec = self.motion.spec
-        defaults = {name: getattr(spec, name) for name in ("frames", "width", "height", "fps")}
+        sampling = self.motion.family.sampling
+        defaults = {name: getattr(sampling, name) for name in ("frames", "width", "height", "fps")}
         save_motion(output / self.artifact, self.motion, state, defaults, self._noise().said())
 
     def samples(self, folder: Path, step: int) -> Path | None:
@@ -119,8 +118,8 @@ class MotionTarget:
         if self.config.local_init:
             init_local_attention(net)
         size = self.config.resolution
-        net.spec = replace(
-            net.spec, **self._noise().said(), frames=self.config.frames, width=size, height=size, fps=self.fps
+        net.family = net.family.updated(
+            **self._noise().said(), frames=self.config.frames, width=size, height=size, fps=self.fps
         )
         return net
 

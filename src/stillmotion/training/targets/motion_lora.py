@@ -69,9 +69,9 @@ class MotionLoraTarget:
         report = Report()
         items = self._items(report)
         given = motion_for(config.motion, config.base)
-        alpha = resolve_noise_alpha(config.noise_alpha, given.spec)
+        alpha = resolve_noise_alpha(config.noise_alpha, given.family)
         self.denoiser = Denoiser(
-            config, accelerator.device, given.spec.schedule.only(*BETAS), noise_alpha=alpha
+            config, accelerator.device, given.family.schedule.only(*BETAS), noise_alpha=alpha
         )
         unet = self.denoiser.unet
         self.motion = given.requires_grad_(False).eval().to(accelerator.device, self.denoiser.dtype)

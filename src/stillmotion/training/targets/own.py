@@ -26,7 +26,7 @@ from stillmotion.training.denoiser import Denoiser, Prediction, Sample, loss_of,
 from stillmotion.training.engine.rng import SampleRng
 from stillmotion.training.engine.target import Loss
 from stillmotion.training.samples import sample_sheet
-from stillmotion.training.targets.initial_motion import save_motion
+from stillmotion.training.targets.initial_motion import resolve_noise_alpha, save_motion
 
 MAX_SAMPLES = 4
 LossFunction = Callable[[Prediction], Tensor]
@@ -63,12 +63,12 @@ class OwnTarget:
             )
         self.motion = model if isinstance(model, MotionModel) else None
         self.artifact = "motion" if self.motion else "model.safetensors"
-        spec = None if self.motion is None else self.motion.spec
-        alpha = config.noise_alpha if config.noise_alpha is not None else getattr(spec, "noise_alpha", 0.0)
+        family = None if self.motion is None else self.motion.family
+        alpha = resolve_noise_alpha(config.noise_alpha, family)
         self.denoiser = Denoiser(
             config,
             accelerator.device,
-            None if spec is None else spec.schedule.only(*BETAS),
+            None if family is None else family.schedule.only(*BETAS),
             rounded=False,
             noise_alpha=alpha,
             pipeline=pipeline,
