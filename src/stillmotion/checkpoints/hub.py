@@ -119,8 +119,10 @@ def _fetch_folder(repo: str) -> Path:
 
 
 def _similar(path: Path) -> str:
-    """A hint at files with nearly the same name in the same folder."""
+    """A hint at files of nearly the same name in the same folder, and at installed models and LoRAs."""
     folder = path.parent
-    names = [entry.name for entry in folder.iterdir()] if folder.is_dir() else []
+    names = {entry.name: str(folder / entry.name) for entry in folder.iterdir()} if folder.is_dir() else {}
+    if path.name == str(path):
+        names |= {name: name for name in (*bundled_names(), *bundled_loras())}
     close = get_close_matches(path.name, names, n=2, cutoff=0.7)
-    return f" Did you mean {' or '.join(str(folder / name) for name in close)}?" if close else ""
+    return f" Did you mean {' or '.join(names[name] for name in close)}?" if close else ""

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from stillmotion.request import Request
 from stillmotion.sampling.latents import Latents, keep
+from stillmotion.sampling.preflight import check_before_loading
 from stillmotion.sampling.target import Target
 from stillmotion.video import Clip, grid
 
@@ -110,10 +111,13 @@ class Job:
         )
 
     def check(self) -> None:
-        """OutputError for files that cannot be written; nothing is loaded."""
+        """StillmotionError kin for what cannot be written or drawn, as far as names and headers tell."""
         for target, request in zip(self.targets(), self.requests, strict=True):
             target.check(request.frames)
         self.target.check(self.requests[0].frames)
+        unlike = {(each.models, each.frames, each.clip_skip): each for each in self.requests}
+        for request in unlike.values():
+            check_before_loading(request)
 
 
 def run(job: Job, on_event: OnEvent = ignore) -> list[Written]:

@@ -17,11 +17,11 @@ from stillmotion.checkpoints.base_model import load_base, load_base_vae
 from stillmotion.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from stillmotion.checkpoints.compatibility import check_compatible
 from stillmotion.checkpoints.embeddings import read_embedding
-from stillmotion.checkpoints.hub import INSIDE, locate
+from stillmotion.checkpoints.hub import INSIDE
 from stillmotion.checkpoints.lora_model import Lora
 from stillmotion.checkpoints.motion_model import MotionModel
 from stillmotion.checkpoints.textual_inversion import load_textual_inversions
-from stillmotion.errors import Mismatch, RequestError, WeightsError, WrongKind
+from stillmotion.errors import Mismatch, RequestError, WrongKind
 from stillmotion.request.installed_models import DEFAULT_MODEL, bundled_folder
 from stillmotion.request.layer_weights import LayerWeights
 from stillmotion.request.model_card import ModelCard
@@ -29,6 +29,7 @@ from stillmotion.request.model_files import ModelFile, model_names, records_of
 from stillmotion.request.sections import DTYPES, Models
 from stillmotion.runtime.precision import as_device, best_device, best_dtype
 from stillmotion.runtime.startup import collector_paused
+from stillmotion.sampling.preflight import check_places, motion_place
 
 if TYPE_CHECKING:
     from torch import nn
@@ -38,10 +39,6 @@ if TYPE_CHECKING:
 
 LoraWeights = Mapping[str, LayerWeights | float | str | Mapping[str, float]]
 """Files and how strongly each acts."""
-
-NO_MOTION = "none"
-"""`motion="none"`: the base alone, for stills."""
-
 
 ARGUMENTS = ("base", "motion", "loras", "dtype", "device", "motion_loras", "vae", "embeddings")
 """What `Animator.load` takes."""
@@ -95,8 +92,10 @@ def load_models(
     dtype = as_dtype(dtype) if dtype is not None else best_dtype(device)
     opened = open_checkpoint(base if base is not None else bundled_folder())
     place = opened.path
-    motion_place = _motion_place(motion, base or DEFAULT_MODEL, place)
-    net = _load_motion(motion_place) if motion_place else None
+    motion_folder = motion_place(motion, base or DEFAULT_MODEL, place)
+    if motion is not None and motion_folder is not None:
+        check_places(opened, open_checkpoint(motion))
+    net = _load_motion(motion_folder) if motion_folder else None
     given = {"loras": layer_weights_of(loras), "motion_loras": layer_weights_of(motion_loras)}
     adapters = _read_loras(given, opened)
     inversions = [read_embedding(file, word) for file, word in (embeddings or {}).items()]
@@ -104,13 +103,13 @@ def load_models(
     pipeline.set_progress_bar_config(disable=True)
     if net is not None:
         check_compatible(
-            net.spec, pipeline.unet.config, str(motion or motion_place), str(base or DEFAULT_MODEL)
+            net.spec, pipeline.unet.config, str(motion or motion_folder), str(base or DEFAULT_MODEL)
         )
         net.to(device, dtype)
     words = load_textual_inversions(pipeline, inversions)
     brought, word_notes = _bundled_words(pipeline, [lora for _, lora, _ in adapters])
     fitted = _fitting(adapters, pipeline, net)
-    card = _merged(ModelCard.read(place), _motion_card(motion_place) if motion_place else ModelCard())
+    card = _merged(ModelCard.read(place), _motion_card(motion_folder) if motion_folder else ModelCard())
     models = Models.parse(
         **{
             "base": str(base) if base is not None else DEFAULT_MODEL,
@@ -158,22 +157,6 @@ def _refuse(others: Mapping[str, Any]) -> None:
         close = get_close_matches(name, ARGUMENTS, n=1)
         hint = f" Did you mean {close[0]}?" if close else f" It takes {', '.join(ARGUMENTS)}."
         raise RequestError(f"Animator.load has no argument {name}.{hint}")
-
-
-def _motion_place(motion: str | Path | None, base: str | Path, place: Path) -> Path | None:
-    """Where the motion is: named, or inside the folder of the base; None for stills."""
-    if motion is not None:
-        if str(motion) == NO_MOTION:
-            return None
-        place = locate(motion)
-    inside = next((place / part for part in INSIDE if (place / part).is_dir()), None)
-    if inside is None and motion is None:
-        raise WeightsError(
-            f"{base} is a text-to-image model and brings no motion of its own: name a motion module that "
-            "fits it with `motion=FILE`, such as v3_sd15_mm.ckpt for Stable Diffusion 1.5, or "
-            f"`motion={NO_MOTION!r}` for stills."
-        )
-    return inside or place
 
 
 def _load_motion(place: Path) -> MotionModel:
