@@ -17,7 +17,7 @@ from diffusers.pipelines.stable_diffusion_xl import StableDiffusionXLPipeline
 from tiny import SIZE, Kind, tiny_motion, tiny_pipeline
 
 from stillmotion.attachments.control import ControlAttachment
-from stillmotion.attachments.motion import attach
+from stillmotion.attachments.motion import attach_motion
 from stillmotion.errors import AttachError
 
 FRAMES = 3
@@ -67,7 +67,7 @@ def test_one_net_is_the_pipeline_of_diffusers(kind: Kind, own, peers, guidance) 
     if peers is None:
         peers = {"guess_mode": True, "controlnet_conditioning_scale": 0.5, "control_guidance_end": 0.5}
     pipeline, net, images = tiny_pipeline(kind), tiny_controlnet(kind), hints(FRAMES)
-    with attach(pipeline.unet, tiny_motion(), FRAMES):
+    with attach_motion(pipeline.unet, tiny_motion(), FRAMES):
         expected = theirs(pipeline, net, images, guidance_scale=guidance, **peers)
         plain = call(pipeline, guidance_scale=guidance)
         with ControlAttachment(net, images, **own).attach(pipeline):
@@ -82,7 +82,7 @@ def test_several_nets_add_up(kind: Kind) -> None:
     pipeline, nets = tiny_pipeline(kind), [tiny_controlnet(kind, 1), tiny_controlnet(kind, 2)]
     images = [hints(FRAMES, 1), hints(FRAMES, 2)]
     scales, starts, ends = [0.7, 0.4], [0.0, 0.3], [0.6, 1.0]
-    with attach(pipeline.unet, tiny_motion(), FRAMES):
+    with attach_motion(pipeline.unet, tiny_motion(), FRAMES):
         expected = theirs(
             pipeline,
             nets,
