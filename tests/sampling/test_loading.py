@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import inspect
 import json
 import shutil
@@ -15,6 +16,8 @@ from loras import motion_parts, random_parts
 from safetensors.torch import save_file
 from tiny import TINY_FAMILY, tiny_lora, tiny_motion, tiny_pipeline
 
+from stillmotion.attachments.frames import FrameContext
+from stillmotion.checkpoints.base_model import load_base
 from stillmotion.checkpoints.lora_model import Lora
 from stillmotion.checkpoints.motion_model import MotionModel
 from stillmotion.errors import Mismatch, RequestError, UnknownFile, WeightsError, WrongKind
@@ -180,6 +183,16 @@ def test_a_clip_leaves_the_pipeline_as_it_was(sd15_folder, motion_folder, tmp_pa
     for network, state in zip(networks, before, strict=True):
         assert list(network.state_dict()) == list(state)
         assert all(torch.equal(tensor, state[name]) for name, tensor in network.state_dict().items())
+    asleep, plain = animator.pipeline, load_base(sd15_folder, torch.float32)
+    assert FrameContext.on(asleep.unet).attachments
+    stills = [
+        pipe("a rocket", num_inference_steps=2, generator=torch.Generator().manual_seed(1), output_type="np")
+        for pipe in (asleep, plain)
+    ]
+    assert np.array_equal(stills[0].images, stills[1].images), "asleep they change nothing"
+    del animator
+    gc.collect()
+    for network in networks:
         assert not any(module._forward_hooks for module in network.modules())
 
 

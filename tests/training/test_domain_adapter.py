@@ -140,7 +140,7 @@ def test_motion_trains_on_top_of_it_and_does_not_hold_it(configure, adapter):
         with Lora.load(adapter).attach(plain.pipeline):
             assert torch.allclose(with_it.loss(batch).value, plain.loss(batch).value, rtol=1e-5)
     with_it.loss(batch).value.backward()
-    lora_layers = with_it.adapter.attachments["unet"].lora_layers.values()
+    lora_layers = with_it.adapter.lora_layers.values()
     assert all(
         p.grad is None and not p.requires_grad for lora_layer in lora_layers for p in lora_layer.parameters()
     )

@@ -132,6 +132,8 @@ class Attachment:
 
     @enabled.setter
     def enabled(self, enabled: bool) -> None:
+        if enabled and self.attached:
+            self.check_frames(self.context.at_once)
         self._enabled = bool(enabled)
         for handle in self._handles:
             if hasattr(handle, "enabled"):

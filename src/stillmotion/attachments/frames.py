@@ -47,10 +47,10 @@ class FrameContext:
         self.set_total(total, self)
 
     def set_total(self, total: int, giver: object, joining: Sequence[Attachment] = ()) -> None:
-        """Sets `total`, until `giver` leaves or another is set; `AttachError` if an attachment refuses it."""
+        """Sets `total`, until `giver` leaves or another is set; `AttachError` if one that acts refuses it."""
         if isinstance(total, bool) or not isinstance(total, int) or total < 1:
             raise AttachError(f"frames is {total!r}, expected a whole number of at least 1.")
-        for attachment in (*self.attachments, *joining):
+        for attachment in (*(other for other in self.attachments if other.enabled), *joining):
             attachment.check_frames(min(total, self._window or total))
         self._total = total
         self._givers = [*(other for other in self._givers if other is not giver), giver]
@@ -77,7 +77,7 @@ class FrameContext:
 
     @window.setter
     def window(self, window: int | None) -> None:
-        for attachment in self.attachments:
+        for attachment in (other for other in self.attachments if other.enabled):
             attachment.check_frames(min(self._total, window or self._total))
         self._window = window
 

@@ -3,37 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from stillmotion.attachments.base import Attachment, Handle, unet_of
 
-@contextmanager
-def float32_outside(model: nn.Module) -> Iterator[None]:
-    """The model takes float32 and gives float32 for one block, whatever it computes in.
+
+class PrecisionAttachment(Attachment):
+    """A UNet takes float32 and gives float32, whatever it computes in.
 
     A sampler adds up dozens of small steps; latents kept in bf16 (8 bits) between them would lose what the
-    later steps add. The hooks come off again, also after an exception.
+    later steps add.
     """
-    dtype = next(model.parameters()).dtype
 
-    def lower(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    def network_of(self, target: Any) -> nn.Module:
+        """Any network: it goes around the whole, so a compiled one will do."""
+        return unet_of(target)
+
+    def on_attach(self, unet: nn.Module) -> Iterator[Handle]:
+        """One hook before the network and one after it."""
+        yield unet.register_forward_pre_hook(self._before, with_kwargs=True)
+        yield unet.register_forward_hook(self._after)
+
+    def _before(
+        self, unet: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        dtype = next(unet.parameters()).dtype
         return tuple(_cast(arg, dtype) for arg in args), _cast(kwargs, dtype)
 
-    def raise_(_: nn.Module, args: Any, output: Any) -> Any:
+    def _after(self, unet: nn.Module, args: Any, output: Any) -> Any:
         return _cast(output, torch.float32)
 
-    handles = [
-        model.register_forward_pre_hook(lower, with_kwargs=True),
-        model.register_forward_hook(raise_),
-    ]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+
+def float32_outside(target: Any) -> PrecisionAttachment:
+    """Put a `PrecisionAttachment` on a UNet or a pipeline's: `with float32_outside(...):`."""
+    return PrecisionAttachment().attach(target)
 
 
 def _cast(value: Any, dtype: torch.dtype) -> Any:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Hashable, Mapping, Sequence
-from contextlib import ExitStack, nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any, overload
 
@@ -18,7 +17,6 @@ import torch
 from torch import Tensor
 from typing_extensions import Self, Unpack
 
-from stillmotion.attachments.motion import attach_motion
 from stillmotion.diffusion.noise import video_noise
 from stillmotion.diffusion.schedule import NoiseSchedule
 from stillmotion.diffusion.schedulers import check_steps, make_scheduler
@@ -40,11 +38,10 @@ from stillmotion.sampling.loading import LoraWeights, as_dtype, load_models
 from stillmotion.sampling.notes import prompt_notes
 from stillmotion.sampling.progress import ProgressCallback, no_progress, progress_bar
 from stillmotion.sampling.sample import sample
+from stillmotion.sampling.sleeping import SleepingAttachments
 from stillmotion.video import Clip
 
 if TYPE_CHECKING:
-    from contextlib import AbstractContextManager
-
     from diffusers import SchedulerMixin
 
     from stillmotion.checkpoints.lora_model import Lora
@@ -82,6 +79,7 @@ class Animator:
         self.loras = dict(loras or {})
         self.notes, self.words, self.files = tuple(notes), tuple(words), tuple(files)
         self.condition_models: dict[Hashable, Any] = {}
+        self._attachments = SleepingAttachments()
         self.family = motion.family.updated(**self.card.schedule.said()) if motion is not None else None
         self.defaults = (
             family_defaults(self.family, pipeline)
@@ -229,8 +227,7 @@ class Animator:
         told = partial(on_progress or no_progress, "sampling")
         told(0, steps)
         with (
-            self._attached_loras(request),
-            self._attached(request),
+            self._attachments.awake(self.pipeline, self.motion, self.loras, request),
             attached(steering.attachments, self.pipeline, request.frames),
         ):
             latents = sample(
@@ -263,21 +260,6 @@ class Animator:
             )
         size = (request.frames, request.height, request.width)
         return video_noise(self.pipeline.vae, size, request.noise_alpha, generator)
-
-    def _attached(self, request: CompleteRequest) -> AbstractContextManager[Any]:
-        if self.motion is None or request.frames == 1:
-            return nullcontext()
-        return attach_motion(
-            self.pipeline.unet, self.motion, request.frames, request.motion_scale, request.group_norm
-        )
-
-    def _attached_loras(self, request: CompleteRequest) -> AbstractContextManager[Any]:
-        """All LoRAs attached to pipeline and motion."""
-        with ExitStack() as stack:
-            for lora, weight in self.loras.items():
-                attached = lora.attach(self.pipeline, self.motion, weight, request.frames, request.lora_alpha)
-                stack.enter_context(attached)
-            return stack.pop_all()
 
     def _scheduler(self, request: CompleteRequest) -> SchedulerMixin:
         schedule = NoiseSchedule.from_config(self.pipeline.scheduler.config)
