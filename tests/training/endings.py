@@ -48,3 +48,8 @@ def ends_the_same(make: Callable[[str], TrainConfig], step: int, *artifacts: str
     assert train(broken, steps.append).finished
     assert 1 <= steps[0].step <= step + 1
     same_end(whole.output, broken.output, *artifacts)
+
+
+def sheet_size(rows: int, columns: int, side: int = 16) -> tuple[int, int]:
+    """Width and height of a sample sheet: two lines of 18 pixels above, one above each row, gaps of 4."""
+    return columns * (side + 4) - 4, 2 * 18 + rows * (18 + side + 4) - 4

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from accelerate import Accelerator
-from endings import ends_the_same, state_of
+from endings import ends_the_same, sheet_size, state_of
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -53,7 +53,7 @@ def target_of(config: DomainAdapterConfig | MotionTrainConfig, make: type = Doma
 def test_from_clips_to_files(configure_adapter):
     outcome = train(configure_adapter(validation_steps=6, validation_inference_steps=2))
     with Image.open(outcome.output / "samples" / "step-00000006.png") as sheet:
-        assert sheet.size == (4 * 16 + 3 * 2, 4 * 16 + 3 * 2)
+        assert sheet.size == sheet_size(rows=4, columns=8)
     found = identify(outcome.output / PRODUCTS[0])
     assert (found.kind, found.base, found.layout) == ("domain-adapter", None, "attention-processor")
     keys = load_file(outcome.output / PRODUCTS[0])

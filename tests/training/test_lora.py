@@ -10,12 +10,13 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
 from accelerate import Accelerator
 from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
-from endings import ends_the_same, same_end, state_of
+from endings import ends_the_same, same_end, sheet_size, state_of
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -70,6 +71,23 @@ def test_products_draw_in_diffusers_what_they_draw_here(configure, sd15_folder, 
         plain.load_lora_weights(outcome.output / artifact)
         assert torch.allclose(drawn(plain), ours, atol=1e-4)
         plain.unload_lora_weights()
+
+
+@pytest.mark.parametrize("fields", [{}, {"train_text_encoder": True}])
+def test_sheets_show_what_the_base_draws_without_the_lora(configure, sd15_folder, fields):
+    config = configure("run", learning_rate=0.1, max_train_steps=3, validation_steps=3, **fields)
+    train(config)
+    sheets = []
+    for step in (0, 3):
+        with Image.open(config.output / "samples" / f"step-{step:08d}.png") as image:
+            assert image.size == sheet_size(rows=4, columns=8, side=32)
+            sheets.append(np.asarray(image)[36:].astype(int))
+    with_lora, without = (slice(0, 4 * 36), slice(4 * 36, None))
+    assert (sheets[0][:, without] == sheets[1][:, without]).all()
+    assert (sheets[0][18:50, with_lora][:, :-4] == sheets[0][18:50, without]).all(), (
+        "a fresh LoRA does nothing"
+    )
+    assert (sheets[1][18:50, with_lora][:, :-4] != sheets[1][18:50, without]).any()
 
 
 def test_sdxl_with_both_text_encoders(configure, sdxl_folder):

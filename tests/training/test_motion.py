@@ -7,6 +7,7 @@ import json
 import pytest
 import torch
 from diffusers import DDPMScheduler, MotionAdapter
+from endings import sheet_size
 from PIL import Image
 from safetensors.torch import load_file
 from tiny import tiny_scheduler
@@ -55,7 +56,7 @@ def test_from_clips_to_weights(configure):
     assert card["defaults"] == {"frames": 4, "width": 16, "height": 16, "fps": 10.0}
 
     with Image.open(outcome.output / "samples" / "step-00000006.png") as sheet:
-        assert sheet.size == (4 * 16 + 3 * 2, 4 * 16 + 3 * 2)
+        assert sheet.size == sheet_size(rows=4, columns=4)
     with Image.open(outcome.output / "samples" / "step-00000006.webp") as moving:
         assert moving.n_frames == 4
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 import yaml
 from diffusers import AnimateDiffPipeline
-from endings import ends_the_same, same_end, state_of
+from endings import ends_the_same, same_end, sheet_size, state_of
 from lora_targets import gradients, make_target, shaken
 from oracles.peers import adapter_of, motion_unet
 from PIL import Image
@@ -48,7 +48,7 @@ def test_from_videos_to_files(configure_lora):
     outcome = train(config)
     assert outcome.finished
     with Image.open(outcome.output / "samples" / "step-00000006.png") as sheet:
-        assert sheet.size == (4 * 16 + 3 * 2, 4 * 16 + 3 * 2)
+        assert sheet.size == sheet_size(rows=4, columns=8)
     original, peft = (Lora.load(outcome.output / name) for name in PRODUCTS)
     assert original.parts.keys() == peft.parts.keys() == {"motion"}
     layers = original.parts["motion"]

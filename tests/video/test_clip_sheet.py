@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from stillmotion.video import Clip, grid
+from stillmotion.video.contact_sheet import labelled_sheet
 
 
 def test_a_sheet_shows_every_frame_at_its_place(clip):
@@ -36,6 +37,25 @@ def test_numbers_and_captions_add_ink_where_they_should(clip):
     assert (np.asarray(captioned)[:above] < 128).any()
     dark = np.asarray(clip.sheet(caption="x", background=(0, 0, 0)))
     assert (dark[:20] > 128).any(), "the caption is readable on a dark sheet"
+
+
+def test_a_labelled_sheet_names_rows_and_columns(clip):
+    rows = [("a rocket", list(clip.frames[:3])), ("a dog " * 50, list(clip.frames[3:6]))]
+    sheet = np.asarray(labelled_sheet("step 150", ["with 1", "with 6", "without 1"], rows, gap=4))
+    line = 18
+    assert sheet.shape == (2 * line + 2 * (line + 48 + 4) - 4, 3 * 68 - 4, 3)
+    ink = (sheet < 128).any(-1)
+    assert ink[:line].any() and ink[line : 2 * line, :60].any() and ink[line : 2 * line, 136:].any()
+    for row, (_, images) in enumerate(rows):
+        top = 2 * line + row * (line + 48 + 4)
+        assert ink[top : top + line].any(), "each row has a label"
+        for column, image in enumerate(images):
+            left = column * 68
+            assert np.array_equal(sheet[top + line : top + line + 48, left : left + 64], image)
+    bare = np.asarray(labelled_sheet("", ["", "", ""], [("", images) for _, images in rows]))
+    assert bare.shape == sheet.shape and (bare[: 2 * line] == 255).all()
+    tiny = labelled_sheet("a long title", ["long name"], [("x", [clip.frames[0][:4, :4]])])
+    assert tiny.size == (4, 2 * 18 + 18 + 4), "what has no room is left out"
 
 
 def test_a_grid_is_one_clip(clip):

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusers import DDIMScheduler
@@ -82,6 +83,8 @@ class Denoiser:
             part.requires_grad_(False).eval()
         self.unet = self.pipeline.unet.to(self.dtype if rounded else torch.float32)
         self.text = Conditioner(self.pipeline, self.dtype)
+        self.untrained_samples: dict[Any, list[np.ndarray]] = {}
+        """What the base alone draws for sample sheets, kept by samples.py."""
         self.base_scheduler = self.pipeline.scheduler
         self.pipeline.scheduler = training_scheduler(self.base_scheduler.config, config, schedule)
         self.prediction_type = self.pipeline.scheduler.config.prediction_type

@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image
 
 from stillmotion.atomic import durable
 from stillmotion.diffusion.noise import video_noise
 from stillmotion.diffusion.vae import decode_frames
+from stillmotion.foreign import printable
 from stillmotion.sampling.sample import sample
 from stillmotion.training.denoiser import Denoiser
 from stillmotion.training.engine.sheets import sheet_path
 from stillmotion.video.clip import Clip, grid
-from stillmotion.video.contact_sheet import tile
-from stillmotion.video.pixels import WHITE
+from stillmotion.video.contact_sheet import labelled_sheet
 
 COLUMNS = 8
+"""images in a row of a sheet"""
 GAP = 2
+
+Switch = Callable[[], AbstractContextManager[None]]
+"""Within what it gives, the base draws as if nothing had been trained on it."""
 
 
 def sample_sheet(
@@ -32,18 +36,40 @@ def sample_sheet(
     frames: int,
     fps: float = 8.0,
     size: tuple[int, int] | None = None,
+    without: Switch | None = None,
 ) -> Path:
-    """Samples `frames` images per prompt with the present weights into step-N.png; gives its path.
+    """Samples with the present weights into step-N.png and .webp; gives the path of the first.
 
-    They are a clip where motion is attached, else so many stills; always from the same noise.
+    Always from the same noise, so that the sheets of a run can be compared.
+
+    Args:
+        denoiser: the base, with what trains on it.
+        prompts: one row each.
+        folder: where the sheet is written.
+        step: that it is of.
+        frames: images of each prompt: a clip where motion is attached, else so many stills.
+        fps: of the moving clips.
+        size: height and width; default: the resolution of the config, square.
+        without: switches off what trains, for the same images without it beside the others.
     """
     config = denoiser.config
-    clips = [
-        sample_clip(denoiser, prompt, frames, config.seed + number, denoiser.noise_alpha, size)
-        for number, prompt in enumerate(prompts)
-    ]
+    height, width = size or (config.resolution, config.resolution)
+
+    def draw() -> list[npt.NDArray[np.uint8]]:
+        return [
+            sample_clip(denoiser, prompt, frames, config.seed + number, denoiser.noise_alpha, (height, width))
+            for number, prompt in enumerate(prompts)
+        ]
+
+    blocks = {"": draw()}
+    if without is not None:
+        key = (tuple(prompts), frames, height, width)
+        if key not in denoiser.untrained_samples:  # the base stays, so they do
+            with without():
+                denoiser.untrained_samples[key] = draw()
+        blocks = {"with": blocks[""], "without": denoiser.untrained_samples[key]}
     path = sheet_path(folder, step)
-    save_sheet(clips, path, fps)
+    save_sheet(f"{config.output.name}, step {step}", prompts, blocks, path, fps)
     return path
 
 
@@ -79,11 +105,28 @@ def sample_clip(
     return decode_frames(pipeline.vae, latents)
 
 
-def save_sheet(clips: Sequence[npt.NDArray[np.uint8]], path: Path, fps: float) -> None:
-    """Writes `path` (.png: a row per clip, up to 8 frames of it) and beside it the moving clips (.webp)."""
-    columns = np.linspace(0, len(clips[0]) - 1, min(COLUMNS, len(clips[0]))).round().astype(int)
-    still = tile([frame for clip in clips for frame in clip[columns]], len(columns), GAP, WHITE)
+def save_sheet(
+    title: str, prompts: Sequence[str], blocks: Mapping[str, Sequence[np.ndarray]], path: Path, fps: float
+) -> None:
+    """Writes `path` (.png: a row for each prompt, up to 8 images in it) and the moving clips (.webp).
+
+    Args:
+        title: of the sheet.
+        prompts: one for each row.
+        blocks: clips (frames, H, W, 3) for each prompt, by name; several blocks stand side by side.
+        path: ends in .png.
+        fps: of the moving clips, in which the blocks stand below each other.
+    """
+    length = len(next(iter(blocks.values()))[0])
+    shown = np.linspace(0, length - 1, min(max(1, COLUMNS // len(blocks)), length)).round().astype(int)
+    columns = [f"{name} {number + 1}".strip() for name in blocks for number in shown]
+    rows = [
+        (printable(prompt), [frame for clips in blocks.values() for frame in clips[row][shown]])
+        for row, prompt in enumerate(prompts)
+    ]
     with durable(path) as unfinished:
-        Image.fromarray(still).save(unfinished, format="PNG")
-    moving = grid([Clip(frames, fps) for frames in clips], columns=len(clips), gap=GAP)
+        labelled_sheet(printable(title), columns, rows).save(unfinished, format="PNG")
+    moving = grid(
+        [Clip(clip, fps) for clips in blocks.values() for clip in clips], columns=len(prompts), gap=GAP
+    )
     moving.save(path.with_suffix(".webp"), overwrite=True)

@@ -47,6 +47,46 @@ def contact_sheet(
     return _captioned(sheet, caption, background) if caption else sheet
 
 
+def labelled_sheet(
+    title: str,
+    columns: Sequence[str],
+    rows: Sequence[tuple[str, Sequence[np.ndarray]]],
+    gap: int = 4,
+    background: Colour = WHITE,
+) -> Image.Image:
+    """Rows of images under a title, with a name above each column; what is too long for its place is cut.
+
+    Args:
+        title: of the whole sheet.
+        columns: a name for each image of a row.
+        rows: a label and images (H, W, 3) uint8; all images have one size, all rows the same count.
+        gap: pixels between images.
+        background: of the sheet; the text is black on light ones, else white.
+    """
+    height, width = rows[0][1][0].shape[:2]
+    size = max(12, min(24, height // 10))
+    font, line, ink = ImageFont.load_default(size), size + 6, BLACK if sum(background) > 382 else WHITE
+    lefts = [number * (width + gap) for number in range(len(columns))]
+    whole = lefts[-1] + width
+    sheet = Image.new("RGB", (whole, 2 * line + len(rows) * (line + height + gap) - gap), background)
+    draw = ImageDraw.Draw(sheet)
+
+    def write(left: int, top: int, text: str, room: int) -> None:
+        fits = [text, *(f"{text[:end]}..." for end in range(len(text) - 1, 0, -1)), ""]
+        shown = next(each for each in fits if draw.textlength(each, font=font) <= room - 2)
+        draw.text((left + 2, top + 1), shown, fill=ink, font=font)
+
+    write(0, 0, title, whole)
+    for left, name in zip(lefts, columns, strict=True):
+        write(left, line, name, width)
+    for number, (label, images) in enumerate(rows):
+        top = 2 * line + number * (line + height + gap)
+        write(0, top, label, whole)
+        for left, image in zip(lefts, images, strict=True):
+            sheet.paste(Image.fromarray(image), (left, top + line))
+    return sheet
+
+
 def _write(image: Image.Image, place: tuple[int, int], text: str, size: int) -> None:
     font = ImageFont.load_default(size)
     ImageDraw.Draw(image).text(place, text, fill=WHITE, font=font, stroke_width=1, stroke_fill=BLACK)

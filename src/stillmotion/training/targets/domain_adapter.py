@@ -80,8 +80,8 @@ class DomainAdapterTarget:
         lora.save(output / "adapter-peft.safetensors", "peft", metadata=facts)
 
     def samples(self, folder: Path, step: int) -> Path | None:
-        """Some stills per validation prompt with the adapter on."""
+        """Some stills per validation prompt, with the adapter and without."""
         captions = dict.fromkeys(clip.item.captions[0] for clip in self.clips)
         prompts = self.config.validation_prompts or list(captions)[:MAX_SAMPLES]
         with self.lora_params.eval_mode():
-            return sample_sheet(self.denoiser, prompts, folder, step, ROW)
+            return sample_sheet(self.denoiser, prompts, folder, step, ROW, without=self.lora_params.off)

@@ -68,8 +68,9 @@ class DreamBoothTarget:
         """A row of stills for the subject and one for the class, always from the same noise."""
         config = self.config
         own = [prompt for prompt in (config.instance_prompt, config.class_prompt) if prompt]
+        prompts, without = config.validation_prompts or own, self.trainable.without()
         with self.trainable.eval_mode():
-            return sample_sheet(self.denoiser, config.validation_prompts or own, folder, step, MAX_SAMPLES)
+            return sample_sheet(self.denoiser, prompts, folder, step, MAX_SAMPLES, without=without)
 
     def _datasets(self) -> list[ImageDataset]:
         return [dataset for dataset in (self.subject, self.prior) if dataset is not None]

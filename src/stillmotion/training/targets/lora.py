@@ -52,7 +52,8 @@ class LoraTarget:
         self.trainable.save(output, weights, step)
 
     def samples(self, folder: Path, step: int) -> Path | None:
-        """A row of stills per prompt, always from the same noise."""
+        """A row of stills per prompt, with the LoRA and without, always from the same noise."""
         prompts = self.config.validation_prompts or self.dataset.prompts()
         with self.trainable.eval_mode():
-            return sample_sheet(self.denoiser, prompts, folder, step, MAX_SAMPLES)
+            without = self.trainable.without()
+            return sample_sheet(self.denoiser, prompts, folder, step, MAX_SAMPLES, without=without)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -126,6 +126,10 @@ class LoraParameters:
         finally:
             for attachment, usual in zip(chosen, before, strict=True):
                 attachment.weight = usual
+
+    def off(self) -> AbstractContextManager[None]:
+        """None of them acts for one block."""
+        return self.scaled(0.0)
 
     @contextmanager
     def eval_mode(self) -> Iterator[None]:

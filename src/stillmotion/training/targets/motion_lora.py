@@ -170,12 +170,13 @@ class MotionLoraTarget:
             Lora({"unet": parts["unet"]}).save(output / "spatial-lora.safetensors", "kohya", metadata=facts)
 
     def samples(self, folder: Path, step: int) -> Path | None:
-        """One clip per validation prompt with the motion LoRA on, without the looks of a reference."""
+        """One clip per prompt, with the motion LoRA and without, never with the looks of a reference."""
         captions = dict.fromkeys(clip.item.captions[0] for clip in self.clips)
         prompts = self.config.validation_prompts or list(captions)[:MAX_SAMPLES]
         plain = self.lora_params.scaled(0.0, "unet") if self.config.reference else nullcontext()
         with self.lora_params.eval_mode(), plain:
-            return sample_sheet(self.denoiser, prompts, folder, step, self.config.frames, self.fps)
+            frames, off = self.config.frames, self.lora_params.off
+            return sample_sheet(self.denoiser, prompts, folder, step, frames, self.fps, without=off)
 
     def _items(self, report: Report) -> Sequence[Item]:
         """What latents are made of; DataError at once for a path that is wrong."""

@@ -20,6 +20,7 @@ from stillmotion.checkpoints.formats import MODEL_FOLDER
 from stillmotion.checkpoints.ldm.write import save_single_file
 from stillmotion.training.config.images import LowRankConfig
 from stillmotion.training.denoiser import Denoiser
+from stillmotion.training.samples import Switch
 from stillmotion.training.targets.lora_metadata import lora_metadata
 from stillmotion.training.targets.lora_params import LoraParameters, every_layer, transformer_layers
 
@@ -37,6 +38,9 @@ class Trainable(Protocol):
 
     def eval_mode(self) -> AbstractContextManager[None]:
         """Within it nothing is left out (dropout), as when the product is used."""
+
+    def without(self) -> Switch | None:
+        """What switches the trained weights off for samples of the base alone; None if nothing can."""
 
 
 class LoraTrainable:
@@ -67,6 +71,10 @@ class LoraTrainable:
     def eval_mode(self) -> AbstractContextManager[None]:
         """Dropout off."""
         return self.lora_params.eval_mode()
+
+    def without(self) -> Switch | None:
+        """The LoRA off."""
+        return self.lora_params.off
 
 
 class ModelTrainable:
@@ -108,6 +116,10 @@ class ModelTrainable:
     def eval_mode(self) -> AbstractContextManager[None]:
         """Nothing is left out in training either."""
         return nullcontext()
+
+    def without(self) -> Switch | None:
+        """The base itself is what has changed."""
+        return None
 
     def _scheduler(self) -> object:
         """The base's own, unless the config says that the noise is another one."""
