@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from stillmotion.checkpoints import single_file
-from stillmotion.checkpoints.base_model import load_base
+from stillmotion.checkpoints.base_model import load_base, native_size
 from stillmotion.checkpoints.files import Header
+from stillmotion.checkpoints.ldm.write import save_single_file
 from stillmotion.checkpoints.modules import make_module
 from stillmotion.checkpoints.prediction import detect_prediction
 from stillmotion.checkpoints.single_file import CONFIGS
@@ -352,3 +353,14 @@ def test_a_stable_diffusion_1_file_of_real_size(tmp_path: Path) -> None:
         found = getattr(loaded, part).state_dict()
         assert found.keys() == state.keys()
         assert all(torch.equal(found[key], state[key]) for key in state)
+
+
+def test_the_size_a_base_draws_is_told_by_its_configs(sd15_folder, tmp_path):
+    assert native_size(sd15_folder) == 8 * 2
+    assert native_size(save_single_file(tiny_pipeline("sd15"), tmp_path / "base.safetensors")) == 8 * 2
+    for family, side in (("sd15", 512), ("sd21", 512), ("sd21-v", 768), ("sdxl", 1024)):
+        assert native_size(shutil.copytree(CONFIGS / family, tmp_path / family)) == side
+    copy = shutil.copytree(CONFIGS / "sd15", tmp_path / "unsaid")
+    config = json.loads((copy / "unet" / "config.json").read_text())
+    (copy / "unet" / "config.json").write_text(json.dumps(config | {"sample_size": [64, 96]}))
+    assert native_size(copy) == 512

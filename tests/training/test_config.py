@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from click.testing import CliRunner
 
 from stillmotion.cli import train as cli
@@ -18,7 +19,7 @@ NEEDED = {"output": "run", "base": "b", "videos": "v"}
 
 def test_the_papers_recipe_is_the_default():
     config = MotionTrainConfig.parse(**NEEDED)
-    assert (config.frames, config.stride, config.resolution, config.learning_rate) == (16, 4, 256, 1e-4)
+    assert (config.frames, config.stride, config.learning_rate) == (16, 4, 1e-4)
     assert list(ANIMATEDIFF.said().values()) == ["linear", 0.00085, 0.012]
     assert {getattr(config, name) for name in ANIMATEDIFF.said()} == {None}
 
@@ -99,7 +100,7 @@ def test_help_begins_with_a_command_that_can_be_typed(kind, monkeypatch):
     line = next(line for line in shown.splitlines() if line.startswith(f"  stillmotion train {kind} "))
     result = CliRunner().invoke(cli.train, shlex.split(line)[2:])
     assert result.exit_code == 0, result.output
-    assert (got[0].base, got[0].resolution) == ("emoji", 128) and type(got[0]) is KINDS[kind].config
+    assert (got[0].base, got[0].resolution) == ("emoji", None) and type(got[0]) is KINDS[kind].config
 
 
 def test_flags_reach_the_training(monkeypatch, tmp_path):
@@ -126,3 +127,18 @@ def test_flags_reach_the_training(monkeypatch, tmp_path):
 def test_help_needs_no_torch():
     code = "import sys, stillmotion.cli.train; sys.exit('torch' in sys.modules or 'diffusers' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_a_run_takes_its_resolution_from_the_run_that_is_there_or_the_base(tmp_path, sd15_folder):
+    from stillmotion.training import _with_resolution
+    from stillmotion.training.engine import checkpoint
+
+    config = MotionTrainConfig.parse(output=tmp_path / "run", base=str(sd15_folder), videos="v")
+    assert config.resolution is None and _with_resolution(config).resolution == 16
+    said = MotionTrainConfig.parse(output=tmp_path / "run", base=str(sd15_folder), videos="v", resolution=24)
+    facts = {"settings": {"resolution": 256}, "shapes": {}}
+    checkpoint.write(tmp_path / "run", 5, {"weights": torch.zeros(2)}, facts, keep=2)
+    assert _with_resolution(config).resolution == 256 and _with_resolution(said).resolution == 24
+    checkpoint.write(tmp_path / "run", 10, {"weights": torch.zeros(2)}, facts, keep=2)
+    (tmp_path / "run" / "checkpoints" / "step-00000010" / "trainer.json").write_text("{")
+    assert _with_resolution(config).resolution == 256, "a torn one does not count"

@@ -6,6 +6,7 @@ Gives a plain diffusers pipeline.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from stillmotion.checkpoints.modules import current_names, fill, make_module, wi
 from stillmotion.checkpoints.scaled import dequantized
 from stillmotion.checkpoints.single_file import (
     build_pipeline,
+    config_folder,
     load_single_file,
     load_single_file_vae,
     load_vae,
@@ -30,6 +32,10 @@ if TYPE_CHECKING:
     from torch import nn
 
     from stillmotion.diffusion.pipeline import Pipeline
+
+
+USUAL_LATENTS, USUAL_BLOCKS = 64, (128, 256, 512, 512)
+"""What diffusers takes where a UNet's config has no sample_size; the blocks of Stable Diffusion's VAE."""
 
 
 def load_base(
@@ -84,6 +90,20 @@ def load_base_vae(source: Source, vae: Source | None = None, dtype: torch.dtype 
         entry = read_json(path / "model_index.json").get("vae")
         kind = entry[-1] if isinstance(entry, list) and entry else "AutoencoderKL"
         return _folder_part(path, found.source, "vae", str(kind), dtype)
+
+
+def native_size(source: Source) -> int:
+    """Width and height in pixels that a base draws if nothing else is said. Reads configs, no weights.
+
+    Raises `WeightsError` or one of its kin as `load_base` does.
+    """
+    found = open_checkpoint(source)
+    _check_kind(found)
+    with nullcontext(found.path) if found.is_pipeline else config_folder(found) as folder:
+        unet, vae = read_config(folder / "unet"), read_config(folder / "vae")
+    size = unet.get("sample_size") or USUAL_LATENTS
+    side = min(size) if isinstance(size, (list, tuple)) else size
+    return int(side) * 2 ** (len(vae.get("block_out_channels", USUAL_BLOCKS)) - 1)
 
 
 def _check_vae(pipeline: Any, vae: str, base: str) -> None:

@@ -103,6 +103,14 @@ def load_single_file_vae(opened: Checkpoint, vae: Source | None, dtype: torch.dt
         return _converted("AutoencoderKL", opened.state(), opened.name, folder, "vae", dtype)
 
 
+def config_folder(opened: Checkpoint) -> AbstractContextManager[Path]:
+    """The configs of a checkpoint of LDM layout, as a diffusers folder has them, while the block runs."""
+    header, found = opened.header, opened.info
+    _check_base(found, header, other_vae=True)
+    detected = detect_prediction(header, weight_files(opened.path)[0], found.base)
+    return _configs(None, header, found, detected.prediction_type)
+
+
 def _configs(
     config: Path | None, header: Header, found: FileInfo, prediction_type: PredictionType | None
 ) -> AbstractContextManager[Path]:

@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from stillmotion.training.config import (
+    DenoiseConfig,
     DomainAdapterConfig,
     MotionLoraConfig,
     MotionTrainConfig,
@@ -53,7 +54,7 @@ KINDS = {
         """Train a style LoRA on images with captions: a small file that changes how the base draws.
 
         \b
-        stillmotion train lora --base emoji --resolution 128 \\
+        stillmotion train lora --base emoji \\
             --images my-images/ --output runs/style
 
         The base stays as it is. OUTPUT/lora.safetensors is what you take away: `stillmotion animate --lora`,
@@ -68,7 +69,7 @@ KINDS = {
         """Teach the base one subject from 3 to 5 images, under a rare word.
 
         \b
-        stillmotion train dreambooth --base emoji --resolution 128 \\
+        stillmotion train dreambooth --base emoji \\
             --instance-images my-dog/ --instance-prompt "a photo of sks dog" \\
             --class-prompt "a photo of dog" --output runs/dog
 
@@ -85,7 +86,7 @@ KINDS = {
         """Teach the text encoder a new word from a few images: a file of a few kilobytes.
 
         \b
-        stillmotion train textual-inversion --base emoji --resolution 128 \\
+        stillmotion train textual-inversion --base emoji \\
             --images my-dog/ --token "<my-dog>" --initializer-word dog --output runs/word
 
         Nothing of the model changes but the word. OUTPUT/embedding.safetensors is what `stillmotion animate
@@ -99,7 +100,7 @@ KINDS = {
         """Train an image LoRA on single frames of videos, so that motion need not learn how they look.
 
         \b
-        stillmotion train domain-adapter --base emoji --resolution 128 \\
+        stillmotion train domain-adapter --base emoji \\
             --videos clips/ --output runs/adapter
 
         First stage of AnimateDiff v3. Then `stillmotion train motion --domain-adapter
@@ -115,12 +116,12 @@ KINDS = {
 
         \b
         From one video:
-        stillmotion train motion-lora --base emoji --resolution 128 \\
+        stillmotion train motion-lora --base emoji \\
             --reference rocket.webp --prompt "rocket" --output runs/rocket
         From a folder of videos:
-        stillmotion train motion-lora --base emoji --resolution 128 --videos clips/ --output runs/moves
+        stillmotion train motion-lora --base emoji --videos clips/ --output runs/moves
         A move of the camera, made from stills (or clips):
-        stillmotion train motion-lora --base emoji --resolution 128 \\
+        stillmotion train motion-lora --base emoji \\
             --videos stills/ --camera zoom-in --output runs/zoom-in
 
         Base and motion stay as they are. OUTPUT/motion-lora.safetensors is what `stillmotion animate
@@ -140,9 +141,21 @@ def train(config: TrainConfig, on_step: Callable[[Step], None] | None = None) ->
     """
     from stillmotion.training.engine.loop import run
 
+    config = _with_resolution(config)
     module, _, name = next(k.target for k in KINDS.values() if type(config) is k.config).partition(":")
     target = getattr(import_module(f"stillmotion.training.targets.{module}"), name)
     return run(config, target, on_step)
+
+
+def _with_resolution(config: TrainConfig) -> TrainConfig:
+    """The same with a resolution: that of the run which is there, else that of the base."""
+    from stillmotion.checkpoints.base_model import native_size
+    from stillmotion.training.engine.checkpoint import last_settings
+
+    if not isinstance(config, DenoiseConfig) or config.resolution is not None:
+        return config
+    before = last_settings(config.output).get("resolution")
+    return config.model_copy(update={"resolution": before or native_size(config.base)})
 
 
 def train_motion(config: MotionTrainConfig, on_step: Callable[[Step], None] | None = None) -> Outcome:

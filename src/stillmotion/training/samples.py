@@ -53,7 +53,7 @@ def sample_sheet(
         without: switches off what trains, for the same images without it beside the others.
     """
     config = denoiser.config
-    height, width = size or (config.resolution, config.resolution)
+    height, width = size or (config.side, config.side)
 
     def draw() -> list[npt.NDArray[np.uint8]]:
         return [
@@ -93,7 +93,7 @@ def sample_clip(
     """
     config, pipeline = denoiser.config, denoiser.pipeline
     generator = torch.Generator().manual_seed(seed)
-    height, width = size or (config.resolution, config.resolution)
+    height, width = size or (config.side, config.side)
     latents = sample(
         pipeline,
         denoiser.text.pipeline_arguments(prompt, guidance=config.validation_guidance > 1),

@@ -19,8 +19,10 @@ FULL_RATE = 5e-6
 class ImageConfig(DenoiseConfig):
     """How images become samples, and defaults for short runs."""
 
-    resolution: int = Field(
-        512, ge=8, description="images are resized to about so many pixels in height and width"
+    resolution: int | None = Field(
+        None,
+        ge=8,
+        description="images are resized to about so many pixels a side; default: as the base draws",
     )
     buckets: bool = Field(
         True, description="keep the shapes of images (sizes of about RESOLUTION^2 pixels); no: cut squares"

@@ -103,7 +103,11 @@ class DenoiseConfig(TrainConfig):
     cache: Path | None = Field(
         None, description="folder for latents; may be shared by runs; default: OUTPUT/latents"
     )
-    resolution: int = Field(256, ge=8, description="training images are resized to about so many pixels")
+    resolution: int | None = Field(
+        None,
+        ge=8,
+        description="training images are resized to about so many pixels; default: as the base draws",
+    )
     text_dropout: float = Field(
         0.1, ge=0, le=1, description="part of the samples trained without text, for guidance"
     )
@@ -138,6 +142,13 @@ class DenoiseConfig(TrainConfig):
     )
     validation_inference_steps: int = Field(25, ge=1, description="denoising steps of the samples")
     validation_guidance: float = Field(7.5, ge=0, description="guidance scale of the samples")
+
+    @property
+    def side(self) -> int:
+        """The resolution in pixels; RequestError where nothing is said, which `train` fills in."""
+        if self.resolution is None:
+            raise RequestError("resolution is missing: say it, or start the run with `train`.")
+        return self.resolution
 
     @property
     def schedule(self) -> NoiseSchedule:

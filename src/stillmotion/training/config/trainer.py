@@ -18,7 +18,7 @@ class TrainerConfig(DenoiseConfig):
     usual_rate: ClassVar[float] = 1e-4
 
     base: str = Field("", description="name of the pipeline, where one is loaded by its name")
-    resolution: int | None = Field(  # type: ignore[assignment]
+    resolution: int | None = Field(
         None, ge=8, description="width and height of the samples; default: those of the first clip"
     )
     fps: float = Field(8.0, gt=0, description="frames per second of the samples, kept with the motion")

@@ -23,7 +23,11 @@ class VideoConfig(DenoiseConfig):
     video_folder: Path | None = Field(
         None, description="where the files of a CSV or JSONL are; default: beside it"
     )
-    resolution: int = Field(256, ge=8, description="clips are resized and cut to a square of so many pixels")
+    resolution: int | None = Field(
+        None,
+        ge=8,
+        description="clips are resized and cut to a square of so many pixels; default: as the base draws",
+    )
 
     @property
     def source(self) -> Path:

@@ -88,7 +88,7 @@ class ImageDataset:
     def size_notes(self) -> list[str]:
         """A sentence if some images are too small."""
         small = [image for image in self.images if image.enlarged]
-        return [_small_sentence(small, len(self), self.config.resolution)] if small else []
+        return [_small_sentence(small, len(self), self.config.side)] if small else []
 
     def caption_notes(self) -> list[str]:
         """A sentence if the captions say nothing that differs."""
@@ -105,15 +105,15 @@ class ImageDataset:
 
 def _sizes(config: ImageConfig, denoiser: Denoiser) -> list[Size]:
     halvings = len(denoiser.unet.config.block_out_channels) - 1
-    step = fitting_step(config.resolution, denoiser.factor, halvings)
+    step = fitting_step(config.side, denoiser.factor, halvings)
     if not step:
         raise TrainingError(
-            f"resolution is {config.resolution}, but this base draws sizes in multiples of "
+            f"resolution is {config.side}, but this base draws sizes in multiples of "
             f"{denoiser.factor} pixels: give such a one."
         )
     if not config.buckets:
-        return [(config.resolution, config.resolution)]
-    return bucket_sizes(config.resolution, step)
+        return [(config.side, config.side)]
+    return bucket_sizes(config.side, step)
 
 
 def _small_sentence(small: Sequence[ImageItem], count: int, resolution: int) -> str:

@@ -71,7 +71,7 @@ def cache_latents(
     folder = config.cache or config.output / "latents"
     dtype = training_dtype(config.precision, accelerator.device)
     encode = partial(scaled_encode, vae, dtype=dtype)
-    cache = LatentCache(folder, encode, fingerprint(vae, dtype), config.resolution, read=read)
+    cache = LatentCache(folder, encode, fingerprint(vae, dtype), config.side, read=read)
     _encode(cache, items, report, accelerator, log, noun)
     return [clip for clip in map(cache.ready, _readable(items, report)) if clip is not None]
 

@@ -98,6 +98,17 @@ def read_newest(output: Path, log: Callable[[str], None] = lambda sentence: None
     return None
 
 
+def last_settings(output: Path) -> dict[str, Any]:
+    """Settings of the newest checkpoint by their present names; none where there is no readable one."""
+    for path in reversed(checkpoints(output)):
+        try:
+            facts = json.loads((path / "trainer.json").read_text("utf-8"))
+            return TRAINING.updated(facts["settings"])
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            continue  # `read_newest` says what is damaged
+    return {}
+
+
 def _read(path: Path) -> Saved:
     """One checkpoint, or what Python and safetensors raise for files that are cut, empty or of others."""
     facts = json.loads((path / "trainer.json").read_text("utf-8"))

@@ -42,7 +42,7 @@ def lora_metadata(
     if trigger is None and len(counted) == 1:
         trigger = next(iter(counted))
     base = Path(config.base).name
-    size = config.resolution
+    size = config.side
     found = {
         "ss_network_module": "networks.lora",
         "ss_network_dim": config.rank,

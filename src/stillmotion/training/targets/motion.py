@@ -117,7 +117,7 @@ class MotionTarget:
         """Its spec says what it is trained for from here on; family, norms and positions stay."""
         if self.config.local_init:
             init_local_attention(net)
-        size = self.config.resolution
+        size = self.config.side
         net.family = net.family.updated(
             **self._noise().said(), frames=self.config.frames, width=size, height=size, fps=self.fps
         )
