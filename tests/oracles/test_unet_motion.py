@@ -40,6 +40,25 @@ def test_equals_diffusers(shape, mid):
     assert (ours - unfold(still, 5)).abs().max() > 1e-2, "motion did nothing: the comparison proves nothing"
 
 
+@pytest.mark.parametrize(("shape", "mid"), [("sd15", True), ("sdxl", False)])
+def test_one_frame_equals_diffusers_when_asked(shape, mid):
+    unet = SHAPES[shape]()
+    net = lively(MotionModules.for_unet(unet, mid=mid))
+    clip, text, added = inputs(unet, clips=2, frames=1)
+    with torch.no_grad():
+        theirs = unfold(motion_unet(unet, net)(clip, 321, text, added_cond_kwargs=added).sample, 1)
+        still = unet(fold(clip), 321, text, added_cond_kwargs=added).sample
+        with attach_motion(unet, net, 1, group_norm="pooled", single_frame=True):
+            ours = unet(fold(clip), 321, text, added_cond_kwargs=added).sample
+        with attach_motion(unet, net, 1, group_norm="pooled"):
+            assert torch.equal(unet(fold(clip), 321, text, added_cond_kwargs=added).sample, still)
+        with attach_motion(unet, net, 8, group_norm="pooled") as motion, motion.context.part([5]):
+            window = unet(fold(clip), 321, text, added_cond_kwargs=added).sample
+    assert (unfold(ours, 1) - theirs.view_as(unfold(ours, 1))).abs().max() < 1e-5
+    assert torch.equal(window, ours), "a window of one frame has motion without being asked"
+    assert (ours - still).abs().max() > 1e-2
+
+
 def _each(added):
     return {name: value.repeat_interleave(5, 0) for name, value in added.items()}
 

@@ -55,6 +55,7 @@ requests = st.fixed_dictionaries(
         "lora_alpha": st.sampled_from(["use", "ignore"]),
         "dtype": st.sampled_from(["float32", "float16", "bfloat16"]),
         "group_norm": st.sampled_from(["family", "pooled"]),
+        "single_frame_motion": st.sampled_from(["skip", "run"]),
     },
 )
 
@@ -240,9 +241,9 @@ def test_a_newer_request_loses_only_what_is_unknown_and_says_so():
 def test_the_version_grows_with_the_fields():
     """If this fails because you added a field: add it here, and 1 to REQUEST_VERSION."""
     fields = """prompt negative_prompt clip_skip frames width height fps num_inference_steps guidance_scale
-        scheduler seed motion_scale noise_alpha lora_alpha group_norm motion base vae embeddings loras
-        motion_loras dtype conditions"""
-    assert (REQUEST_VERSION, list(Request.model_fields)) == (8, fields.split())
+        scheduler seed motion_scale noise_alpha lora_alpha group_norm single_frame_motion motion base vae
+        embeddings loras motion_loras dtype conditions"""
+    assert (REQUEST_VERSION, list(Request.model_fields)) == (9, fields.split())
 
 
 def test_requests_do_not_change_but_can_be_replaced():

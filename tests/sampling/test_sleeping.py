@@ -14,7 +14,7 @@ from torch import Tensor
 from stillmotion.attachments.frames import FrameContext
 from stillmotion.attachments.motion import attach_motion
 from stillmotion.checkpoints.lora_model import Lora
-from stillmotion.errors import AttachError
+from stillmotion.errors import AttachError, RequestError
 from stillmotion.lora import layers
 from stillmotion.sampling.animator import Animator
 
@@ -80,7 +80,7 @@ def test_weights_may_change_between_clips() -> None:
     ours, weaker = made(), made()
     frames(ours)
     for animator in (ours, weaker):
-        animator.loras = {lora: 0.1 for lora in animator.loras}
+        animator.loras = dict.fromkeys(animator.loras, 0.1)
     assert np.array_equal(frames(ours), frames(weaker))
 
 
@@ -141,3 +141,13 @@ def test_a_unet_compiled_in_between_is_refused() -> None:
     ours.pipeline.unet.compile(backend="eager")
     with pytest.raises(AttachError, match="attach to the plain UNet, then compile"):
         frames(ours)
+
+
+def test_one_frame_has_motion_when_asked() -> None:
+    """Under the schedule of the motion; the oracle of the numbers is tests/oracles/test_unet_motion.py."""
+    ours = made(loras=False)
+    still, moved = (frames(ours, frames=1, single_frame_motion=each) for each in ("skip", "run"))
+    assert not np.array_equal(still, moved)
+    assert np.array_equal(frames(ours, single_frame_motion="run"), frames(ours)), "clips have it anyway"
+    with pytest.raises(RequestError, match="single_frame_motion is run, but only a text-to-image model"):
+        frames(Animator(tiny_pipeline()), frames=1, single_frame_motion="run")

@@ -51,7 +51,7 @@ __all__ = ["DTYPES", "FILLED_BY_MODEL", "LORAS", "REPEATED", "SCHEDULERS", "Flag
 
 S = TypeVar("S", bound=Section)
 
-REQUEST_VERSION = 8
+REQUEST_VERSION = 9
 """Stands in the JSON; goes up by one with every new field: older installations then know what they miss."""
 
 JSON_BYTES = 2**20

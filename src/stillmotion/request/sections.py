@@ -52,6 +52,7 @@ SCHEDULERS = (
 DTYPES = {"fp32": "float32", "fp16": "float16", "half": "float16", "bf16": "bfloat16"}
 GroupNormMode = Literal["family", "pooled"]
 LoraAlpha = Literal["use", "ignore"]
+SingleFrameMotion = Literal["skip", "run"]
 
 WEIGHED = f"each is a file and its weight ({FORM}), from -{LARGEST} to {LARGEST}"
 PLACE = "it must be a name or path"
@@ -257,6 +258,15 @@ class Sampling(Section):
         "family",
         "--group-norm",
         choices=get_args(GroupNormMode),
+    )
+    single_frame_motion: SingleFrameMotion = field(
+        "skip",
+        "whether motion acts on one frame alone: not, so that it is the image of the base, or as in "
+        "AnimateDiff and diffusers",
+        "it must be one of",
+        "run",
+        "--single-frame-motion",
+        choices=get_args(SingleFrameMotion),
     )
 
 

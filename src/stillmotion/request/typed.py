@@ -8,7 +8,7 @@ from typing_extensions import TypedDict
 
 from stillmotion.request.conditions import ConditionData
 from stillmotion.request.layer_weights import LayerWeights
-from stillmotion.request.sections import GroupNormMode, LoraAlpha
+from stillmotion.request.sections import GroupNormMode, LoraAlpha, SingleFrameMotion
 
 WeightLike = LayerWeights | float | str | Mapping[str, float] | Mapping[int, float]
 Files = Mapping[str, WeightLike] | Sequence[str] | str
@@ -32,6 +32,7 @@ class RequestFields(TypedDict, total=False):
     noise_alpha: float | None
     lora_alpha: LoraAlpha
     group_norm: GroupNormMode
+    single_frame_motion: SingleFrameMotion
     motion: str | None
     base: str | None
     vae: str | None

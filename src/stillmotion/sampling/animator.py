@@ -263,6 +263,7 @@ class Animator:
 
     def _scheduler(self, request: CompleteRequest) -> SchedulerMixin:
         schedule = NoiseSchedule.from_config(self.pipeline.scheduler.config)
-        if self.family is not None and request.frames > 1:
+        moves = request.frames > 1 or request.single_frame_motion == "run"
+        if self.family is not None and moves:
             schedule = self.family.schedule.over_base(schedule)
         return make_scheduler(request.scheduler, schedule)

@@ -27,6 +27,11 @@ def check_request(request: CompleteRequest, pipeline: Pipeline, motion: MotionMo
             f"{request.frames} frames need motion, but only a text-to-image model was loaded: load "
             "motion that fits it (`motion=FILE`), or ask for 1 frame."
         )
+    elif request.single_frame_motion == "run":
+        raise RequestError(
+            "single_frame_motion is run, but only a text-to-image model was loaded: load motion that fits it "
+            "(`motion=FILE`), or leave it out."
+        )
     encoder = getattr(pipeline, "text_encoder", None)
     if request.clip_skip is None or encoder is None:
         return

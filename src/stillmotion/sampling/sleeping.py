@@ -52,6 +52,7 @@ class SleepingAttachments:
             attachment.renew()
         if stack.motion is not None:
             stack.motion.scale, stack.motion.group_norm = request.motion_scale, request.group_norm
+            stack.motion.single_frame = request.single_frame_motion == "run"
         with ExitStack() as undo:
             undo.callback(self.detach)
             with stack.context.clip(request.frames):
