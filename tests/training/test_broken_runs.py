@@ -290,6 +290,27 @@ def test_a_signal_ends_the_command_after_the_step(settings, tmp_path, number, co
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_second_signal_ends_the_command_in_the_middle_of_a_step(settings, tmp_path, number):
+    fields = {"output": tmp_path / "run", "gradient_accumulation_steps": 100_000}  # one step takes hours
+    values = {name: str(v) if isinstance(v, Path) else v for name, v in (settings | fields).items()}
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(values), "utf-8")
+    command = [sys.executable, "-m", "stillmotion", "train", "motion", "--config", str(tmp_path / "run.yaml")]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "run" / "config.yaml").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(number)
+    lines = iter(process.stderr.readline, "")
+    assert any("Stopping after this step; once more stops at once" in line for line in lines)
+    assert process.poll() is None
+    process.send_signal(number)
+    assert process.wait(20) == 130
+    assert process.stderr.read().strip() == "Stopped."
+    assert not checkpoint.checkpoints(tmp_path / "run") and not list((tmp_path / "run").rglob("*.part*"))
+
+
+@pytest.mark.slow
 def test_a_closed_stderr_ends_no_run(settings, tmp_path):
     process, output = start(settings, tmp_path, max_train_steps=300, log_steps=1)
     process.stderr.close()

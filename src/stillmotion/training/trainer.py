@@ -75,6 +75,7 @@ class Trainer:
         model.safetensors) their running mean if config.ema_decay is not 0.
         """
         made: list[OwnTarget] = []
+        scheduler = self.pipeline.scheduler
 
         def make(config: TrainerConfig, accelerator: Accelerator, log: Callable[[str], None]) -> OwnTarget:
             parts = {"pipeline": self.pipeline, "model": self.model, "dataset": self.dataset}
@@ -84,6 +85,7 @@ class Trainer:
         try:
             return run(self.config, make, self._call)
         finally:
+            self.pipeline.scheduler = scheduler
             for target in made:
                 target.detach()
 

@@ -25,6 +25,7 @@ from rich.progress import (
 
 from stillmotion.atomic import durable
 from stillmotion.errors import TrainingError
+from stillmotion.foreign import printable
 
 RECENT = 10
 """steps whose losses are averaged in what is shown"""
@@ -87,7 +88,7 @@ class Logger:
 
     def log(self, sentence: str) -> None:
         """A sentence to the user, above the bar."""
-        self.console.print(sentence, markup=False, highlight=False)
+        self.console.print(printable(sentence), markup=False, highlight=False)
 
     def step(self, row: Step) -> None:
         """Writes one step down."""

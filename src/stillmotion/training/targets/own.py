@@ -180,15 +180,12 @@ class OwnTarget:
             self.model.train()
 
     def detach(self) -> None:
-        """Takes the motion off the UNet again, and gives the pipeline its scheduler back."""
-        self.denoiser.pipeline.scheduler = self.denoiser.base_scheduler
+        """Takes the motion off the UNet again."""
         if self.attachment is not None:
             self.attachment.detach()
 
     def _expect_clips_of(self, frames: int) -> None:
         """Tells all that is attached to the UNet how many images make a clip in the next calls."""
-        if self.attachment is not None:
-            self.attachment.frames = frames
         if (context := FrameContext.on(self.denoiser.unet)).attachments:
             context.total = frames
 
