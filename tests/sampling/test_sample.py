@@ -48,9 +48,9 @@ def plainly(kind: str, dtype: torch.dtype, fields: dict, prompt: str = "a red ro
         sm.attach(
             pipeline.unet,
             motion,
-            frames,
-            fields.get("motion_scale", 1.0),
-            fields.get("group_norm", "family"),
+            frames=frames,
+            motion_scale=fields.get("motion_scale", 1.0),
+            group_norm=fields.get("group_norm", "family"),
         ),
     ):
         return pipeline(

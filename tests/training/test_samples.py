@@ -21,7 +21,7 @@ def test_samples_are_those_of_the_plain_pipeline(configure, precision, guidance)
     config = configure("run", precision=precision, validation_inference_steps=3, validation_guidance=guidance)
     denoiser = Denoiser(config, torch.device("cpu"))
     pipeline, motion = denoiser.pipeline, tiny_motion().to(denoiser.dtype)
-    with sm.attach(pipeline.unet, motion, 3):
+    with sm.attach(pipeline, motion, frames=3):
         ours = sample_clip(denoiser, "a cat", 3, seed=5, noise_alpha=1.5, size=(SIZE, 24))
         noise = video_noise(pipeline.vae, (3, SIZE, 24), 1.5, torch.Generator().manual_seed(5))
         with float32_outside(pipeline.unet):

@@ -14,36 +14,26 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, overload
 
 import torch
-from torch import Tensor
 from typing_extensions import Self, Unpack
 
-from stillmotion.diffusion.noise import video_noise
-from stillmotion.diffusion.schedule import NoiseSchedule
-from stillmotion.diffusion.schedulers import check_steps, make_scheduler
-from stillmotion.diffusion.text import Conditioner
-from stillmotion.diffusion.vae import pixels_per_latent
-from stillmotion.errors import RequestError, StillmotionWarning
+from stillmotion.errors import StillmotionWarning
 from stillmotion.request import Request
 from stillmotion.request.model_card import ModelCard
 from stillmotion.request.request import CompleteRequest
-from stillmotion.request.sections import DTYPES, Models
+from stillmotion.request.sections import Models
 from stillmotion.request.typed import RequestFields
-from stillmotion.runtime.precision import as_device
 from stillmotion.sampling.calls import CallFields, StepCallback, requests_of
 from stillmotion.sampling.checks import check_request, suspects
-from stillmotion.sampling.conditions.base import Run, attached, prepare
 from stillmotion.sampling.defaults import family_defaults
+from stillmotion.sampling.draw import draw
 from stillmotion.sampling.latents import Latents
-from stillmotion.sampling.loading import LoraWeights, as_dtype, load_models
+from stillmotion.sampling.loading import LoraWeights, load_models, move_models
 from stillmotion.sampling.notes import prompt_notes
 from stillmotion.sampling.progress import ProgressCallback, no_progress, progress_bar
-from stillmotion.sampling.sample import sample
 from stillmotion.sampling.sleeping import SleepingAttachments
 from stillmotion.video import Clip
 
 if TYPE_CHECKING:
-    from diffusers import SchedulerMixin
-
     from stillmotion.checkpoints.lora_model import Lora
     from stillmotion.diffusion.pipeline import Pipeline
     from stillmotion.motion.module import MotionModules
@@ -108,16 +98,7 @@ class Animator:
         machine does well. WeightsError in one sentence if files are damaged or do not fit.
         """
         loaded = load_models(base, motion, loras, dtype, device, motion_loras, vae, embeddings, **others)
-        return cls(
-            loaded.pipeline,
-            loaded.motion,
-            loaded.card,
-            loaded.models,
-            loaded.loras,
-            loaded.notes,
-            loaded.words,
-            loaded.files,
-        )
+        return cls(**vars(loaded))
 
     @property
     def device(self) -> torch.device:
@@ -129,17 +110,9 @@ class Animator:
 
         RequestError for a device that this machine does not have.
         """
-        if isinstance(place, torch.dtype) or place in DTYPES or place in DTYPES.values():
-            dtype = as_dtype(place)
-            parts = [part for part in self.pipeline.components.values() if isinstance(part, torch.nn.Module)]
-            for part in parts:
-                part.to(torch.float32 if part is self.pipeline.vae else dtype)
+        dtype = move_models(self.pipeline, self.motion, place)
+        if dtype is not None:
             self.models = self.models.model_copy(update={"dtype": str(dtype).removeprefix("torch.")})
-        else:
-            dtype = None
-            self.pipeline.to(as_device(place))
-        if self.motion is not None:
-            self.motion.to(self.device, dtype)
         self.condition_models.clear()
         return self
 
@@ -216,54 +189,19 @@ class Animator:
             callback_on_step_end: called after each step as in diffusers' pipelines.
         """
         request = self.request(request)
-        generator = torch.Generator("cpu").manual_seed(request.seed)
-        steering = prepare(Run(self.pipeline, request, self.condition_models))
-        noise = self._noise(request, generator)
-        if steering.initial_latents is not None:
-            noise = steering.initial_latents
-        scheduler = self._scheduler(request)
-        steps, guidance = request.num_inference_steps, request.guidance_scale
-        check_steps(request.scheduler, scheduler, steps)
-        told = partial(on_progress or no_progress, "sampling")
-        told(0, steps)
-        with (
+        latents = draw(
+            request,
+            self.pipeline,
+            None if self.family is None else self.family.schedule,
             self._attachments.awake(self.pipeline, self.motion, self.loras, request),
-            attached(steering.attachments, self.pipeline, request.frames),
-        ):
-            latents = sample(
-                self.pipeline,
-                Conditioner(self.pipeline, words=self.words).pipeline_arguments(
-                    request.prompt, request.negative_prompt, guidance > 1, request.clip_skip
-                ),
-                noise,
-                num_inference_steps=steps,
-                guidance_scale=guidance,
-                generator=generator,
-                scheduler=scheduler,
-                on_step=told,
-                causes=partial(suspects, request, self.pipeline.unet.dtype, bool(self.loras)),
-                arguments=steering.pipeline_arguments,
-                callback=callback_on_step_end,
-            )
+            words=self.words,
+            condition_models=self.condition_models,
+            causes=partial(suspects, request, self.pipeline.unet.dtype, bool(self.loras)),
+            on_progress=on_progress or no_progress,
+            callback=callback_on_step_end,
+        )
         return Latents(latents, request, self.files)
 
     def decode(self, latents: Latents, on_progress: ProgressCallback | None = None) -> Clip:
         """Pixels from latents, a few frames at a time, in the precision of the VAE (`load`: float32)."""
         return latents.decode(self.pipeline.vae, on_progress or no_progress)
-
-    def _noise(self, request: CompleteRequest, generator: torch.Generator) -> Tensor:
-        factor = pixels_per_latent(self.pipeline.vae)
-        if request.width % factor or request.height % factor:
-            raise RequestError(
-                f"{request.width}x{request.height} pixels cannot be drawn: both must be multiples of "
-                f"{factor}."
-            )
-        size = (request.frames, request.height, request.width)
-        return video_noise(self.pipeline.vae, size, request.noise_alpha, generator)
-
-    def _scheduler(self, request: CompleteRequest) -> SchedulerMixin:
-        schedule = NoiseSchedule.from_config(self.pipeline.scheduler.config)
-        moves = request.frames > 1 or request.single_frame_motion == "run"
-        if self.family is not None and moves:
-            schedule = self.family.schedule.over_base(schedule)
-        return make_scheduler(request.scheduler, schedule)

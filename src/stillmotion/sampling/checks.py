@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from stillmotion.attachments.motion import check_frames
+from stillmotion.diffusion.vae import pixels_per_latent
 from stillmotion.errors import RequestError
 from stillmotion.request.request import CompleteRequest
 
@@ -31,6 +32,11 @@ def check_request(request: CompleteRequest, pipeline: Pipeline, motion: MotionMo
         raise RequestError(
             "single_frame_motion is run, but only a text-to-image model was loaded: load motion that fits it "
             "(`motion=FILE`), or leave it out."
+        )
+    factor = pixels_per_latent(pipeline.vae)
+    if request.width % factor or request.height % factor:
+        raise RequestError(
+            f"{request.width}x{request.height} pixels cannot be drawn: both must be multiples of {factor}."
         )
     encoder = getattr(pipeline, "text_encoder", None)
     if request.clip_skip is None or encoder is None:

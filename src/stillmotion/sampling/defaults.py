@@ -10,7 +10,7 @@ from stillmotion.motion.families import UNKNOWN, MotionFamily
 if TYPE_CHECKING:
     from stillmotion.diffusion.pipeline import Pipeline
 
-STILL_DEFAULTS = {
+STILL_DEFAULTS: dict[str, Any] = {
     "frames": 1,
     "fps": 8.0,
     "num_inference_steps": 25,
@@ -30,7 +30,7 @@ def family_defaults(family: MotionFamily | None, pipeline: Pipeline) -> dict[str
     size = {"width": side, "height": side}
     if family is None:
         return STILL_DEFAULTS | size
-    row = STILL_DEFAULTS | size | UNKNOWN.sampling.said() | family.sampling.said()
+    row: dict[str, Any] = STILL_DEFAULTS | size | UNKNOWN.sampling.said() | family.sampling.said()
     row["noise_alpha"] = family.schedule.noise_alpha or 0.0
     row["frames"] = min(row["frames"], family.config.positions)
     return row

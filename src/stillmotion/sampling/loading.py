@@ -138,6 +138,26 @@ def layer_weights_of(loras: LoraWeights | None) -> dict[str, LayerWeights]:
     return {str(lora): LayerWeights.of(weight) for lora, weight in (loras or {}).items()}
 
 
+def move_models(
+    pipeline: Pipeline, motion: nn.Module | None, place: str | int | torch.device | torch.dtype
+) -> torch.dtype | None:
+    """Moves all to a device, or to a precision (all but the VAE), which is returned.
+
+    RequestError for a device that this machine does not have.
+    """
+    dtype = None
+    if isinstance(place, torch.dtype) or (isinstance(place, str) and place in (*DTYPES, *DTYPES.values())):
+        dtype = as_dtype(place)
+        for part in pipeline.components.values():
+            if isinstance(part, torch.nn.Module):
+                part.to(torch.float32 if part is pipeline.vae else dtype)
+    else:
+        pipeline.to(as_device(place))
+    if motion is not None:
+        motion.to(pipeline.unet.device, dtype)
+    return dtype
+
+
 def as_dtype(name: str | torch.dtype) -> torch.dtype:
     """float32, bfloat16, float16 or their short names (fp32, bf16, fp16) as a torch dtype."""
     given = str(name).removeprefix("torch.") if isinstance(name, torch.dtype) else name

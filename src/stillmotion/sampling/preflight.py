@@ -59,7 +59,8 @@ def motion_place(motion: str | Path | None, base: str | Path, place: Path) -> Pa
 
 
 def _check_frames(request: Request, motion: Checkpoint | None) -> None:
-    config = None if motion is None else motion.info.spec
+    family = None if motion is None else motion.info.spec
+    config = None if family is None else family.config
     if request.frames is None or config is None or request.frames <= config.positions:
         return
     raise RequestError(

@@ -21,7 +21,7 @@ def progress_bar(show: bool | None = None) -> Iterator[ProgressCallback]:
 
     `show` is None for where somebody is watching (a terminal, a notebook) and not in pipes and files.
     """
-    from tqdm.auto import tqdm
+    from tqdm.auto import tqdm  # type: ignore[import-untyped]
 
     bars: dict[str, Any] = {}
     disable = (None if not _in_notebook() else False) if show is None else not show
