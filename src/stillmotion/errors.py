@@ -16,6 +16,22 @@ StillmotionError           one sentence: what was found, what was expected, what
 └── TrainingError          a run that cannot start or has gone wrong
 """
 
+from __future__ import annotations
+
+import re
+
+LONGEST = 2000
+LONGEST_WORD = 400
+"""Characters of a message, and of a word in it, that are shown whole."""
+
+
+def _short(message: str) -> str:
+    """The message without the middle of what is too long to be read: words of a file, mostly."""
+    if len(message) <= LONGEST_WORD:
+        return message
+    message = re.sub(rf"\S{{{LONGEST_WORD},}}", lambda word: f"{word[0][:200]}...{word[0][-100:]}", message)
+    return message if len(message) <= LONGEST else f"{message[:1200]}... {message[-700:]}"
+
 
 class StillmotionWarning(UserWarning):
     """What the user should know; never silenced by our own code."""
@@ -25,6 +41,9 @@ class StillmotionError(Exception):
     """Base of all errors meant for the user; its message is one sentence (or a few short ones)."""
 
     exit_code = 2
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(_short(message))
 
 
 class RequestError(StillmotionError):

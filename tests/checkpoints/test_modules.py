@@ -245,3 +245,22 @@ def test_models_without_a_unet_are_named(key: str, words: str, tmp_path: Path) -
     save_file({key: torch.zeros(8, 8), "text_model.x": torch.zeros(8)}, tmp_path / "x.safetensors")
     with pytest.raises(WrongKind, match=f"x.safetensors is a model of another architecture .{words}"):
         load_base(tmp_path / "x.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("part", "field", "value"),
+    [
+        ("text_encoder", "num_hidden_layers", 2**40),
+        ("text_encoder", "max_position_embeddings", 2**40),
+        ("vae", "layers_per_block", 10**6),
+        ("unet", "block_out_channels", [32] * 100_000),
+    ],
+)
+def test_sizes_that_no_model_has_are_refused_before_it_is_made(
+    part: str, field: str, value: object, sd15_folder: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(sd15_folder, tmp_path / "base")
+    file = folder / part / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {field: value}))
+    with pytest.raises(Damaged, match=f"config.json does not describe .*{field}"):
+        load_base(folder)

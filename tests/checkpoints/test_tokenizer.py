@@ -10,7 +10,9 @@ import pytest
 from stillmotion_emoji import FOLDER
 
 from stillmotion.checkpoints import tokenizer
+from stillmotion.checkpoints.base_model import load_base
 from stillmotion.checkpoints.tokenizer import MERGES, clip_tokenizer, clip_vocabulary
+from stillmotion.errors import Damaged
 
 CONFIGS = MERGES.parents[1]
 
@@ -68,3 +70,47 @@ def test_the_quick_way_saves_what_the_other_saves(tmp_path: Path) -> None:
     quick.save_pretrained(tmp_path)
     again = tokenizer._read(tmp_path, {})
     assert again("a dog").input_ids == slow("a dog").input_ids and again.model_max_length == 32
+
+
+@pytest.mark.parametrize(
+    ("file", "change"),
+    [
+        ("tokenizer.json", lambda c: c["model"].update(vocab=5)),
+        ("tokenizer.json", lambda c: c["model"]["vocab"].update(x=0)),
+        ("tokenizer.json", lambda c: c["model"]["merges"].append(["a", "nowhere"])),
+        ("tokenizer.json", lambda c: c["model"].update(end_of_word_suffix="")),
+        ("tokenizer.json", lambda c: c["added_tokens"].append({"id": 60_000, "content": "<cat>"})),
+        ("tokenizer.json", lambda c: c["added_tokens"].append({"id": 49_408, "content": "\ud83d"})),
+        ("tokenizer_config.json", lambda c: c.update(bos_token=["x"])),
+        ("tokenizer_config.json", lambda c: c.update(model_max_length="long")),
+    ],
+)
+def test_tokenizers_that_are_none_end_in_a_sentence(file, change, tmp_path: Path) -> None:
+    clip_tokenizer(FOLDER / "tokenizer").save_pretrained(tmp_path)
+    (tmp_path / "added_tokens.json").write_text("{}")  # not the quick way
+    clip_tokenizer(tmp_path)
+    content = json.loads((tmp_path / file).read_text())
+    change(content)
+    (tmp_path / file).write_text(json.dumps(content))
+    with pytest.raises(Damaged, match="tokenizer"):
+        clip_tokenizer(tmp_path)
+
+
+def test_a_tokenizer_of_files_before_tokenizer_json(tmp_path: Path) -> None:
+    vocabulary, merges = clip_vocabulary()
+    (tmp_path / "vocab.json").write_text(json.dumps(vocabulary))
+    (tmp_path / "merges.txt").write_text("#version: 0.2\n" + "".join(f"{a} {b}\n" for a, b in merges))
+    (tmp_path / "added_tokens.json").write_text(json.dumps({"<b>": 49409, "<a>": 49408}))
+    (tmp_path / "special_tokens_map.json").write_text(json.dumps({"pad_token": {"content": "!"}}))
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"model_max_length": 1e30}))
+    made, clips = clip_tokenizer(tmp_path), clip_tokenizer(FOLDER / "tokenizer")
+    assert made("a dog <a><b>").input_ids[1:-1] == [*clips("a dog").input_ids[1:-1], 49408, 49409]
+    assert (made.pad_token, made.model_max_length) == ("!", 77)
+
+
+def test_a_tokenizer_of_another_model_is_refused(sd15_folder: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(sd15_folder, tmp_path / "base")
+    shutil.rmtree(folder / "tokenizer")
+    shutil.copytree(FOLDER / "tokenizer", folder / "tokenizer")
+    with pytest.raises(Damaged, match=r"has 49408 tokens .* but its text_encoder knows \d+"):
+        load_base(folder)

@@ -125,6 +125,8 @@ def _from_folder(found: Checkpoint, dtypes: dict[str, torch.dtype], vae: str | P
     path, name = found.path, found.source
     unet = read_config(path / "unet")
     taken, drawn = unet.get("in_channels", 4), unet.get("out_channels", 4)
+    if not all(type(channels) is int for channels in (taken, drawn)):
+        raise Damaged(f"{path}/unet/config.json has channels that are no numbers ({taken}, {drawn}).")
     if job := job_of(taken, drawn):
         raise WrongKind(
             f"{name} is for {job}: its UNet takes {taken} channels and draws {drawn}. Use the plain "

@@ -297,14 +297,15 @@ def info_of_pipeline(folder: Path) -> FileInfo:
     index = read_json(folder / "model_index.json")
     card = read_json(folder / "stillmotion.json") if (folder / "stillmotion.json").is_file() else {}
     details = {"title": f"a model in a diffusers folder ({index.get('_class_name', 'of no named class')})"}
-    base = card.get("family")
+    base = card.get("family") if isinstance(card.get("family"), str) else None
     if base is None and (folder / "unet" / "config.json").is_file():
         config = read_json(folder / "unet" / "config.json")
-        base = TEXT_WIDTHS.get(config.get("cross_attention_dim", 0), "custom")
+        width = config.get("cross_attention_dim", 0)
+        base = TEXT_WIDTHS.get(width, "custom") if isinstance(width, int) else "custom"
     inside = [part for part in INSIDE if (folder / part).is_dir()]
     if inside:
         details["motion"] = f"inside, in {inside[0]}/"
-    if card.get("defaults"):
+    if isinstance(card.get("defaults"), dict):
         details["settings"] = ", ".join(f"{name} {value}" for name, value in card["defaults"].items())
     return FileInfo("pipeline", folder.name, index.get("_class_name"), "diffusers", base, details=details)
 

@@ -37,6 +37,9 @@ MODELS = {
 }
 """Classes that a part of a pipeline may have, and the library each is from."""
 
+LARGEST = {"number": 2**24, "layers": 1000, "list": 10_000}
+"""Numbers, counts of layers and lists in the config of a model or scheduler."""
+
 MISFITS = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 """What classes of the libraries raise when a setting is wrong, wherever in their making it is met."""
 
@@ -66,11 +69,32 @@ def module_from(kind: str, settings: Mapping[str, Any], name: str) -> nn.Module:
     from huggingface_hub.errors import StrictDataclassError
 
     try:
+        check_settings(settings)
         with torch.device("meta"), _ComputedBuffers():
             return _made(kind, dict(settings))
     except (*MISFITS, StrictDataclassError) as error:
-        why = (str(error).splitlines() or [type(error).__name__])[0]
-        raise Damaged(f"{name} does not describe a {kind} ({why}).") from error
+        raise Damaged(f"{name} does not describe a {kind} ({why(error)}).") from error
+
+
+def check_settings(settings: Any, name: str = "") -> None:
+    """ValueError for a number or list in a config that no model has: making it would take for ever."""
+    if isinstance(settings, Mapping):
+        for key, value in settings.items():
+            check_settings(value, str(key))
+    elif isinstance(settings, (list, tuple)):
+        if len(settings) > LARGEST["list"]:
+            raise ValueError(f"{name} has {len(settings)} entries")
+        for value in settings:
+            check_settings(value, name)
+    elif isinstance(settings, (int, float)):
+        most = LARGEST["layers"] if "layers" in name else LARGEST["number"]
+        if abs(settings) > most:
+            raise ValueError(f"{name} is {settings}, but may be at most {most}")
+
+
+def why(error: Exception) -> str:
+    """The first line of what a library says, short."""
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]
 
 
 def _made(kind: str, settings: dict[str, Any]) -> nn.Module:

@@ -33,12 +33,19 @@ from stillmotion.checkpoints.ldm.keys import (
     ema_name,
     unet_names,
 )
-from stillmotion.checkpoints.modules import current_names, fill, make_module
+from stillmotion.checkpoints.modules import (
+    MISFITS,
+    check_settings,
+    current_names,
+    fill,
+    make_module,
+    why,
+)
 from stillmotion.checkpoints.prediction import detect_prediction
 from stillmotion.checkpoints.scaled import dequantized
-from stillmotion.checkpoints.tokenizer import clip_tokenizer
-from stillmotion.diffusion.schedule import PredictionType
-from stillmotion.errors import Damaged, UnknownFile, WrongKind
+from stillmotion.checkpoints.tokenizer import check_tokens, clip_tokenizer
+from stillmotion.diffusion.schedule import NoiseSchedule, PredictionType
+from stillmotion.errors import Damaged, RequestError, UnknownFile, WrongKind
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -145,7 +152,7 @@ def build_pipeline(
 
     index = read_json(config / "model_index.json")
     stored = index.get("_class_name")
-    if stored not in PIPELINES:
+    if not isinstance(stored, str) or stored not in PIPELINES:
         known = ", ".join(sorted(set(PIPELINES.values())))
         raise WrongKind(f"{source} is a {stored or 'folder of no named class'}, not a base model ({known}).")
     kind = getattr(diffusers, PIPELINES[stored])
@@ -156,6 +163,8 @@ def build_pipeline(
             raise Damaged(f"model_index.json of {source} names no {part}.")
         parts[part] = entry
         if not isinstance(entry, (list, tuple)):
+            if entry is not None and not isinstance(taken.default, (bool, type(None))):
+                raise Damaged(f"model_index.json of {source} has {part} = {entry!r:.60}, which is no part.")
             continue
         name = entry[-1] if entry else None
         if name is None:
@@ -169,6 +178,7 @@ def build_pipeline(
         else:
             parts[part] = weights(part, str(name))
     pipeline = kind(**parts)
+    check_tokens(pipeline, source)
     pipeline.register_to_config(_name_or_path=source)  # what errors about a LoRA call it
     return pipeline
 
@@ -235,9 +245,12 @@ def _scheduler(kind: str, config: Path, overruled: Mapping[str, Any]) -> Any:
             f"{config.name}/model_index.json names the scheduler {kind!r}, which diffusers has not."
         )
     try:
+        check_settings(settings)
+        NoiseSchedule.from_config(settings)
         return getattr(diffusers, kind).from_config(settings | overruled)
-    except (ArithmeticError, LookupError, NotImplementedError, TypeError, ValueError) as error:
-        raise Damaged(f"{config.name}/scheduler/scheduler_config.json is no {kind} ({error}).") from error
+    except (*MISFITS, RequestError) as error:
+        place = f"{config.name}/scheduler/scheduler_config.json"
+        raise Damaged(f"{place} is no {kind} ({why(error)}).") from error
 
 
 def _converted(

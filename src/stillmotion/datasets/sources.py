@@ -192,7 +192,10 @@ def _from_csv(source: Path, folder: Path, report: Report) -> Iterator[Item]:
     header = next((line for line in text if line.strip() and not line.lower().startswith("sep=")), "")
     delimiter = max(",;\t", key=header.count)
     rows = csv.DictReader(chain((header,), text), delimiter=delimiter, skipinitialspace=True)
-    columns = [name.strip() for name in rows.fieldnames or ()]
+    try:
+        columns = [name.strip() for name in rows.fieldnames or ()]
+    except csv.Error as error:
+        raise DataError(f"{source} has no line of columns that can be read ({error}).") from error
     rows.fieldnames = columns
     webvid = {"videoid", "name"} <= set(columns)
     if not webvid and not (set(FILE_FIELDS) & set(columns) and set(CAPTION_FIELDS) & set(columns)):

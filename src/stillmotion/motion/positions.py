@@ -39,6 +39,8 @@ def _kept(frames: int, channels: int, dtype: torch.dtype, device: torch.device) 
 
 def follows_formula(table: Tensor) -> bool:
     """Whether a stored table (1, length, channels) is the formula, up to the rounding of its dtype."""
+    if table.ndim != 3 or len(table) != 1:
+        return False
     expected = sinusoid(table.shape[-2], table.shape[-1], device=table.device)
     return torch.allclose(table.float().squeeze(0), expected, rtol=0, atol=TOLERANCE.get(table.dtype, 1e-4))
 

@@ -136,7 +136,10 @@ class Section(BaseModel):
             return value
         if value is None or isinstance(value, Mapping):
             return value or {}
-        pairs = [item.rpartition("=") for item in ([value] if isinstance(value, str) else value)]
+        items = [value] if isinstance(value, str) else value
+        if not isinstance(items, (list, tuple)) or not all(isinstance(item, str) for item in items):
+            raise ValueError("neither names with values nor a list of names")
+        pairs = [item.rpartition("=") for item in items]
         unsaid: Any = 1.0 if info.field_name in LORAS else ""
         return {name or weight: weight if name else unsaid for name, _, weight in pairs}
 

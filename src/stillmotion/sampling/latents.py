@@ -76,12 +76,14 @@ class Latents:
     def load(cls, path: str | Path) -> Latents:
         """Reads what `save` wrote; Damaged when it is something else."""
         wrong = f"{path} does not hold the latents of a clip"
+        if not Path(path).is_file():  # a pipe would wait for ever
+            raise Damaged(f"{wrong}: there is no such file.")
         try:
             with safe_open(path, "pt") as file:
                 metadata = file.metadata() or {}
                 tensor = file.get_tensor("latents") if "latents" in file.keys() else None  # noqa: SIM118
         except (OSError, SafetensorError) as error:
-            raise Damaged(f"{wrong} ({error}); give a file that ends in {EXTENSION}.") from error
+            raise Damaged(f"{wrong} ({error!s:.200}); give a file that ends in {EXTENSION}.") from error
         request = metadata.get("request")
         if request is None or tensor is None:
             raise Damaged(f"{wrong}; give a file that ends in {EXTENSION}.")

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from stillmotion.atomic import FolderKind, durable, sweep
 from stillmotion.errors import TrainingError
+from stillmotion.foreign import read_json
 from stillmotion.request.aliases import TRAINING
 
 PREFIX = "step-"
@@ -111,7 +112,7 @@ def last_settings(output: Path) -> dict[str, Any]:
 
 def _read(path: Path) -> Saved:
     """One checkpoint, or what Python and safetensors raise for files that are cut, empty or of others."""
-    facts = json.loads((path / "trainer.json").read_text("utf-8"))
+    facts = read_json(path / "trainer.json")
     step = facts["step"]
     if not isinstance(step, int) or step != int(path.name.removeprefix(PREFIX)):
         raise ValueError(f"trainer.json is of step {step!r}")
