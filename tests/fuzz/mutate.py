@@ -17,7 +17,7 @@ from typing import Any
 
 STRANGE: tuple[Any, ...] = (
     *(None, True, False, 0, 1, -1, 2, 2**31, 2**63, -(2**63), 2**64, 10**30, 1e308, -0.0, 0.5),
-    *("", "a", "0", "nan", "\x1b[2J", "\u202e", "../../etc/passwd", "x" * 5000),
+    *("", "a", "0", "nan", "\x1b[2J", "\u202e", "../../etc/passwd", "/etc/passwd", "x" * 5000),
     *([], {}, [[]], [None], {"": None}, [1, "a", {}], {"a": {"b": {"c": []}}}),
 )
 """Values that no field expects."""
@@ -182,7 +182,7 @@ def mutated_zip(good: bytes, rng: random.Random, inner: Callable[[bytes, random.
 
 def mutated_pickle(good: bytes, rng: random.Random) -> bytes:
     """A pickle with changed bytes, opcodes put into it, or another program in its place."""
-    if rng.random() < 0.5:
+    if rng.random() < 0.5 or len(good) < 3:
         return mutated_bytes(good, rng)
     if rng.random() < 0.4:
         return rng.choice(hostile_pickles())
@@ -252,3 +252,92 @@ def safetensors(tensors: dict[str, tuple[int, ...]], metadata: dict[str, str] | 
         place += size
     text = dumps(header)
     return len(text).to_bytes(8, "little") + text + bytes(place)
+
+
+def mutated_text(good: bytes, rng: random.Random) -> bytes:
+    """Text in another encoding, with odd line ends and characters, repeated, or with changed bytes."""
+    text, change = good.decode("utf-8", "replace"), rng.randrange(6)
+    if change == 0:
+        return mutated_bytes(good, rng)
+    if change == 1:
+        return text.encode(
+            rng.choice(("utf-16", "utf-16-be", "utf-8-sig", "utf-32", "cp1252", "utf-7")), "replace"
+        )
+    place = rng.randrange(len(text) + 1)
+    odd = (
+        "\0",
+        "\u2028",
+        "\x85",
+        "\x1b[2J",
+        "\u202e",
+        "\ud83d\ude80",
+        '"',
+        '""',
+        ",",
+        "\t",
+        "=",
+        "\\",
+        "\r",
+        "../",
+    )
+    odd += (
+        "nan",
+        "1e999",
+        "-1",
+        "9" * 400,
+        "&a [*a]",
+        "!!python/object:os.system ls",
+        "{{",
+        "<<: ",
+        "x" * 200_000,
+    )
+    piece = rng.choice(odd) * rng.choice((1, 1, 3, 50))
+    if change == 2:
+        lines = text.splitlines(keepends=True) or [""]
+        lines.insert(rng.randrange(len(lines) + 1), rng.choice(lines) * rng.choice((1, 2, 1000)))
+        return "".join(lines).encode()
+    end = place if change < 5 else min(len(text), place + rng.choice((1, 5, 20)))
+    return (text[:place] + piece + text[end:]).encode("utf-8", "surrogatepass")
+
+
+def mutated_yaml(good: bytes, rng: random.Random) -> bytes:
+    """Lines `name: JSON` with changed values, or changed as any text."""
+    if rng.random() < 0.4:
+        return mutated_text(good, rng)
+    pairs = (line.partition(": ") for line in good.decode().splitlines() if ": " in line)
+    changed = mutated_structure({name: json.loads(value) for name, _, value in pairs}, rng)
+    if not isinstance(changed, dict):
+        return dumps(changed)
+    return b"\n".join(dumps(str(name)) + b": " + dumps(value) for name, value in changed.items())
+
+
+def mutated_lines(good: bytes, rng: random.Random) -> bytes:
+    """JSON lines, one of them changed, or changed as any text."""
+    if rng.random() < 0.4:
+        return mutated_text(good, rng)
+    lines = good.splitlines()
+    place = rng.randrange(len(lines))
+    lines[place] = mutated_json(lines[place], rng)
+    return b"\n".join(lines) + b"\n"
+
+
+def mutated_gif(good: bytes, rng: random.Random) -> bytes:
+    """Bytes changed, more often in the headers, where sizes and times stand."""
+    head = rng.choice((64, 512, len(good)))
+    return mutated_bytes(good[:head], rng) + good[head:]
+
+
+MUTATORS: dict[str, Callable[[bytes, random.Random], bytes]] = {
+    ".safetensors": mutated_safetensors,
+    **dict.fromkeys((".ckpt", ".pt", ".bin"), mutated_torch),
+    ".json": mutated_json,
+    ".jsonl": mutated_lines,
+    ".yaml": mutated_yaml,
+    **dict.fromkeys((".txt", ".caption", ".csv"), mutated_text),
+}
+"""Ending of a file -> how it is changed; others as `mutated_gif`."""
+
+
+def mutated(name: str, good: bytes, rng: random.Random) -> bytes:
+    """The content of a file of this name, changed after its kind."""
+    return MUTATORS.get(name[name.rfind(".") :], mutated_gif)(good, rng)
