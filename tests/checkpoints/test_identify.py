@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from examples import KINDS, checkpoint, motion, whole_unet
 from safetensors.torch import save_file
 
+from examples import KINDS, checkpoint, motion, whole_unet
 from stillmotion.checkpoints.compatibility import check_compatible, require_kind
 from stillmotion.checkpoints.file_kinds import KINDS as TITLES
 from stillmotion.checkpoints.files import Header
