@@ -89,3 +89,32 @@ def test_looking_at_the_names_imports_nothing_heavy() -> None:
     code = "import sys, stillmotion; dir(stillmotion)"
     code += "; assert not {'torch', 'numpy', 'pydantic'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+@pytest.mark.parametrize("file", [ROOT / "CONTRIBUTING.md", *DOCS], ids=lambda file: file.name)
+def test_files_that_the_docs_name_are_there(file: Path) -> None:
+    """`motion/families.py` is in the package, `tests/...` and `docs/...` in the repository."""
+    named = re.findall(r"`((?:\w+/)+(?:\w+\.(?:py|md|yaml))?)`", file.read_text(encoding="utf-8"))
+    rooms = {path.name for path in Path(sm.__file__).parent.iterdir()} | {"tests", "docs", "configs"}
+    for name in named:
+        if name.split("/")[0] in rooms:
+            homes = (Path(sm.__file__).parent, Path(sm.__file__).parent / "training", ROOT)
+            assert any((home / name).exists() for home in homes), f"{file.name} names {name}"
+
+
+LINK = re.compile(r"\]\((?!https?:)([^)#\s]*)(#[^)\s]*)?\)")
+
+
+def test_links_between_documents_lead_somewhere() -> None:
+    for file in [ROOT / "CONTRIBUTING.md", ROOT / "packages" / "stillmotion-emoji" / "README.md", *DOCS]:
+        for link, anchor in LINK.findall(file.read_text(encoding="utf-8")):
+            target = (file.parent / link) if link else file
+            assert target.exists(), f"{file.name} links to {link}"
+            if anchor and target.suffix == ".md":
+                assert anchor[1:] in anchors(target), f"{file.name} links to {link}{anchor}"
+
+
+def anchors(file: Path) -> set[str]:
+    """Anchors of headings, as GitHub makes them."""
+    heads = re.findall(r"^#+ (.*)$", file.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads}

@@ -53,6 +53,8 @@ if TYPE_CHECKING:
     from stillmotion.metrics.camera_motion import camera_of as camera_of
     from stillmotion.motion.config import MotionConfig as MotionConfig
     from stillmotion.motion.families import FAMILIES as FAMILIES
+    from stillmotion.motion.families import MotionFamily as MotionFamily
+    from stillmotion.motion.families import SamplingDefaults as SamplingDefaults
     from stillmotion.request import Request as Request
     from stillmotion.request.concepts import Concepts as Concepts
     from stillmotion.request.installed_models import installed_models as installed_models
@@ -99,6 +101,7 @@ _HOMES = {
     "Models": "request.sections",
     "MotionAttachment": "attachments.motion",
     "MotionConfig": "motion.config",
+    "MotionFamily": "motion.families",
     "MotionModel": "checkpoints.motion_model",
     "NoiseSchedule": "diffusion.schedule",
     "OutputError": "errors",
@@ -106,6 +109,7 @@ _HOMES = {
     "RequestError": "errors",
     "RequestFields": "request.typed",
     "Run": "sampling.conditions.base",
+    "SamplingDefaults": "motion.families",
     "SamplingError": "errors",
     "StillmotionError": "errors",
     "StillmotionWarning": "errors",

@@ -1,4 +1,4 @@
-"""Headers of the files people have, written from the facts of compat.md (names and shapes, no tensors)."""
+"""Headers of the files people have, written from docs/formats.md (names and shapes, no tensors)."""
 
 from __future__ import annotations
 

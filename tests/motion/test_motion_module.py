@@ -161,7 +161,7 @@ def test_state_dict_is_the_canonical_layout(family):
     ],
 )
 def test_the_families_have_the_published_sizes(family, modules, tensors, millions):
-    """compat.md 3.2; tensors without the two positional tables per module."""
+    """docs/formats.md 2; tensors without the two positional tables per module."""
     spec = FAMILIES[family].config
     parameters = sum(torch.Size(shape).numel() for shape in spec.shapes().values())
     assert (len(spec.modules()), len(spec.shapes())) == (modules, tensors)

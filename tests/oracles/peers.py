@@ -62,7 +62,7 @@ def lively(net: MotionModules, seed: int = 1) -> MotionModules:
 
 
 def adapter_of(net: MotionModules) -> MotionAdapter:
-    """diffusers' adapter with our weights, renamed here by hand (compat.md 3.7) and not by weights/."""
+    """diffusers' adapter with our weights, renamed here by hand (docs/formats.md 7) and not by weights/."""
     spec = net.spec
     adapter = MotionAdapter(
         block_out_channels=spec.channels,

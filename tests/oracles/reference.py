@@ -1,4 +1,4 @@
-"""AnimateDiff's original arithmetic on (b, c, f, h, w) tensors, from compat.md 3.1, 3.2 and 3.4 alone.
+"""AnimateDiff's original arithmetic on (b, c, f, h, w) tensors, from docs/formats.md 1, 2 and 4 alone.
 
 Slow and plain on purpose: it takes the weights of a stock UNet and a canonical motion state, and shares with
 the attachment neither hooks nor folding nor torch's norms and attention.

@@ -152,7 +152,7 @@ class MotionAttachment(Attachment):
         return moved
 
     def _before_norm(self, norm: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
-        """v1's ResNet norms see (b, c, f, h, w), statistics over the whole clip (compat.md 3.4)."""
+        """v1's ResNet norms see (b, c, f, h, w), statistics over the whole clip (docs/formats.md 4)."""
         frames = self.context.frames
         pooled = self.group_norm == "family" and any(
             s and net.spec.resnet_norm == "pooled" for net, s in zip(self.motions, self._scale, strict=True)

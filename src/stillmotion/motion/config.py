@@ -75,7 +75,7 @@ class MotionConfig:
         return found
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Canonical name -> shape of every parameter (compat.md 3.1), without positional tables."""
+        """Canonical name -> shape of every parameter (docs/formats.md 1), without positional tables."""
         return {
             f"{prefix}.{suffix}": shape
             for prefix, (channels, _) in self.modules().items()

@@ -1,6 +1,6 @@
 """The temporal transformer of AnimateDiff, and a whole set of them for one UNet.
 
-Parameters are named as in the original checkpoints (compat.md 3.1): a state_dict is the canonical layout.
+Parameters are named as in the original checkpoints (docs/formats.md 1): a state_dict is the canonical layout.
 
     clip     (b f) c h w -> GroupNorm -> tokens (b f) n c -> proj_in -> block -> proj_out -> (b f) c h w
     block    x += attention(LN(x) + place) twice, x += GEGLU(LN(x))

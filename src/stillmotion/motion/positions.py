@@ -1,7 +1,7 @@
 """Where a frame stands in its clip: the sinusoidal table of the Transformer paper, or one stored in a file.
 
 The table is a pure function of position: any length can be made again and none is kept in a state_dict. Only
-a fine-tune that stored an altered table keeps it (compat.md 3.1; the original and diffusers would drop it).
+a fine-tune that stored an altered table keeps it (docs/formats.md 1; the original and diffusers drop it).
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@
     mid         resnet -> attention -> * -> resnet
 
 The skip tensor of a down block is taken after the slot and ControlNet residuals are added later, both as in
-the original and in diffusers (compat.md 3.2).
+the original and in diffusers (docs/formats.md 2).
 """
 
 from __future__ import annotations
