@@ -142,7 +142,7 @@ def test_what_does_not_fit_is_said(kind, given_, words) -> None:
 
 def test_a_word_the_base_knows_needs_another_name() -> None:
     again = embedding(text_encoder=32)
-    with pytest.raises(RequestError, match="'thing', which this base knows already.*FILE=WORD"):
+    with pytest.raises(RequestError, match="'thing', which this base knows already.*'FILE': 'WORD'"):
         load_textual_inversions(tiny_pipeline("sd15"), [again, again])
 
 
