@@ -69,7 +69,7 @@ def sample_sheet(
                 denoiser.untrained_samples[key] = draw()
         blocks = {"with": blocks[""], "without": denoiser.untrained_samples[key]}
     path = sheet_path(folder, step)
-    save_sheet(f"{config.output.name}, step {step}", prompts, blocks, path, fps)
+    save_sheet(f"step {step}", prompts, blocks, path, fps)
     return path
 
 
@@ -125,7 +125,7 @@ def save_sheet(
         for row, prompt in enumerate(prompts)
     ]
     with durable(path) as unfinished:
-        labelled_sheet(printable(title), columns, rows).save(unfinished, format="PNG")
+        labelled_sheet(title, columns, rows).save(unfinished, format="PNG")
     moving = grid(
         [Clip(clip, fps) for clips in blocks.values() for clip in clips], columns=len(prompts), gap=GAP
     )

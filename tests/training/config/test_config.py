@@ -76,7 +76,7 @@ def test_bad_files_are_named(tmp_path, text, words):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_shipped_config_is_valid(kind):
-    path = Path(__file__).parents[2] / "configs" / f"train-{kind}.yaml"
+    path = Path(__file__).parents[3] / "configs" / f"train-{kind}.yaml"
     config = load_config(KINDS[kind].config, path)
     assert config == KINDS[kind].config.parse(**config.model_dump())
 
