@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from difflib import get_close_matches
 from pathlib import Path, PurePosixPath
 
 from stillmotion.checkpoints.files import SUFFIXES
 from stillmotion.errors import WeightsError
+from stillmotion.foreign import printable
 from stillmotion.request.installed_models import (
     DEFAULT_MODEL,
     INSTALL,
@@ -40,10 +42,16 @@ def locate(source: str | Path) -> Path:
     Installed are models ("emoji") and their LoRAs ("high-contrast", "zoom-in"). Raises `WeightsError` in one
     sentence if there is none, or if the hub cannot be reached.
     """
-    path = Path(source).expanduser()
-    if path.exists():
-        return _product_of(path)
     name = str(source)
+    if "\0" in name:
+        raise WeightsError(f"{printable(name)[:200]!r} is no name of a file: it has a NUL character in it.")
+    try:
+        path = Path(source).expanduser()
+        there = path.exists()
+    except (OSError, RuntimeError) as error:  # a name that is too long, a loop of links, an unknown home
+        raise WeightsError(f"{printable(name)[:200]} cannot be looked up ({_reason(error)}).") from error
+    if there:
+        return _product_of(path)
     if name == DEFAULT_MODEL or name in bundled_names():
         return bundled_folder(name)
     if "/" not in name and (lora := bundled_loras().get(name)):
@@ -118,10 +126,16 @@ def _fetch_folder(repo: str) -> Path:
     )
 
 
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error)
+
+
 def _similar(path: Path) -> str:
     """A hint at files of nearly the same name in the same folder, and at installed models and LoRAs."""
     folder = path.parent
-    names = {entry.name: str(folder / entry.name) for entry in folder.iterdir()} if folder.is_dir() else {}
+    names: dict[str, str] = {}
+    with suppress(OSError):  # a folder that may not be read: there is no hint from it then
+        names = {entry.name: str(folder / entry.name) for entry in folder.iterdir()} if folder.is_dir() else {}
     if path.name == str(path):
         names |= {name: name for name in (*bundled_names(), *bundled_loras())}
     close = get_close_matches(path.name, names, n=2, cutoff=0.7)

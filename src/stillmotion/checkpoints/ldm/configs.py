@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from stillmotion.checkpoints.tokenizer import clip_vocabulary
 from stillmotion.errors import Damaged
+from stillmotion.foreign import parse_json
 
 if TYPE_CHECKING:
     from stillmotion.diffusion.pipeline import Pipeline
@@ -42,9 +43,11 @@ def packed(pipeline: Pipeline) -> str:
 def unpacked(text: str, name: str) -> Iterator[Path]:
     """A folder with the configs of a header while the block runs; Damaged if anything else is among them."""
     try:
-        files = dict(json.loads(text))
-    except (ValueError, TypeError) as error:
+        files = parse_json(text)
+    except ValueError as error:
         raise Damaged(f"The configs in the header of {name} cannot be read ({error}).") from error
+    if not isinstance(files, dict):
+        raise Damaged(f"The configs in the header of {name} are a {type(files).__name__}, not files by name.")
     with TemporaryDirectory() as place:
         for path, content in files.items():
             if not _NAME.fullmatch(path) or not isinstance(content, str):
@@ -74,7 +77,7 @@ def _common(tokenizer: Any) -> bool:
 
 def without_paths(text: str) -> str:
     """A config in JSON without the paths of the machine it was loaded on."""
-    settings = {key: value for key, value in json.loads(text).items() if key not in _OF_A_MACHINE}
+    settings = {key: value for key, value in parse_json(text).items() if key not in _OF_A_MACHINE}
     return json.dumps(settings, indent=2) + "\n"
 
 
