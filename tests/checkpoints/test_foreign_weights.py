@@ -16,9 +16,14 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from stillmotion.checkpoints import pickles
+from stillmotion.checkpoints.base_model import load_base
+from stillmotion.checkpoints.embeddings import read_embedding
 from stillmotion.checkpoints.files import read_header, read_state
 from stillmotion.checkpoints.identify import identify
+from stillmotion.checkpoints.lora_model import Lora
 from stillmotion.checkpoints.motion_families import METADATA_KEY, family_from_json, family_to_json
+from stillmotion.checkpoints.motion_model import MotionModel
 from stillmotion.errors import Damaged, Unsafe, WeightsError
 from stillmotion.motion.families import FAMILIES
 
@@ -138,6 +143,56 @@ def test_indexes_of_shards_name_files_beside_them_only(index: dict, tmp_path: Pa
     (tmp_path / "m" / "model.safetensors.index.json").write_text(json.dumps(index))
     with pytest.raises(Damaged):
         read_state(tmp_path / "m")
+
+
+READERS = (identify, Lora.load, MotionModel.load, read_embedding, load_base, Path.read_bytes)
+
+
+def damaged_archives(good: bytes) -> dict[str, bytes]:
+    """A torch file with one thing in its archive wrong each."""
+    entry = good.find(b"PK\x01\x02")
+    pickled = good.replace(b"_rebuild_tensor_v2", b"_rebuild_tensor_vX", 1)
+    assert entry > 0 and pickled != good
+
+    def at(content: bytes, place: int, value: int) -> bytes:
+        return content[:place] + bytes([value]) + content[place + 1 :]
+
+    return {
+        "checksum": pickled,
+        "version 12.8": at(pickled, entry + 6, 0x80),
+        "unknown compression": at(good, entry + 10, 99),
+        "lzma": at(good, entry + 10, 14),
+        "encrypted": at(good, entry + 8, good[entry + 8] | 1),
+        "a name elsewhere": at(good, entry + 42, 200),
+        "no list of files": good[:entry],
+    }
+
+
+@pytest.mark.parametrize(
+    "damage", damaged_archives(b"PK\x01\x02".rjust(99) + b"_rebuild_tensor_v2".ljust(99))
+)
+def test_damage_of_an_archive_is_a_sentence_of_every_reader(damage: str, tmp_path: Path) -> None:
+    file = tmp_path / "x.pt"
+    torch.save(STATE, file)
+    file.write_bytes(damaged_archives(file.read_bytes())[damage])
+    for read in READERS[:-1]:
+        with pytest.raises(WeightsError, match=r"x\.pt") as caught:
+            read(file)
+        assert "\n" not in str(caught.value)
+    assert READERS[-1](file)
+
+
+def test_steps_of_all_pickles_of_a_file_count_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pickles, "MOST_OPCODES", 100)
+    one = b"\x80\x02" + b"N0" * 20 + b"N."
+    (tmp_path / "x.pt").write_bytes(one * 5)
+    with pytest.raises(Damaged, match="longer than any of weights"):
+        identify(tmp_path / "x.pt")
+    (tmp_path / "y.pt").write_bytes(one * 2)
+    with pytest.raises(Damaged, match="not a torch checkpoint"):
+        identify(tmp_path / "y.pt")
 
 
 @pytest.mark.parametrize("name", ["x" * 2000, "a\x1b[2Jb.weight", "a\0b"])

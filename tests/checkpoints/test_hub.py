@@ -85,6 +85,17 @@ def test_what_looks_like_a_path_never_asks_the_hub(name: str, monkeypatch: pytes
         locate(name)
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["a\0b.safetensors", "x" * 5000, "x/" * 3000, "~nobody-of-this-name/x", "x" * 300 + ".safetensors"],
+)
+@pytest.mark.parametrize("kind", [str, Path])
+def test_names_that_no_system_has_end_in_a_sentence(name: str, kind: type) -> None:
+    with pytest.raises(WeightsError) as caught:
+        locate(kind(name))
+    assert len(str(caught.value)) < 700 and str(caught.value).isprintable()
+
+
 def test_bundled_loras_have_short_names_and_files_of_yours_go_first(tmp_path, monkeypatch):
     kept = tmp_path / "emoji" / "loras" / "zoom-in.safetensors"
     kept.parent.mkdir(parents=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from functools import partial
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from stillmotion.checkpoints.ldm.write import save_single_file
 from stillmotion.checkpoints.lora_model import Lora
 from stillmotion.checkpoints.merge import bake, merge, mix
 from stillmotion.checkpoints.motion_model import MotionModel
-from stillmotion.errors import Mismatch, OutputError, RequestError, WrongKind
+from stillmotion.errors import Mismatch, OutputError, RequestError, StillmotionWarning, WrongKind
 from stillmotion.lora.deltas import LayerDelta
 
 ALGORITHMS = {
@@ -215,3 +216,17 @@ def test_a_model_keeps_its_precision(tmp_path: Path) -> None:
     out = merge(file, tmp_path / "out.safetensors", others={str(other): 0.5})
     assert load_model(out).unet.dtype == torch.float16
     assert load_model(merge(file, tmp_path / "w", dtype=torch.float32)).unet.dtype == torch.float32
+
+
+@pytest.mark.parametrize("words", [{"bundle_emb.sks.clip_l": torch.randn(2, 32)}, {}])
+def test_words_that_a_merged_model_loses_are_named(words: dict[str, Tensor], tmp_path: Path) -> None:
+    pipeline = tiny_pipeline("sd15")
+    base = save_single_file(pipeline, tmp_path / "base.safetensors")
+    lora = Lora(random_parts(pipeline), bundled=words).save(tmp_path / "it.safetensors")
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        merge(base, tmp_path / "out.safetensors", {str(lora): 1.0})
+    ours = [str(each.message) for each in told if each.category is StillmotionWarning]
+    assert len(ours) == len(words) and all(
+        "it.safetensors brings words for prompts ('sks')" in t for t in ours
+    )

@@ -135,7 +135,8 @@ def _similar(path: Path) -> str:
     folder = path.parent
     names: dict[str, str] = {}
     with suppress(OSError):  # a folder that may not be read: there is no hint from it then
-        names = {entry.name: str(folder / entry.name) for entry in folder.iterdir()} if folder.is_dir() else {}
+        entries = folder.iterdir() if folder.is_dir() else ()
+        names = {entry.name: str(folder / entry.name) for entry in entries}
     if path.name == str(path):
         names |= {name: name for name in (*bundled_names(), *bundled_loras())}
     close = get_close_matches(path.name, names, n=2, cutoff=0.7)

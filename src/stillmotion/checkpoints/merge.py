@@ -8,6 +8,7 @@ Both compute in float32 and store in the precision of the first model. Weight 0 
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,7 @@ from stillmotion.checkpoints.checkpoint import Source, open_checkpoint
 from stillmotion.checkpoints.convert import check_target, load_model, save_model
 from stillmotion.checkpoints.lora_model import Lora, own_paths
 from stillmotion.checkpoints.motion_model import MotionModel
-from stillmotion.errors import Mismatch, RequestError, WrongKind
+from stillmotion.errors import Mismatch, RequestError, StillmotionWarning, WrongKind
 from stillmotion.lora.deltas import LayerDelta, LoraAlpha
 from stillmotion.request.layer_weights import LayerWeights
 
@@ -53,6 +54,9 @@ def merge(
     for name, share in _running(others or {}):
         mix(model, load_model(name), share, opened.source, name)
     bake(model, loaded, lora_alpha, opened.source)
+    for lora in loaded:
+        if lora.words:
+            warnings.warn(_words_lost(lora), StillmotionWarning, stacklevel=2)
     for network in _networks(model).values():
         network.to(dtype)
     return save_model(model, target, overwrite=overwrite)
@@ -105,6 +109,14 @@ def mix(
         for key, tensor in mine.items():
             if tensor.is_floating_point():
                 tensor.copy_(torch.lerp(tensor.float(), yours[key].float(), share))
+
+
+def _words_lost(lora: Lora) -> str:
+    words = ", ".join(repr(embedding.word) for embedding in lora.words)
+    return (
+        f"{lora.name} brings words for prompts ({words}), which a merged model cannot hold: they are left "
+        "out. Where they are wanted, use the LoRA when animating instead."
+    )
 
 
 def _running(others: Mapping[str, float]) -> Iterator[tuple[str, float]]:

@@ -58,8 +58,8 @@ PROGRAM_BYTES = 8 * 2**20
 """Of the pickle without its tensors: enough for 30,000 tensors."""
 TUPLE_SIZE = 10_000
 """Values of a tuple, with all inside it: hashing larger ones takes for ever, or the stack."""
-MOST_OPCODES = 2_000_000
-"""Steps of the program: 40 are those of a tensor."""
+MOST_OPCODES = 1_000_000
+"""Steps of all pickles of a file: 40 are those of a tensor, and the largest checkpoints have 7,000."""
 DIRECTORY_BYTES = 16 * 2**20
 """Of the list of files in a zip archive."""
 INFLATION = 20
@@ -81,6 +81,7 @@ BROKEN = (
     struct.error,
     zipfile.BadZipFile,
     zlib.error,
+    *([zipfile.lzma.LZMAError] if getattr(zipfile, "lzma", None) else []),
 )
 """What torch's and Python's readers raise on a damaged file, wherever in the program the damage is."""
 
@@ -122,6 +123,7 @@ class Survey:
     strangers: list[str] = field(default_factory=list)
     """all other classes and functions: the file is not read"""
     protocol: int = 0
+    steps: int = 0
 
 
 class TorchPickle:
@@ -252,9 +254,10 @@ def _walk(program: BytesIO, found: Survey, path: Path) -> None:
     """Goes through one pickle, opcode by opcode, with sizes of tuples and strings in place of values."""
     stack: list[Any] = []
     memo: dict[int, Any] = {}
-    for number, (opcode, argument, _) in enumerate(pickletools.genops(program)):
+    for opcode, argument, _ in pickletools.genops(program):
         name = opcode.name
-        if number > MOST_OPCODES:
+        found.steps += 1
+        if found.steps > MOST_OPCODES:
             raise _too_large(path, "its pickle is longer than any of weights")
         if name in ("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"):
             memo[len(memo) if name == "MEMOIZE" else argument] = stack[-1] if stack else 1

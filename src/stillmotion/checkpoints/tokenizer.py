@@ -110,7 +110,9 @@ def _is_clips(folder: Path, settings: Mapping[str, object]) -> bool:
 def _checked_settings(settings: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """Special tokens and length of a tokenizer, as far as its configs say them."""
     extra = folder / "special_tokens_map.json"
-    said = {**(read_json(extra) if extra.is_file() else {}), **settings}
+    mapped = read_json(extra) if extra.is_file() else {}
+    # as transformers reads them: the map wins over configs that do not list their added tokens
+    said = {**mapped, **settings} if "added_tokens_decoder" in settings else {**settings, **mapped}
     known: dict[str, Any] = {}
     for key in ("bos_token", "eos_token", "unk_token", "pad_token"):
         word = said.get(key)
