@@ -76,7 +76,7 @@ def test_a_broken_tokenizer_is_a_sentence(plain: CLIPTokenizer, content: str, tm
     plain.save_pretrained(tmp_path)
     assert_same(tmp_path)
     (tmp_path / "tokenizer.json").write_text(content)
-    with pytest.raises(Damaged, match="tokenizer.* cannot be read") as caught:
+    with pytest.raises(Damaged, match="tokenizer.*(cannot be read|not the settings)") as caught:
         clip_tokenizer(tmp_path)
     assert "\n" not in str(caught.value)
 
