@@ -11,8 +11,12 @@ from pathlib import Path
 
 from stillmotion.checkpoints.files import Header
 from stillmotion.diffusion.schedule import PredictionType
+from stillmotion.errors import Damaged
+from stillmotion.foreign import read_text
 
 _VELOCITY = re.compile(r"parameterization:\s*[\"']?v\b")
+SHEET_BYTES = 2**20
+"""Of the .yaml beside a checkpoint; those in use have 3 KB."""
 _SD2_BASE_STEP = 875000
 """Training step of the 512-pixel Stable Diffusion 2 base, which predicts noise; the 768-pixel ones do not."""
 
@@ -38,7 +42,12 @@ def detect_prediction(header: Header, path: Path, base: str | None) -> DetectedP
         )
     sheet = path.with_suffix(".yaml")
     if sheet.is_file():
-        velocity = _VELOCITY.search(sheet.read_text(encoding="utf-8"))
+        try:
+            velocity = _VELOCITY.search(read_text(sheet, SHEET_BYTES))
+        except (OSError, ValueError) as error:
+            raise Damaged(
+                f"{sheet} beside the checkpoint cannot be read ({error}): correct or remove it."
+            ) from error
         return DetectedPrediction("v_prediction" if velocity else "epsilon", zero_snr, sheet.name)
     if base != "sd2":
         return DetectedPrediction("epsilon", zero_snr, "its family")
