@@ -29,7 +29,12 @@ def test_what_cannot_be_converted_is_one_sentence(say, sd15_folder: Path) -> Non
     assert code == 2 and "has no peft layout" in err and err.count("\n") == 1
     code, _, err = say("convert", sd15_folder, "x.safetensors", "--dtype", "fp12")
     assert code == 2 and "dtype is 'fp12'" in err
+    for name in ("x.gguf", "x.onnx", "x.SAFETENSORS", "x.safetensor", "x.ckpt", "x.zip"):
+        for command in (("convert", sd15_folder, name), ("merge", sd15_folder, name, "--with", "x=0.5")):
+            code, _, err = say(*command)
+            assert code == 2 and f"{name} cannot be written: models are saved as .safetensors" in err
     assert list(Path().iterdir()) == []
+    assert say("convert", sd15_folder, "model-v1.5", "--quiet").out == "model-v1.5\n"
 
 
 def test_loras_are_baked_in(say, sd15_folder: Path) -> None:

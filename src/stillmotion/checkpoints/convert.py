@@ -10,6 +10,7 @@ nothing.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,6 +44,13 @@ LAYOUTS = {
 LORA_NAME = "pytorch_lora_weights.safetensors"
 """What diffusers calls a LoRA in a folder."""
 
+OTHER_FILES = re.compile(
+    r"\.(ckpt|pt|pt2|pth|bin|pkl|pickle|gguf|ggml|onnx|engine|trt|plan|h5|hdf5|keras|tflite|pb|msgpack|np[yz]"
+    r"|mlmodelc?|mlpackage|xml|zip|tar|gz|7z|rar|json|ya?ml|toml|txt|sft|safetensors?.*|gif|png|webp|mp4)",
+    re.IGNORECASE,
+)
+"""Extensions of files that are not written here."""
+
 FLOATS = ("float32", "float16", "bfloat16")
 
 
@@ -70,8 +78,8 @@ def convert(
         )
     require_kind(found, *LAYOUTS)
     layout = layout_of_kind(layout, found.kind)
-    _check_layout(found.kind, found.name, layout, target)
     check_target(target, overwrite)
+    _check_layout(found.kind, found.name, layout, target)
     if found.kind in LORAS:
         return _write_lora(Lora.load(opened), target, layout, dtype, overwrite)
     return save_model(load_model(opened, dtype, ema), target, layout, overwrite)
@@ -105,7 +113,12 @@ def save_model(
 
 
 def check_target(target: Path, overwrite: bool) -> None:
-    """OutputError if a model cannot be written there: a .safetensors, else a folder."""
+    """OutputError if a model cannot be written there: a .safetensors, else a folder.
+
+    A name with the extension of another kind of file is meant as a file, and never becomes a folder.
+    """
+    if target.suffix != ".safetensors" and OTHER_FILES.fullmatch(target.suffix):
+        raise OutputError(f"{target} cannot be written: models are saved as .safetensors or as a folder.")
     check_free(target, overwrite, None if target.suffix == ".safetensors" else MODEL_FOLDER)
 
 
@@ -129,8 +142,6 @@ def _check_layout(kind: str, name: str, layout: str | None, target: Path) -> Non
     if layout is not None and layout not in known:
         raise WrongKind(f"{name} has no {layout} layout: for its kind of file there are {', '.join(known)}.")
     single = target.suffix == ".safetensors"
-    if not single and target.suffix in (".ckpt", ".pt", ".pth", ".bin"):
-        raise OutputError(f"{target} cannot be written: models are saved as .safetensors or as a folder.")
     if not single and layout not in (None, "diffusers"):
         raise OutputError(f"{target} is a folder, diffusers' layout: for {layout} name a .safetensors.")
     if single and kind in BASES and layout == "diffusers":

@@ -108,11 +108,28 @@ def _add_everywhere(command: click.Command) -> None:
         _add_everywhere(inner)
 
 
+def _install_completion(ctx: click.Context, param: click.Parameter, shell: str | None) -> None:
+    if shell is not None and not ctx.resilient_parsing:
+        from stillmotion.cli.completion import install  # only when it is needed
+
+        install(ctx, shell)
+
+
 @click.group(
     cls=LazyGroup,
     epilog='Try: stillmotion animate "a rocket, 3d render style" -o rocket.gif',
     params=_everywhere(),
     context_settings={"help_option_names": ["-h", "--help"]},
+)
+@click.option(
+    "--install-completion",
+    metavar="[SHELL]",
+    is_flag=False,
+    flag_value="",
+    is_eager=True,
+    expose_value=False,
+    callback=_install_completion,
+    help="Install completion for bash, zsh or fish, and end.",
 )
 @click.version_option(stillmotion.__version__, "-V", "--version", message="stillmotion %(version)s")
 def app() -> None:

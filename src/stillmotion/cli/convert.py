@@ -8,7 +8,7 @@ import click
 
 from stillmotion.checkpoints.identify import identify
 from stillmotion.cli.options import KnownChoice, PathType, dtype_option, force_option
-from stillmotion.cli.output import echo
+from stillmotion.cli.output import result
 from stillmotion.cli.progress import quiet_libraries, waiting
 from stillmotion.request.aliases import ORIGINAL
 
@@ -38,4 +38,4 @@ def convert(source: str, target: Path, layout: str | None, dtype: str | None, em
 
         quiet_libraries()
         place = convert.convert(source, target, layout, as_dtype(dtype) if dtype else None, force, ema)
-    echo(f"{place}: {identify(place).title}")
+    result(place, identify(place).title)

@@ -11,7 +11,7 @@ import click
 
 from stillmotion.cli import Settings
 from stillmotion.cli.options import PathType, device_option, output_options
-from stillmotion.cli.output import echo
+from stillmotion.cli.output import result
 from stillmotion.cli.progress import waiting
 from stillmotion.cli.trust import opened_from, remember, trust_option
 from stillmotion.errors import OutputError
@@ -48,6 +48,4 @@ def decode(
     with waiting() as show:
         clip = finish(latents, target, device, show)
     remember(found)
-    took = monotonic() - settings.start
-    done = f"{target.path}: {len(clip)} frames, decoded in {took:.1f} s"
-    echo(str(target.path) if settings.quiet else done)
+    result(target.path, f"{len(clip)} frames, decoded in {monotonic() - settings.start:.1f} s")

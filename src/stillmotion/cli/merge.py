@@ -9,7 +9,7 @@ import click
 
 from stillmotion.checkpoints.identify import identify
 from stillmotion.cli.options import PathType, dtype_option, force_option, lora_weights
-from stillmotion.cli.output import echo
+from stillmotion.cli.output import result
 from stillmotion.cli.progress import quiet_libraries, waiting
 from stillmotion.errors import RequestError
 from stillmotion.request.aliases import REQUEST
@@ -78,7 +78,7 @@ def merge(
         quiet_libraries()
         stored = as_dtype(dtype) if dtype else None
         place = merge.merge(base, target, all_loras, shares, stored, lora_alpha, force)
-    echo(f"{place}: {identify(place).title}")
+    result(place, identify(place).title)
 
 
 def _share(text: str) -> tuple[str, float]:

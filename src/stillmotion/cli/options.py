@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from stillmotion.cli.completion import of_flag
 from stillmotion.cli.hints import dropped
 from stillmotion.errors import RequestError
 from stillmotion.request import Request, aliases
@@ -39,6 +40,7 @@ def request_options(command: Callable[..., Any]) -> Callable[..., Any]:
             metavar=METAVARS[flag.type],
             multiple=flag.repeated,
             help=_help(flag),
+            shell_complete=of_flag(flag),
         )(command)
     for old in aliases.REQUEST.names:
         command = click.option(f"--{old.replace('_', '-')}", old, hidden=True)(command)

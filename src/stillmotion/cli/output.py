@@ -19,6 +19,15 @@ def echo(text: str, err: bool = False) -> None:
     click.echo(printable(text), err=err)
 
 
+def result(path: object, text: str) -> None:
+    """What was made, and where; with --quiet only where."""
+    from stillmotion.cli import Settings
+
+    context = click.get_current_context(silent=True)
+    settings = context.find_object(Settings) if context else None
+    echo(str(path) if settings is not None and settings.quiet else f"{path}: {text}")
+
+
 def in_flags(text: str) -> str:
     """A message of the library with flags: `frames=16` in backticks becomes --frames 16."""
     if not ARGUMENT.search(text):

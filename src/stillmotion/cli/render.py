@@ -5,7 +5,6 @@ from __future__ import annotations
 from time import monotonic
 
 from stillmotion.cli import Settings
-from stillmotion.cli.output import echo
 from stillmotion.cli.progress import waiting
 from stillmotion.cli.trust import remember
 from stillmotion.sampling import jobs
@@ -23,13 +22,8 @@ def render(job: jobs.Job, settings: Settings) -> None:
 
         written = jobs.run(job, on_event)
     for each in written:
-        last = each is written[-1]
-        took = f", made in {monotonic() - settings.start:.1f} s" if last else ""
-        echo(
-            str(each.path)
-            if settings.quiet
-            else f"{each.path}: {describe(each.clip, len(job.requests))}{took}"
-        )
+        took = f", made in {monotonic() - settings.start:.1f} s" if each is written[-1] else ""
+        result(each.path, f"{describe(each.clip, len(job.requests))}{took}")
 
 
 def describe(clip: Clip, count: int = 1) -> str:

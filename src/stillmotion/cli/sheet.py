@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from stillmotion.cli.options import PathType
-from stillmotion.cli.output import echo
+from stillmotion.cli.output import result
 from stillmotion.sampling.target import check_sheet, free_name, save_sheet
 from stillmotion.video import Clip
 
@@ -34,4 +34,4 @@ def sheet(
     check_sheet(path, force)
     clip = Clip.load(file)
     save_sheet(clip, path, force, columns=columns, scale=scale, numbers=numbers, caption=caption)
-    echo(f"{path}: {len(clip)} frames of {file}")
+    result(path, f"{len(clip)} frames of {file}")
