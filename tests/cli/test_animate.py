@@ -179,6 +179,11 @@ def test_a_motion_lora_under_the_other_flag_is_applied_and_said(say, bundled, tm
     assert not np.array_equal(Clip.load("a.webp").frames, Clip.load("c.webp").frames)
 
 
+def test_quiet_prints_only_the_files(say, bundled) -> None:
+    said = say("animate", "a rockett", "-n", 2, "--seed", 1, "-o", "r.webp", "--quiet")
+    assert (said.out, said.err) == ("r-seed1.webp\nr-seed2.webp\nr.webp\n", "")
+
+
 def test_names_of_prompts() -> None:
     assert str(name_of("  ")) == "clip.gif"
     assert str(name_of("../etc/passwd")) == "etc-passwd.gif"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from time import monotonic
 
 from stillmotion.cli import Settings
+from stillmotion.cli.output import result
 from stillmotion.cli.progress import waiting
 from stillmotion.cli.trust import remember
 from stillmotion.sampling import jobs
