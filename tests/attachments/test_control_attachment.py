@@ -18,6 +18,7 @@ from tiny import SIZE, Kind, tiny_motion, tiny_pipeline
 
 from stillmotion.attachments.control import ControlAttachment
 from stillmotion.attachments.motion import attach_motion
+from stillmotion.attachments.precision import float32_outside
 from stillmotion.errors import AttachError
 
 FRAMES = 3
@@ -170,6 +171,18 @@ def test_the_net_follows_the_unet(dtype) -> None:
         sample = torch.randn(2, 4, SIZE // 2, SIZE // 2, dtype=dtype)
         output = unet(sample, 10, torch.randn(2, 5, 32, dtype=dtype)).sample
     assert output.dtype == dtype and output.isfinite().all() and net.dtype == dtype
+
+
+def test_a_sampler_in_float32_leaves_the_net_in_the_dtype_of_the_unet() -> None:
+    """`float32_outside` casts what the UNet gets, whichever of the two hooks runs first."""
+    net = tiny_controlnet()
+    unet = tiny_pipeline().unet.to(torch.bfloat16)
+    sample, text = torch.randn(2, 4, SIZE // 2, SIZE // 2), torch.randn(2, 5, 32)
+    with ControlAttachment(net, hints(2)).attach(unet), float32_outside(unet):
+        one = unet(sample, 10, text).sample
+    with float32_outside(unet), ControlAttachment(net, hints(2)).attach(unet):
+        other = unet(sample, 10, text).sample
+    assert torch.equal(one, other) and one.dtype == torch.float32 and net.dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize(

@@ -63,11 +63,8 @@ class ControlAttachment(Attachment):
 
     def attach(self, target: Any, frames: int | None = None) -> Self:
         """As `Attachment.attach`; the frames are those of the hints where nothing else says them."""
-        if (
-            frames is None
-            and len(self.hints) > 1
-            and not FrameContext.on(self.network_of(target)).attachments
-        ):
+        unsaid = FrameContext.on(self.network_of(target)).total == 1
+        if frames is None and unsaid and len(self.hints) > 1:
             frames = len(self.hints)
         return super().attach(target, frames)
 
@@ -93,23 +90,24 @@ class ControlAttachment(Attachment):
         call = self._signature.bind(unet, *args, **kwargs).arguments
         if not self._acts(call["timestep"]):
             return None
-        down, mid = self._residuals(call)
+        down, mid = self._residuals(call, next(unet.parameters()).dtype)
         if call.get(DOWN) is not None:
             down = [one + other for one, other in zip(call[DOWN], down, strict=True)]
         if call.get(MID) is not None:
             mid = call[MID] + mid
         return args, kwargs | {DOWN: down, MID: mid}
 
-    def _residuals(self, call: dict[str, Any]) -> Residuals:
-        sample, text = call["sample"], call["encoder_hidden_states"]
+    def _residuals(self, call: dict[str, Any], dtype: torch.dtype) -> Residuals:
+        """What the net adds, computed in the dtype of the UNet."""
+        sample, text = call["sample"].to(dtype), call["encoder_hidden_states"].to(dtype)
         given = call.get("added_cond_kwargs") or {}
-        added = {key: given[key] for key in XL if key in given}
+        added = {key: given[key].to(dtype) for key in XL if key in given}
         hints = self._hints(sample)
         with_prompt = self.guess_mode and self._pipeline.do_classifier_free_guidance
         if with_prompt:  # of guidance's two halves the second
             sample, text, hints = (tensor.chunk(2)[1] for tensor in (sample, text, hints))
             added = {key: value.chunk(2)[1] for key, value in added.items()}
-        self.net.to(device=sample.device, dtype=sample.dtype)
+        self._follow(sample.device, dtype)
         down, mid = self.net(
             sample,
             call["timestep"],
@@ -123,6 +121,11 @@ class ControlAttachment(Attachment):
         if with_prompt:
             down, mid = [_behind_zeros(each) for each in down], _behind_zeros(mid)
         return list(down), mid
+
+    def _follow(self, device: torch.device, dtype: torch.dtype) -> None:
+        own = next(self.net.parameters())
+        if (own.device, own.dtype) != (device, dtype):
+            nn.Module.to(self.net, device, dtype)  # diffusers' own `to` warns, whatever is in the net
 
     def _hints(self, sample: Tensor) -> Tensor:
         """The hint of each image in the batch; AttachError for a wrong number or size."""
