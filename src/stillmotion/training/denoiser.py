@@ -81,7 +81,9 @@ class Denoiser:
         self.pipeline.set_progress_bar_config(disable=True)
         for part in self.parts.values():
             part.requires_grad_(False).eval()
-        self.unet = self.pipeline.unet.to(self.dtype if rounded else torch.float32)
+        self.unet = nn.Module.to(
+            self.pipeline.unet, self.dtype if rounded else torch.float32
+        )  # without a note
         self.text = Conditioner(self.pipeline, self.dtype)
         self.untrained_samples: dict[Any, list[np.ndarray]] = {}
         """What the base alone draws for sample sheets, kept by samples.py."""
