@@ -16,10 +16,11 @@ from safetensors.torch import save_file
 from tiny import TINY_MOTION, tiny_pipeline
 
 from stillmotion import Animator, Lora, MotionModel
-from stillmotion.checkpoints.base_model import load_base
 from stillmotion.checkpoints.checkpoint import Checkpoint, open_checkpoint
+from stillmotion.checkpoints.files import Header
 from stillmotion.checkpoints.identify import identify
 from stillmotion.checkpoints.ldm.write import save_single_file
+from stillmotion.checkpoints.prediction import detect_prediction
 from stillmotion.errors import WeightsError
 
 WATCHED: list[Counter[str]] = []
@@ -101,9 +102,9 @@ def test_opening_reads_nothing_but_says_what_is_not_there(opens: Counter[str], t
 
 @pytest.mark.parametrize("sheet", [b"parameterization: \xff", b"x" * 2**21])
 def test_a_sheet_beside_a_checkpoint_that_is_no_text_is_a_sentence(sheet: bytes, tmp_path: Path) -> None:
-    file = save_single_file(tiny_pipeline("sd15"), tmp_path / "it.safetensors")
+    file = tmp_path / "it.safetensors"
     file.with_suffix(".yaml").write_bytes(sheet)
     with pytest.raises(WeightsError, match=r"it\.yaml beside the checkpoint cannot be read"):
-        load_base(file)
-    file.with_suffix(".yaml").write_text("parameterization: eps")
-    load_base(file)
+        detect_prediction(Header({}), file, "sd2")
+    file.with_suffix(".yaml").write_text("parameterization: v")
+    assert detect_prediction(Header({}), file, "sd15").prediction_type == "v_prediction"
