@@ -54,7 +54,7 @@ def attach(
     numbers = [each for each in attachments if isinstance(each, int)]  # attach(unet, motion, 16), as it was
     frames = numbers[0] if numbers and frames is None else frames
     found: list[Attachment] = []
-    motions = [_motion(each) for each in _several(motion)]
+    motions: list[Any] = [_motion(each) for each in _several(motion)]
     for each in attachments:
         if isinstance(each, Attachment):
             found.append(each)

@@ -74,6 +74,8 @@ def _probe(layer: Any) -> list[float]:
 class Shift(nn.Module):
     """A change of the bias alone."""
 
+    bias: Tensor
+
     def __init__(self, bias: Tensor, channels_first: bool) -> None:
         super().__init__()
         self.channels_first = channels_first

@@ -65,7 +65,7 @@ class MotionConfig:
 
     def modules(self) -> dict[str, tuple[int, int]]:
         """Canonical prefix of every module -> (channels, heads), in the order of the UNet."""
-        found = {}
+        found: dict[str, tuple[int, int]] = {}
         for i, (block, heads) in enumerate(zip(self.down_widths, self.heads, strict=True)):
             found |= {f"down_blocks.{i}.motion_modules.{j}": (c, heads) for j, c in enumerate(block)}
         if self.mid:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from math import gcd
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -201,7 +201,8 @@ class MotionModules(nn.Module):
         self._place("up_blocks", spec.up_widths)
         for prefix, (channels, heads) in spec.modules().items():
             module = MotionModule(channels, heads, spec.attentions, spec.norm_groups, spec.motion_norm)
-            self.get_submodule(prefix.rpartition(".")[0]).append(module)
+            places: Any = self.get_submodule(prefix.rpartition(".")[0])  # a ModuleList, by _place
+            places.append(module)
 
     @property
     def spec(self) -> MotionConfig:
@@ -233,7 +234,7 @@ class MotionModules(nn.Module):
 
     def modules_by_name(self) -> dict[str, MotionModule]:
         """Canonical prefix -> module, in the order of the UNet."""
-        return {prefix: self.get_submodule(prefix) for prefix in self.spec.modules()}
+        return {prefix: cast("MotionModule", self.get_submodule(prefix)) for prefix in self.spec.modules()}
 
     def set_gradient_checkpointing(self, enabled: bool = True) -> None:
         """Recompute each module in the backward pass instead of keeping what happened inside it.
@@ -250,6 +251,7 @@ def family_for(unet: nn.Module, **overrides: Any) -> MotionFamily:
     `heads` may be one number; its largest divisor that divides the channels counts. Default 8.
     """
     unet = unwrap_unet(unet)
+    config: Any = unet.config
     down, up = widths(unet, "down_blocks"), widths(unet, "up_blocks")
     channels, layers = tuple(block[0] for block in down), tuple(map(len, down))
     known = (V3, SDXL, *installed_families().values())
@@ -263,7 +265,7 @@ def family_for(unet: nn.Module, **overrides: Any) -> MotionFamily:
         "layers": layers,
         "heads": tuple(gcd(level, most) for level in levels) if isinstance(most, int) else tuple(most),
         "mid": has_mid(unet),
-        "norm_groups": gcd(unet.config.norm_num_groups or 32, *levels),
+        "norm_groups": gcd(config.norm_num_groups or 32, *levels),
     }
     found = row.updated(**fields | overrides)
     return found if found.config.up_widths == up else found.updated(up=up)

@@ -10,6 +10,7 @@ the original and in diffusers (docs/formats.md 2).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
@@ -32,8 +33,9 @@ def unwrap(network: nn.Module) -> nn.Module:
             "The UNet is compiled already and would not see motion: attach to the plain UNet, then compile."
         )
     inner = getattr(network, "module", None)
-    wrapped = isinstance(inner, nn.Module) and not hasattr(network, "down_blocks")
-    return unwrap(inner) if wrapped else network
+    if isinstance(inner, nn.Module) and not hasattr(network, "down_blocks"):
+        return unwrap(inner)
+    return network
 
 
 def unwrap_unet(unet: nn.Module) -> nn.Module:
@@ -46,7 +48,8 @@ def unwrap_unet(unet: nn.Module) -> nn.Module:
             f"{type(unet).__name__} is not a UNet2DConditionModel: motion needs its down, mid and up blocks."
         )
     if any(
-        hasattr(block, "motion_modules") or hasattr(block, "temp_attentions") for block in unet.down_blocks
+        hasattr(block, "motion_modules") or hasattr(block, "temp_attentions")
+        for block in getattr(unet, "down_blocks", ())
     ):
         raise AttachError(
             f"{type(unet).__name__} has temporal layers of its own: load a plain UNet2DConditionModel."
@@ -56,7 +59,7 @@ def unwrap_unet(unet: nn.Module) -> nn.Module:
 
 def slots(unet: nn.Module) -> dict[str, Slot]:
     """Canonical prefix of the motion module that belongs there -> its place, in the order of the UNet."""
-    found = {}
+    found: dict[str, Slot] = {}
     for path in ("down_blocks", "up_blocks"):
         for i, block in enumerate(getattr(unet, path, ())):
             found |= {f"{path}.{i}.motion_modules.{j}": slot for j, slot in enumerate(_block_slots(block))}
@@ -83,11 +86,11 @@ def _block_slots(block: nn.Module) -> list[Slot]:
     return [Slot(a, _channels(r)) for a, r in zip(attentions, resnets, strict=True)]
 
 
-def _mid_slot(mid: nn.Module | None) -> Slot | None:
+def _mid_slot(mid: Any) -> Slot | None:
     first = next(iter(getattr(mid, "attentions", None) or ()), None)
     return None if first is None else Slot(first, _channels(mid.resnets[0]))
 
 
-def _channels(resnet: nn.Module) -> int:
+def _channels(resnet: Any) -> int:
     """Of the last convolution: the resnet's own `out_channels` is wrong in the last layer of a KUpBlock."""
     return getattr(resnet.conv2, "out_channels", resnet.out_channels)
