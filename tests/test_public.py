@@ -9,6 +9,7 @@ import inspect
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,9 @@ ROOT = Path(__file__).parents[1]
 DOCS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 NOT_PYTHON = {"json", "configs", "models", "metadata"}
 """What else is spelled stillmotion.NAME: a file, keys of headers, a group of entry points."""
+
+OVERRIDES = {"ControlAttachment.on_attach", "ControlAttachment.detach"}
+"""What the base class explains."""
 
 
 def names_used(text: str) -> set[str]:
@@ -64,6 +68,27 @@ def test_public_names_have_a_docstring_and_typed_arguments(name: str) -> None:
     assert found.__doc__ and not found.__doc__.startswith(f"{name}("), f"{name} has no docstring of its own"
     if inspect.isfunction(found):
         assert all(p.annotation is not p.empty for p in inspect.signature(found).parameters.values())
+
+
+def functions(name: str) -> list[tuple[str, Callable[..., object]]]:
+    """The function, or the public methods of the class, with their names."""
+    found = getattr(sm, name)
+    if inspect.isfunction(found):
+        return [(name, found)]
+    own = vars(found).items() if inspect.isclass(found) and found.__module__.startswith("stillmotion") else ()
+    plain = [(key, getattr(value, "__func__", value)) for key, value in own if not key.startswith("_")]
+    return [(f"{name}.{key}", value) for key, value in plain if inspect.isfunction(value)]
+
+
+@pytest.mark.parametrize("name", sm.__all__)
+def test_more_than_two_arguments_are_explained_one_by_one(name: str) -> None:
+    for called, function in functions(name):
+        given = [each for each in inspect.signature(function).parameters if each not in ("self", "cls")]
+        assert function.__doc__ or called in OVERRIDES, f"{called} has no docstring"
+        if len(given) > 2:
+            assert "Args:" in (function.__doc__ or ""), f"{called} has no Args"
+            for each in given:
+                assert f" {each}: " in (function.__doc__ or ""), f"Args of {called} lacks {each}"
 
 
 def test_conditions_are_root_names() -> None:

@@ -47,7 +47,13 @@ class FrameContext:
         self.set_total(total, self)
 
     def set_total(self, total: int, giver: object, joining: Sequence[Attachment] = ()) -> None:
-        """Sets `total`, until `giver` leaves or another is set; `AttachError` if one that acts refuses it."""
+        """Sets `total`, until its giver leaves or another is set; `AttachError` if one that acts refuses it.
+
+        Args:
+            total: images per clip.
+            giver: who says so, such as an attachment.
+            joining: attachments that are about to join and are asked too.
+        """
         if isinstance(total, bool) or not isinstance(total, int) or total < 1:
             raise AttachError(f"frames is {total!r}, expected a whole number of at least 1.")
         for attachment in (*(other for other in self.attachments if other.enabled), *joining):
@@ -115,6 +121,11 @@ class FrameContext:
 
     def join(self, attachment: Attachment, network: nn.Module, total: int | None) -> None:
         """Adds an attachment, which may say how long clips are; the network holds this context from now on.
+
+        Args:
+            attachment: what joins.
+            network: the UNet.
+            total: images per clip, or None for those of what is attached already.
 
         `AttachError` if it cannot do so many frames, or says another number than those that act already.
         """

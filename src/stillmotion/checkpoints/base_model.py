@@ -49,10 +49,15 @@ def load_base(
 ) -> Pipeline:
     """The text-to-image pipeline in a folder, a hub name, a bundled name ("emoji") or one checkpoint file.
 
-    `dtype` is float32 if not given; one per part is possible: {"vae": ..., "default": ...}. `vae` is another
-    VAE (file or folder) to use. For single files only: `config` is a folder of diffusers configs for unknown
-    sizes, `prediction_type` overrules what the file tells of it, `ema` takes the averaged weights of the UNet
-    where the file has both (they are taken anyhow where it has no others).
+    Args:
+        source: where the model is.
+        dtype: float32 if not given; one per part is possible: {"vae": ..., "default": ...}.
+        vae: another VAE (file or folder) to use.
+        config: for single files of unknown sizes: a folder of diffusers configs.
+        prediction_type: for single files: overrules what the file tells of it.
+        ema: for single files: take the averaged weights of the UNet where the file has both; where it has no
+            others they are taken anyhow.
+
     Raises `WeightsError` or one of its kin in words: a wrong kind of file, a missing part, damage.
     """
     found = open_checkpoint(source)

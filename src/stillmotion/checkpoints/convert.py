@@ -64,10 +64,16 @@ def convert(
 ) -> Path:
     """Writes the model in `source` to `target` in another layout, and returns where.
 
-    The layout follows from the target's name if it is not given: diffusers for a folder; for a file
-    ldm (checkpoints), animatediff (motion) or kohya (style LoRAs). `dtype` is the file's own by default;
-    `ema` takes the averaged weights of a checkpoint. WrongKind for what has no such layout, OutputError where
-    the target cannot be written.
+    Args:
+        source: a file, folder, hub name or the name of an installed model.
+        target: a file ending in .safetensors, or a folder.
+        layout: one that this kind has. By default diffusers for a folder; for a file ldm (checkpoints),
+            animatediff (motion) or kohya (style LoRAs).
+        dtype: of the weights written; the file's own by default.
+        overwrite: whether a target that is there is replaced.
+        ema: take the averaged weights of a checkpoint that has both.
+
+    WrongKind for what has no such layout, OutputError where the target cannot be written.
     """
     opened, target = open_checkpoint(source), Path(target)
     found = opened.info

@@ -182,7 +182,13 @@ class Lora:
         return LoraAttachment(place, weight).attach(pipeline, frames)
 
     def place(self, pipeline: Any, motion: nn.Module | None = None, lora_alpha: LoraAlpha = "use") -> Placed:
-        """Its LoRA layers for this pipeline and motion, with their networks; errors as in `attach`."""
+        """Its LoRA layers for this pipeline and motion, with their networks; errors as in `attach`.
+
+        Args:
+            pipeline: a diffusers pipeline, or a UNet alone.
+            motion: what a motion LoRA goes on.
+            lora_alpha: "ignore" where alpha should not count.
+        """
         return {
             part: (network, self._fitting(pipeline, part, partial(build_layers, network, deltas, lora_alpha)))
             for part, network, deltas in self._networks(pipeline, motion)

@@ -42,8 +42,16 @@ def merge(
 ) -> Path:
     """Writes the model in `source`, mixed with `others` and with `loras` baked in; returns where.
 
-    All three map files to weights. `source` is a text-to-image model or a motion module, `target` a folder or
-    a .safetensors. Errors as in `mix` and `bake`.
+    Args:
+        source: a text-to-image model or a motion module.
+        target: a folder, or a file ending in .safetensors.
+        loras: files and their weights, as in `LayerWeights`.
+        others: models of the same kind and their shares of the result.
+        dtype: of the weights written; that of the source by default.
+        lora_alpha: "ignore" where alpha should not count.
+        overwrite: whether a target that is there is replaced.
+
+    Errors as in `mix` and `bake`.
     """
     target = Path(target)
     check_target(target, overwrite)
@@ -66,6 +74,12 @@ def bake(
     model: Model, loras: Mapping[Lora, WeightLike], lora_alpha: LoraAlpha = "use", name: str = "the model"
 ) -> None:
     """Puts the changes of LoRAs, each times its weight, into the weights of a pipeline or a motion module.
+
+    Args:
+        model: a pipeline or a `MotionModel`, changed in place.
+        loras: `Lora` objects and their weights, as in `LayerWeights`.
+        lora_alpha: "ignore" where alpha should not count.
+        name: what to call the model in errors.
 
     WrongKind for a motion LoRA on a pipeline or the other way round, Mismatch where a layer does not fit,
     RequestError for a weight along the frames: a file has none.
@@ -90,6 +104,13 @@ def mix(
     model: Model, other: Model, share: float, name: str = "the first model", other_name: str = "the other"
 ) -> None:
     """Moves a pipeline or a motion module towards another by `share` of the way, in place.
+
+    Args:
+        model: changed in place.
+        other: one of the same kind and shapes.
+        share: 0 leaves the model as it is, 1 makes it the other.
+        name: what to call the model in errors.
+        other_name: what to call the other.
 
     Mismatch naming the part or tensor in which the two differ.
     """

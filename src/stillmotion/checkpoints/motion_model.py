@@ -71,8 +71,13 @@ class MotionModel(MotionModules):
     ) -> Path:
         """Writes the model and returns where: a MotionAdapter folder, or one file if it ends in .safetensors.
 
-        `layout` is that of a single file ("animatediff" by default), `variant` a part of the name in a folder
-        ("fp16"). Files are replaced whole: an interrupted save leaves the old ones.
+        Files are replaced whole: an interrupted save leaves the old ones.
+
+        Args:
+            path: a folder, or a file ending in .safetensors.
+            layout: that of a single file; "animatediff" by default.
+            dtype: of the weights written; their own by default.
+            variant: a part of the file's name in a folder, such as "fp16".
         """
         path = Path(path)
         single = path.suffix == ".safetensors"

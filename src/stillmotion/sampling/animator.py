@@ -92,10 +92,18 @@ class Animator:
     ) -> Animator:
         """An Animator from names: files, folders, hub names or bundled models; by default the bundled one.
 
-        `motion="none"` gives a base for stills. `loras` and `motion_loras` map files to weights, which are
-        numbers, text or mappings as in `LayerWeights`; `embeddings` maps files to the words they stand for
-        ("" for their own); `vae` is used instead of the base's. `dtype` and `device` default to what this
-        machine does well. WeightsError in one sentence if files are damaged or do not fit.
+        Args:
+            base: a text-to-image model.
+            motion: motion that fits it; the base's own by default, "none" for stills.
+            loras: files and their weights: numbers, text or mappings as in `LayerWeights`.
+            dtype: of UNet and text encoders; by default what this machine does well.
+            device: by default the best that this machine has.
+            motion_loras: LoRAs for the motion, as `loras`.
+            vae: used instead of the base's.
+            embeddings: files of textual inversions and the words they stand for ("" for their own).
+            others: none; names that other libraries have are explained.
+
+        WeightsError in one sentence if files are damaged or do not fit.
         """
         loaded = load_models(base, motion, loras, dtype, device, motion_loras, vae, embeddings, **others)
         return cls(**vars(loaded))

@@ -49,7 +49,13 @@ class Clip:
 
     @classmethod
     def from_pil(cls, images: Sequence[Image.Image], fps: float, request: Request | None = None) -> Clip:
-        """A clip of images of one size, such as a diffusers pipeline returns."""
+        """A clip of images of one size, such as a diffusers pipeline returns.
+
+        Args:
+            images: the frames in order.
+            fps: frames per second.
+            request: how they were made, which files of the clip will carry.
+        """
         return cls(np.stack([np.asarray(image.convert("RGB")) for image in images]), fps, request)
 
     @classmethod
@@ -120,9 +126,16 @@ class Clip:
     ) -> Path:
         """Writes .gif, .webp, .apng, .mp4, .webm, a still .png, or a folder of PNGs (no extension).
 
-        `scale` enlarges crisply; `dither` ("ordered", or "floyd-steinberg", which True means) is for GIF;
-        `quality` is for video and WebP, where 100 is lossless. The file carries the request, appears whole or
-        not at all, and replaces another only with `overwrite`. Returns its path. Raises `OutputError`.
+        The file carries the request and appears whole or not at all. Returns its path.
+
+        Args:
+            path: the extension decides what is written.
+            scale: enlarges crisply, so many times.
+            dither: for GIF: "ordered", or "floyd-steinberg", which True means.
+            quality: for video and WebP, 1 to 100; in WebP 100 is lossless.
+            overwrite: whether a file that is there is replaced.
+
+        OutputError where it cannot be written.
         """
         if isinstance(dither, bool):
             dither = "floyd-steinberg" if dither else "none"
@@ -133,6 +146,7 @@ class Clip:
         return Tag(len(self), self.fps, self.width, self.height, self.request, self.requests, self.files)
 
     def to_pil(self) -> list[Image.Image]:
+        """The frames as PIL images."""
         return [Image.fromarray(frame) for frame in self.frames]
 
     def sheet(
@@ -144,7 +158,16 @@ class Clip:
         gap: int = 4,
         background: Colour = WHITE,
     ) -> Image.Image:
-        """All frames on one image, nearly square without `columns`; enlarged crisply, reduced smoothly."""
+        """All frames on one image.
+
+        Args:
+            columns: frames in a row; nearly square by default.
+            scale: enlarges crisply, reduces smoothly.
+            numbers: whether each frame has its number.
+            caption: text below.
+            gap: pixels between frames.
+            background: colour of the gaps.
+        """
         return contact_sheet(self.frames, columns, scale, numbers, caption, gap, background)
 
 
@@ -152,6 +175,12 @@ def grid(clips: Sequence[Clip], columns: int | None = None, gap: int = 4, backgr
     """Clips of one size and rate side by side; shorter ones start again.
 
     Carries the request of the first as `request`, those of all as `requests`.
+
+    Args:
+        clips: at least one.
+        columns: clips in a row; nearly square by default.
+        gap: pixels between clips.
+        background: colour of the gaps.
     """
     kinds = {(clip.width, clip.height, clip.fps) for clip in clips}
     if len(kinds) != 1:

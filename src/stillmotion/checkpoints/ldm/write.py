@@ -24,8 +24,14 @@ _PARTS = {"unet", "vae", "text_encoder"}
 def save_single_file(pipeline: Pipeline, path: str | Path, dtype: torch.dtype | None = None) -> Path:
     """Writes a Stable Diffusion pipeline (1.x, 2.x, XL or any sizes) as one .safetensors, and returns where.
 
-    `dtype` is that of the parts when it is not given. Other programs read it as any checkpoint; `load_base`
-    finds its configs in the header. What is there is replaced whole. OutputError if it cannot be written.
+    Other programs read it as any checkpoint; `load_base` finds its configs in the header.
+
+    Args:
+        pipeline: a diffusers pipeline.
+        path: a file ending in .safetensors; what is there is replaced whole.
+        dtype: of the weights written; that of the parts by default.
+
+    OutputError if it cannot be written.
     """
     path = Path(path)
     if path.suffix != ".safetensors":
