@@ -5,12 +5,5 @@ The file has a class that holds its fields, with their help, and prepares what g
 `stillmotion` and the table in docs/reference.md come of the row.
 """
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:  # for editors; while running, classes are imported when they are used
-    from stillmotion.sampling.conditions.controlnet import ControlNet as ControlNet
-
-CONDITIONS: dict[str, str] = {
-    "controlnet": "stillmotion.sampling.conditions.controlnet:ControlNet",
-}
+CONDITIONS: dict[str, str] = {}
 """Name in JSON -> module:Class. Imported when it is used."""
