@@ -5,5 +5,12 @@ The file has a class that holds its fields, with their help, and prepares what g
 `stillmotion` and the table in docs/reference.md come of the row.
 """
 
-CONDITIONS: dict[str, str] = {}
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # for editors; while running, classes are imported when they are used
+    from stillmotion.sampling.conditions.controlnet import ControlNet as ControlNet
+
+CONDITIONS: dict[str, str] = {
+    "controlnet": "stillmotion.sampling.conditions.controlnet:ControlNet",
+}
 """Name in JSON -> module:Class. Imported when it is used."""
