@@ -76,7 +76,7 @@ KINDS: dict[str, Kind] = {
     ),
     "controlnet": Kind(
         "a ControlNet",
-        "load it into a diffusers ControlNet pipeline and attach: stillmotion.attach(pipe.unet, motion)",
+        'stillmotion animate "PROMPT" --base CHECKPOINT --motion MOTION --control {name}:HINTS',
     ),
     "ip-adapter": Kind(
         "an IP-Adapter",
