@@ -148,7 +148,7 @@ def main(args: Sequence[str] | None = None) -> None:
         if sys.stdout is not None:
             sys.stdout.flush()
     except OSError:  # the reader has gone, or the disk is full: Python would complain once more at its end
-        sys.stdout = None  # type: ignore[assignment]
+        sys.stdout = None
     sys.exit(code)
 
 
@@ -163,7 +163,7 @@ def run(args: Sequence[str] | None = None) -> int:
     except click.ClickException as error:
         if isinstance(error, click.NoSuchOption) and (meant := _meant(error)):
             error = click.UsageError(meant, error.ctx)
-        error.message = printable(error.message)
+        error.message = printable(error.message)  # type: ignore[misc]  # click calls it final
         error.show()
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):

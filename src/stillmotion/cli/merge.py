@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from pathlib import Path
+from typing import get_args
 
 import click
 
@@ -42,7 +43,7 @@ from stillmotion.request.request import LoraAlpha
 )
 @click.option(
     "--lora-alpha",
-    type=click.Choice(LoraAlpha.__args__),
+    type=click.Choice(get_args(LoraAlpha)),
     default="use",
     help="Whether LoRAs are scaled by their alpha [default: use].",
 )
@@ -55,7 +56,7 @@ def merge(
     loras: tuple[str, ...],
     motion_loras: tuple[str, ...],
     others: tuple[str, ...],
-    lora_alpha: str,
+    lora_alpha: LoraAlpha,
     old_alpha: str | None,
     dtype: str | None,
     force: bool,

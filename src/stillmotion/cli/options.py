@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import click
 
@@ -143,7 +143,7 @@ _OUTPUT = (
     ),
     click.option(
         "--dither",
-        type=click.Choice(Dither.__args__),
+        type=click.Choice(get_args(Dither)),
         default="none",
         help="For GIF: smoother gradients, larger files [default: none].",
     ),

@@ -52,18 +52,18 @@ def redo(
     Models that only FILE names are opened after a question, or with --trust.
     """
     source = open_frames(file)
-    requests = source.requests or (() if source.request is None else (source.request,))
-    if not requests:
+    found = source.requests or (() if source.request is None else (source.request,))
+    if not found:
         raise DataError(
             f"{file} carries no request: only clips made by stillmotion do, and only if nothing has stripped "
             "their metadata. Make one with `stillmotion animate`."
         )
-    if len(requests) > 1 and count > 1:
-        raise click.UsageError(f"{file} shows {len(requests)} clips, which are all made again: leave -n out.")
+    if len(found) > 1 and count > 1:
+        raise click.UsageError(f"{file} shows {len(found)} clips, which are all made again: leave -n out.")
     fields = given(options)
     own: dict[str, Any] = {name: {} if name in REPEATED else None for name in MODELS if name in fields}
     own |= {kind: None for kind in condition_kinds() if kind in fields}
-    requests = [opened_from(file, each.replace(**own), source.files, trust) for each in requests]
+    requests = [opened_from(file, each.replace(**own), source.files, trust) for each in found]
     target = Target.of(output or str(free_name(_beside(file, requests[0]))), options)
     requests = [each.replace(**fields) for each in requests]
     if len(requests) > 1:

@@ -66,7 +66,10 @@ def command(name: str, kind: Kind) -> click.Command:
         type=PathType(path_type=Path),
         help="YAML file with any of the fields below; flags win over it",
     )
-    options = [config, *(option(field, info) for field, info in kind.config.model_fields.items())]
+    options: list[click.Parameter] = [
+        config,
+        *(option(field, info) for field, info in kind.config.model_fields.items()),
+    ]
     fields = kind.config.model_fields
     options += [option(old, fields[new], hidden=True) for old, new in TRAINING.names.items() if new in fields]
     text = cleandoc(kind.help)

@@ -65,7 +65,8 @@ def find_images(
 
 
 def _folder(path: Path) -> tuple[int, str]:
-    times, name = FOLDER.fullmatch(path.absolute().parent.name).groups()
+    found = FOLDER.fullmatch(path.absolute().parent.name)
+    times, name = found.groups() if found else ("", path.absolute().parent.name)
     repeats = int(times or 1)
     if repeats < 1:
         raise DataError(

@@ -8,12 +8,16 @@ PQ, HLG               light in units of diffuse white (203 nits, ITU-R BT.2408),
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import TYPE_CHECKING, cast
 
 import av
 import numpy as np
 from PIL import Image
 
 from stillmotion.video.pixels import Colour, opaque
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 SWS_709, SWS_601, SWS_240M, SWS_2020 = 1, 5, 7, 9
 MATRICES = {1: SWS_709, 4: 4, 5: SWS_601, 6: SWS_601, 7: SWS_240M, 9: SWS_2020, 10: SWS_2020}
@@ -69,7 +73,7 @@ def _orientation(frame: av.VideoFrame) -> tuple[bool, bool, bool]:
     found = frame.side_data.get("DISPLAYMATRIX")
     if found is None:
         return False, False, False
-    a, b, _, c, d = np.frombuffer(bytes(found), np.int32)[:5].tolist()
+    a, b, _, c, d = np.frombuffer(bytes(cast("Buffer", found)), np.int32)[:5].tolist()
     if abs(a) + abs(d) >= abs(b) + abs(c):
         return False, a < 0, d < 0
     return True, c < 0, b < 0

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
+from typing import cast
 
 import av
 import numpy as np
@@ -69,14 +70,15 @@ def _write(
     try:
         with av.open(f"file:{path}", "w", format=format, options=flags) as container:
             container.metadata["comment"] = comment
-            stream = None
+            stream: av.VideoStream | None = None
             for number, pixels in enumerate(map(even, frames)):
                 stream = stream or _stream(container, codec, rate, pixels.shape, options)
                 frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
                 frame = frame.reformat(format="yuv420p", dst_colorspace="ITU709")
                 frame.pts, frame.time_base = number, 1 / rate
                 container.mux(stream.encode(frame))
-            container.mux(stream.encode())
+            if stream is not None:
+                container.mux(stream.encode())
     except FFmpegError as error:
         raise OutputError(f"The video could not be encoded: {error.strerror or error}.") from error
 
@@ -92,7 +94,7 @@ def exact_rate(fps: float) -> Fraction:
 def _stream(
     container: av.container.OutputContainer, codec: str, rate: Fraction, shape: tuple, options: dict[str, str]
 ) -> av.VideoStream:
-    stream = container.add_stream(codec, rate=rate, options=options)
+    stream = cast(av.VideoStream, container.add_stream(codec, rate=rate, options=options))
     stream.height, stream.width = shape[:2]
     stream.pix_fmt = "yuv420p"
     stream.bit_rate = 0  # quality decides
@@ -116,7 +118,7 @@ def scan_video(path: Path) -> StreamInfo:
         times = sorted(packet.pts for packet in packets if packet.pts is not None)
         comment = next((text for key, text in container.metadata.items() if key.lower() == "comment"), None)
         rate = stream.average_rate or stream.guessed_rate
-        unit = float(stream.time_base * 1000)
+        unit = float((stream.time_base or Fraction(1, 1000)) * 1000)
     width, height = _first_size(path)
     if len(set(times)) < len(packets):  # raw streams and some AVI have no usable times
         duration_ms = float(1000 / rate) if rate else 0.0
@@ -146,9 +148,10 @@ def decode_video(
             if seek:
                 container.seek(first, stream=stream)
             for count, frame in enumerate(container.decode(stream)):
-                if seek and count == 0 and frame.pts > first:
+                if seek and count == 0 and (frame.pts is None or frame.pts > first):
                     break  # transport streams may land too late: once more from the start
-                number = numbers.pop(frame.pts if info.timestamps else count, None)
+                place = frame.pts if info.timestamps else count
+                number = None if place is None else numbers.pop(place, None)
                 if number is not None:
                     yield number, rgb(frame, info.width, info.height, background)
                 if not numbers:

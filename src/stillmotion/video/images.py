@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, PngImagePlugin
@@ -83,7 +84,7 @@ def write_folder(path: Path, frames: np.ndarray, fps: float, comment: str, scale
 
 
 def _save_all(
-    path: Path, format: str, images: list[Image.Image], durations_ms: list[int], **options: object
+    path: Path, format: str, images: list[Image.Image], durations_ms: list[int], **options: Any
 ) -> None:
     images[0].save(
         path, format, save_all=True, append_images=images[1:], duration=durations_ms, loop=0, **options
@@ -111,7 +112,9 @@ def scan_image(path: Path) -> StreamInfo:
         if getattr(image, "is_animated", False):
             image.seek(first_frame(image))  # of another size than the last, perhaps
         width, height = upright(image).size
-        return StreamInfo(width, height, tuple(durations_ms), TICKS.get(image.format, 1.0), _comment(image))
+        return StreamInfo(
+            width, height, tuple(durations_ms), TICKS.get(image.format or "", 1.0), _comment(image)
+        )
 
 
 def decode_image(

@@ -74,10 +74,12 @@ def read_tag(text: str | bytes | None, folder: Path = Path()) -> Tag | None:
         return None
     if not isinstance(facts, dict) or KEY not in facts:
         return None
-    numbers = [facts.get(name) for name in LIMITS]
-    for number, (least, most) in zip(numbers, LIMITS.values(), strict=True):
+    numbers: list[float] = []
+    for name, (least, most) in LIMITS.items():
+        number = facts.get(name)
         if isinstance(number, bool) or not isinstance(number, (int, float)) or not least <= number <= most:
             return None
+        numbers.append(number)
     frames, fps, width, height = numbers
     request, several = facts.get("request"), facts.get("requests")
     request = _request(request) if isinstance(request, dict) and request else None

@@ -47,7 +47,7 @@ def open_image(path: Path) -> Image.Image:
     if heic and not find_spec("pillow_heif"):
         raise DataError(f"{path} is HEIC: `pip install pillow-heif`, or save it as JPEG.")
     if heic:
-        import pillow_heif
+        import pillow_heif  # type: ignore[import-not-found,unused-ignore]
 
         pillow_heif.register_heif_opener()
         _formats.cache_clear()
@@ -83,7 +83,8 @@ def frames_of(image: Image.Image) -> Iterator[int]:
             return
         if number == MOST_IMAGES or pixels > MOST_PIXELS:
             what = f"more than {number} images of {size[0]}x{size[1]} pixels in it"
-            raise DataError(f"{image.filename} has {what}, which is too much for a clip: make it a video.")
+            name = getattr(image, "filename", "The image")
+            raise DataError(f"{name} has {what}, which is too much for a clip: make it a video.")
         yield number
 
 
