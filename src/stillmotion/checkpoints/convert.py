@@ -107,11 +107,12 @@ def save_model(
 ) -> Path:
     """Writes a motion module or a text-to-image model as a file or a folder, whole or not at all."""
     check_target(target, overwrite)
-    motion = isinstance(model, MotionModel)
     if target.suffix == ".safetensors":
-        return model.save(target, layout) if motion else save_single_file(model, target)  # type: ignore[arg-type]
+        if isinstance(model, MotionModel):
+            return model.save(target, layout)  # type: ignore[arg-type]  # save checks it
+        return save_single_file(model, target)
     with replacing(target, overwrite, MODEL_FOLDER) as unfinished:
-        if motion:
+        if isinstance(model, MotionModel):
             model.save(unfinished)
         else:
             _write_folder(model, unfinished)

@@ -14,7 +14,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import torch
 from safetensors.torch import save_file
@@ -141,13 +141,13 @@ class Lora:
         path = Path(path)
         if path.suffix != ".safetensors":
             raise OutputError(f"A LoRA is saved as .safetensors, not as {path.name}: give it that ending.")
-        layout = layout_of_kind(layout, "lora") or ("animatediff" if self.moves else "kohya")
-        if self.bundled and layout != "kohya":
+        known = layout_of_kind(layout, "lora") or ("animatediff" if self.moves else "kohya")
+        if self.bundled and known != "kohya":
             raise WrongKind(
-                f"{self.name} brings a word for prompts ({next(iter(self.bundled))}), which the {layout} "
+                f"{self.name} brings a word for prompts ({next(iter(self.bundled))}), which the {known} "
                 "layout cannot hold: save it in the kohya layout."
             )
-        tensors, own = write(self.parts, layout)
+        tensors, own = write(self.parts, cast("LoraLayout", known))
         tensors |= self.bundled
         tensors = {name: _storable(name, tensor, dtype) for name, tensor in tensors.items()}
         with replacing(path, overwrite=True) as unfinished:

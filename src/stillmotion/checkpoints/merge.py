@@ -26,9 +26,9 @@ from stillmotion.lora.deltas import LayerDelta, LoraAlpha
 from stillmotion.request.layer_weights import LayerWeights
 
 if TYPE_CHECKING:
-    from diffusers import DiffusionPipeline
+    from stillmotion.diffusion.pipeline import Pipeline
 
-    Model = MotionModel | DiffusionPipeline
+    Model = MotionModel | Pipeline
 
 
 def merge(
@@ -84,7 +84,7 @@ def bake(
     WrongKind for a motion LoRA on a pipeline or the other way round, Mismatch where a layer does not fit,
     RequestError for a weight along the frames: a file has none.
     """
-    changes: dict[nn.Module, list[tuple[LayerDelta, float]]] = {}
+    changes: dict[Any, list[tuple[LayerDelta, float]]] = {}
     for lora, weight in loras.items():
         layer_weights = LayerWeights.of(weight)
         _check_bakes(model, lora, layer_weights, lora_alpha, name)
@@ -122,7 +122,7 @@ def mix(
                 f"first, {yours} in the other."
             )
     states = [(ours[part].state_dict(), theirs[part].state_dict()) for part in ours]
-    if isinstance(model, MotionModel):
+    if isinstance(model, MotionModel) and isinstance(other, MotionModel):
         states.append((model.extra, other.extra))
     for mine, yours in states:
         _check_same(mine, yours, name, other_name)
@@ -163,7 +163,7 @@ def _check_shares(others: Mapping[str, float]) -> None:
 def _check_bakes(
     model: Model, lora: Lora, layer_weights: LayerWeights, lora_alpha: LoraAlpha, name: str
 ) -> None:
-    motion = isinstance(model, MotionModel)
+    motion = model if isinstance(model, MotionModel) else None
     if layer_weights.by_frame:
         raise RequestError(
             f"{lora.name} has a weight along the frames, which a file of weights cannot have: give one "
@@ -173,7 +173,7 @@ def _check_bakes(
         kinds = ("a motion module", "a text-to-image model")
         ours, fits = kinds if motion else kinds[::-1]
         raise WrongKind(f"{lora.name} is {lora.kind.title}, but {name} is {ours}: merge it into {fits}.")
-    lora.check_fit(None if motion else model, model if motion else None)
+    lora.check_fit(None if motion else model, motion)
     for layer, delta, _ in _changes(model, lora, layer_weights):
         if layer.bias is None and delta.bias_change(None) is not None:
             raise Mismatch(

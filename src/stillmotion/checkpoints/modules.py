@@ -175,8 +175,9 @@ def without_notes() -> Iterator[None]:
 def current_names(module: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Tensors as the libraries saved them, at any time, by the names that their modules have today."""
     found = dict(state)
-    if hasattr(module, "_fix_state_dict_keys_on_load"):  # attention of VAEs: query, key, value, proj_attn
-        module._fix_state_dict_keys_on_load(found)
+    fix: Any = getattr(module, "_fix_state_dict_keys_on_load", None)
+    if fix is not None:  # attention of VAEs: query, key, value, proj_attn
+        fix(found)
         return found
     # transformers 5.6 took the `text_model.` out of CLIPTextModel, but not out of the one with a projection
     if any(key.startswith("text_model.") for key in module.state_dict()):

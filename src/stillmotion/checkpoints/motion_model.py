@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import cast
 
 import torch
 from safetensors.torch import save_file
@@ -85,12 +86,12 @@ class MotionModel(MotionModules):
             raise OutputError(
                 f"Motion is saved as .safetensors or as a folder, not as {path.suffix} ({path.name})."
             )
-        layout = layout_of_kind(layout, "motion") or ("animatediff" if single else "diffusers")
-        if not single and layout != "diffusers":
+        known = layout_of_kind(layout, "motion") or ("animatediff" if single else "diffusers")
+        if not single and known != "diffusers":
             raise OutputError(
-                f"A folder is a diffusers MotionAdapter; for the {layout} layout name a .safetensors file."
+                f"A folder is a diffusers MotionAdapter; for the {known} layout name a .safetensors file."
             )
-        tensors = from_canonical(self._canonical(dtype), self.spec, layout)
+        tensors = from_canonical(self._canonical(dtype), self.spec, cast("Layout", known))
         config = None if single else json.dumps(adapter_config(self.spec), indent=2) + "\n"
         name = f"diffusion_pytorch_model{f'.{variant}' if variant else ''}.safetensors"
         metadata = {"format": "pt", METADATA_KEY: family_to_json(self.family)}

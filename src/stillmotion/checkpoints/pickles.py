@@ -65,6 +65,7 @@ DIRECTORY_BYTES = 16 * 2**20
 INFLATION = 20
 """How many times its size on the disk a compressed archive may become."""
 
+_LZMA = getattr(zipfile, "lzma", None)  # some Pythons are built without it
 BROKEN = (
     ArithmeticError,
     AssertionError,
@@ -81,7 +82,7 @@ BROKEN = (
     struct.error,
     zipfile.BadZipFile,
     zlib.error,
-    *([zipfile.lzma.LZMAError] if getattr(zipfile, "lzma", None) else []),
+    *([_LZMA.LZMAError] if _LZMA else []),
 )
 """What torch's and Python's readers raise on a damaged file, wherever in the program the damage is."""
 
@@ -255,12 +256,12 @@ def _walk(program: BytesIO, found: Survey, path: Path) -> None:
     stack: list[Any] = []
     memo: dict[int, Any] = {}
     for opcode, argument, _ in pickletools.genops(program):
-        name = opcode.name
+        name, number = opcode.name, argument if isinstance(argument, int) else 0
         found.steps += 1
         if found.steps > MOST_OPCODES:
             raise _too_large(path, "its pickle is longer than any of weights")
         if name in ("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"):
-            memo[len(memo) if name == "MEMOIZE" else argument] = stack[-1] if stack else 1
+            memo[len(memo) if name == "MEMOIZE" else number] = stack[-1] if stack else 1
             continue
         taken = _take(stack, opcode)
         value: Any = 1
@@ -269,13 +270,15 @@ def _walk(program: BytesIO, found: Survey, path: Path) -> None:
             if value > TUPLE_SIZE:
                 raise _too_large(path, f"it holds a tuple of more than {TUPLE_SIZE:,} values")
         elif name in ("GET", "BINGET", "LONG_BINGET"):
-            value = memo.get(argument, 1)
+            value = memo.get(number, 1)
         elif name == "PROTO":
-            found.protocol = max(found.protocol, argument)
+            found.protocol = max(found.protocol, number)
         elif name in ("GLOBAL", "INST"):
-            _note(*argument.split(" ", 1), found)
+            module, _, last = str(argument).partition(" ")
+            _note(module, last, found)
         elif name == "STACK_GLOBAL":
-            _note(*(str(item) for item in reversed(taken)), found)
+            last, module = (*map(str, taken), "", "")[:2]
+            _note(module, last, found)
         elif isinstance(argument, str):
             value = argument
         stack.extend([value] * sum(thing is not pickletools.markobject for thing in opcode.stack_after))
@@ -332,7 +335,7 @@ def _stand_ins(names: set[str]) -> Iterator[None]:
     """Lets the reader meet these names as empty classes and ParameterDict as a dict, for one load."""
     import torch
 
-    classes = []
+    classes: list[Any] = []
     kinds = {name: PlainDict if DICTS.search(name) else StandIn for name in sorted(names)}
     for name, kind in {**kinds, PARAMETERS: Parameters}.items():
         module, _, last = name.rpartition(".")

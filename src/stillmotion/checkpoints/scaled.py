@@ -63,9 +63,9 @@ def _scales(state: Mapping[str, Tensor]) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for key in state:
         match = _SCALE.fullmatch(key)
-        weight = state.get(f"{match[1]}.weight") if match else None
-        if weight is not None and weight.element_size() == 1:
-            found.setdefault(f"{match[1]}.weight", []).append(key)
+        name = f"{match[1]}.weight" if match else ""
+        if name in state and state[name].element_size() == 1:
+            found.setdefault(name, []).append(key)
     return found
 
 

@@ -89,7 +89,7 @@ def load_single_file(
     if config is None and CONFIGS_KEY not in header.metadata:
         prediction_type = prediction_type or detected.prediction_type
     state = _chosen(_with_text_model(opened.state()), ema, path.name)
-    scheduler = {"prediction_type": prediction_type} if prediction_type else {}
+    scheduler: dict[str, Any] = {"prediction_type": prediction_type} if prediction_type else {}
     if detected.zero_snr:
         scheduler |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
     with _configs(config, header, found, prediction_type) as folder:
@@ -247,7 +247,7 @@ def _scheduler(kind: str, config: Path, overruled: Mapping[str, Any]) -> Any:
     try:
         check_settings(settings)
         NoiseSchedule.from_config(settings)
-        return getattr(diffusers, kind).from_config(settings | overruled)
+        return getattr(diffusers, kind).from_config({**settings, **overruled})
     except (*MISFITS, RequestError) as error:
         place = f"{config.name}/scheduler/scheduler_config.json"
         raise Damaged(f"{place} is no {kind} ({why(error)}).") from error

@@ -82,8 +82,8 @@ def _made(
     from transformers import CLIPTokenizer
 
     if "vocab" in inspect.signature(CLIPTokenizer.__init__).parameters:  # transformers 5
-        return CLIPTokenizer(vocab=vocabulary, merges=merges, **settings)
-    from transformers import CLIPTokenizerFast
+        return CLIPTokenizer(vocab=vocabulary, merges=merges, **settings)  # type: ignore[arg-type]
+    from transformers import CLIPTokenizerFast  # type: ignore[attr-defined]
 
     with TemporaryDirectory() as place:
         text = "\n".join(["#version: 0.2", *(f"{first} {second}" for first, second in merges)])

@@ -50,7 +50,7 @@ def unwrap(tree: Mapping[str, Any], is_leaf: Callable[[Any], bool]) -> Unwrapped
         if len(steps) > DEPTH:
             raise _too_deep()
         tree = tree[wrapper]
-    tensors = {}
+    tensors: dict[str, Any] = {}
     for name, value in _flatten(tree):
         (tensors if is_leaf(value) else extras)[name] = value
     tensors, stripped = strip_prefixes(tensors)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from safetensors.torch import save_file
 
@@ -69,7 +69,7 @@ def ldm_state(pipeline: Pipeline) -> dict[str, Tensor]:
     }
 
 
-def _text_state(first: nn.Module, second: nn.Module | None) -> dict[str, Tensor]:
+def _text_state(first: Any, second: nn.Module | None) -> dict[str, Tensor]:
     """SD 1.x keeps CLIP under its own names, SD 2.x (gelu) under OpenCLIP's, XL one of each."""
     if second is not None:
         written = keys.clip_state(first.state_dict(), keys.TEXT_XL)

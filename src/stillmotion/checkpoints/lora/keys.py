@@ -122,7 +122,7 @@ def write(parts: LoraState, layout: LoraLayout) -> tuple[dict[str, Tensor], dict
     """
     if layout not in WRITERS:
         raise WrongKind(f"LoRAs have no layout {layout!r}: choose one of {', '.join(get_args(LoraLayout))}.")
-    two, tensors = _has_two_texts(parts), {}
+    two, tensors = _has_two_texts(parts), dict[str, Tensor]()
     for part, layers in parts.items():
         for path, delta in layers.items():
             written = WRITERS[layout](part, path, delta, two)

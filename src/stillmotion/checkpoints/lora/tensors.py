@@ -45,17 +45,17 @@ def factors_of(path: str, tensors: Mapping[Role, Tensor], told: Alpha | None) ->
     if (scalar := tensors.get((None, "scalar"))) is not None:
         changes = _scaled(algorithm, changes, _number(path, "scalar", scalar))
     try:
-        found = LayerDelta(algorithm, changes, None, magnitude)
+        delta = LayerDelta(algorithm, changes, None, magnitude)
     except Damaged as error:
         raise Damaged(f"{path}: {error}") from None
     if own is not None:  # as kohya and LyCORIS read it, 0 is no alpha
-        return _with_alpha(found, _number(path, "alpha", own) or None)
+        return _with_alpha(delta, _number(path, "alpha", own) or None)
     if told is None:
-        return found
-    if found.rank is None:
+        return delta
+    if delta.rank is None:
         scaled = _scaled(algorithm, changes, told.scale(told.rank)) if algorithm in SCALED else changes
         return LayerDelta(algorithm, scaled, None, magnitude)
-    return _with_alpha(found, told.scale(found.rank) * found.rank)
+    return _with_alpha(delta, told.scale(delta.rank) * delta.rank)
 
 
 def _one_form(algorithm: Algorithm, t: dict[str, Tensor]) -> tuple[Algorithm, dict[str, Tensor]]:
