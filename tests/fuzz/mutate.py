@@ -13,6 +13,7 @@ import random
 import struct
 import zipfile
 from collections.abc import Callable
+from copy import deepcopy
 from typing import Any
 
 STRANGE: tuple[Any, ...] = (
@@ -74,7 +75,7 @@ def _changed(value: Any, rng: random.Random) -> Any:
         return value
     if isinstance(value, (int, float)) and not isinstance(value, bool) and rng.random() < 0.4:
         return rng.choice((value + 1, value - 1, -value, value * 1000, value * 2**40, str(value), [value]))
-    return rng.choice(STRANGE)
+    return deepcopy(rng.choice(STRANGE))
 
 
 def _nested(value: Any, depth: int) -> Any:
