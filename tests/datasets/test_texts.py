@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import unicodedata
 
 import pytest
@@ -55,6 +56,7 @@ def test_captions_in_any_encoding_and_with_any_line_ends(tmp_path, data, expecte
         "é and a cut one: é".encode()[:-1],
         b"\x89PNG\r\n\x1a\n" + bytes(3) + b"\x01\x02\x03",
         b"x" * (2**20 + 1),
+        b"a fo\0x",
     ],
 )
 def test_a_caption_that_cannot_be_read_is_named(tmp_path, data):
@@ -220,3 +222,16 @@ def test_linked_folders_are_read(tmp_path):
 def test_names_with_line_breaks_and_broken_letters_are_spoken(tmp_path):
     clip(tmp_path, "a\nred\x1b[31m_fox.gif"), clip(tmp_path, "b\udce9.gif")
     assert sorted(captions(tmp_path).values()) == [("a red [31m fox",), ("b?",)]
+
+
+@pytest.mark.parametrize("name", ["a.gif.caption", "a.Txt", "a.Caption"])
+def test_captions_by_rarer_names(name, tmp_path):
+    clip(tmp_path)
+    (tmp_path / name).write_text("a fox")
+    assert find_items(tmp_path, Report())[0].captions == ("a fox",)
+
+
+def test_a_pipe_is_no_list(tmp_path):
+    os.mkfifo(tmp_path / "list.csv")
+    with pytest.raises(DataError, match=r"list\.csv is no regular file"):
+        find_items(tmp_path / "list.csv", Report())

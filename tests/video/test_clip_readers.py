@@ -220,3 +220,9 @@ def test_a_playlist_fetches_nothing(tmp_path):
     )
     with pytest.raises(DataError, match=r"list.m3u8"):
         open_frames(tmp_path / "list.m3u8")
+
+
+def test_what_no_decoder_takes_is_said(tmp_path):
+    (tmp_path / "a.mp4").write_text("<svg xmlns='http://www.w3.org/2000/svg'/>")
+    with pytest.raises(DataError, match=r"a.mp4 is coded in a way that this installation"):
+        open_frames(tmp_path / "a.mp4")

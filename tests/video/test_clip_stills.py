@@ -61,6 +61,7 @@ def test_animations_are_turned_whole_and_a_broken_exif_turns_nothing(tmp_path):
         (np.array([[0, 32768, 65535, 257]], np.int32), [0, 128, 255, 1]),
         (np.array([[0, 1, 2, 255]], np.int32), [0, 1, 2, 255]),
         (np.array([[0, 0x8000, 0xFFFF, 0x1FF]], np.uint16), [0, 128, 255, 1]),
+        (np.array([[0, 0.5, np.nan, np.inf, -np.inf, 1]], np.float32), [0, 128, 0, 255, 0, 255]),
     ],
 )
 def test_deep_and_float_tiffs_keep_their_light(tmp_path, values, expected):

@@ -39,7 +39,7 @@ FILE_FIELDS = (
     "video_path",
 )
 CAPTION_FIELDS = ("caption", "captions", "text", "prompt", "tags")
-SIDECARS = (".txt", ".caption", ".TXT", ".CAPTION")
+SIDECARS = (".txt", ".caption", ".TXT", ".CAPTION", ".Txt", ".Caption")
 
 __all__ = ["CLIP_SUFFIXES", "LISTS", "STILL_SUFFIXES", "Item", "files_in", "find_items", "same_captions"]
 
@@ -149,7 +149,8 @@ def sidecar(path: Path) -> tuple[str, ...]:
 
     Raises DataError if that file is no text, NotCaptions if the JSON has another kind of caption.
     """
-    names = [f"{path.stem}{suffix}" for suffix in SIDECARS] + [f"{path.name}.txt", f"{path.stem}.json"]
+    names = [f"{path.stem}{suffix}" for suffix in SIDECARS]
+    names += [f"{path.name}.txt", f"{path.name}.caption", f"{path.stem}.json"]
     for name in names:
         text = named_file(path.parent, name)
         if text is None:

@@ -28,16 +28,20 @@ MARKS = (
 )
 UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ufeff]+")
 HEAD = 2**16
+ZEROS = 10
+"""One zero byte in so many is UTF-16 (in Latin letters one in two, a lone one is damage)."""
 
 
 def encoding_of(path: Path) -> str:
-    """The encoding of a text file by its first bytes, as Python names it."""
+    """The encoding of a text file by its first bytes, as Python names it. Raises DataError for a pipe."""
+    if not path.is_file():  # a pipe would wait for ever
+        raise DataError(f"{path} is no regular file.")
     with path.open("rb") as file:
         head = file.read(HEAD)
         for mark, encoding in MARKS:
             if head.startswith(mark):
                 return encoding
-        if 0 in head:
+        if head.count(0) * ZEROS > len(head):
             return "utf-16-le" if head[1::2].count(0) >= head[::2].count(0) else "utf-16-be"
     return "utf-8"
 

@@ -173,6 +173,8 @@ def _opened(path: Path) -> Iterator[tuple[av.container.InputContainer, av.VideoS
         if not videos or container.format.name in TEXT_FORMATS:
             raise DataError(f"{path} has no video in it.")
         stream = videos[0]
+        if not hasattr(stream, "width"):  # PyAV gives a stream without a decoder no properties of video
+            raise DataError(f"{path} is coded in a way that this installation of FFmpeg cannot decode.")
         if stream.width * stream.height > MOST_PIXELS:
             raise DataError(f"{path} has {stream.width}x{stream.height} pixels, which is too large.")
         stream.thread_type = "AUTO"

@@ -47,6 +47,8 @@ def _eight_bits(values: np.ndarray) -> np.ndarray:
     write, and what is above the largest number is white.
     """
     scales = (1, 255, 65535) if values.dtype.kind == "f" else (255, 65535)
-    values = np.nan_to_num(values.astype(np.float64))
-    most = next((scale for scale in scales if values.max() <= scale), 2**32 - 1)
+    values = values.astype(np.float64)
+    highest = values.max(initial=0, where=np.isfinite(values))
+    most = next((scale for scale in scales if highest <= scale), 2**32 - 1)
+    values = np.nan_to_num(values, posinf=most, neginf=0)
     return np.rint(values.clip(0, most) * (255 / most)).astype(np.uint8)

@@ -26,8 +26,16 @@ from stillmotion.video.stream_info import StreamInfo
 from stillmotion.video.timing import at_rate, constant_rate
 
 Decode = Callable[[Path, StreamInfo, Sequence[int], Colour], Iterator[tuple[int, np.ndarray]]]
-UNREADABLE = (OSError, SyntaxError, EOFError, ValueError, struct.error, Image.DecompressionBombError)
-"""What Pillow raises for broken files, depending on where they broke."""
+UNREADABLE = (
+    OSError,
+    SyntaxError,
+    EOFError,
+    RuntimeError,
+    ValueError,
+    struct.error,
+    Image.DecompressionBombError,
+)
+"""What Pillow raises for broken files, depending on where they broke (RuntimeError: AVIF)."""
 MOST_GROWN = 2**30
 """Bytes that images which stand long may grow to; beyond it each is shown once."""
 FOLDER_FPS = 8.0
