@@ -56,7 +56,7 @@ def test_captions_in_any_encoding_and_with_any_line_ends(tmp_path, data, expecte
         "é and a cut one: é".encode()[:-1],
         b"\x89PNG\r\n\x1a\n" + bytes(3) + b"\x01\x02\x03",
         b"x" * (2**20 + 1),
-        b"a fo\0x",
+        b"a fox with one zero byte\0 in its caption",
     ],
 )
 def test_a_caption_that_cannot_be_read_is_named(tmp_path, data):
