@@ -23,16 +23,15 @@ FLOORS = (
     {"atomic", "foreign"},
     {"diffusion"},
     {"request", "lora", "runtime", "metrics"},
-    {"motion", "video", "control"},
+    {"motion", "video"},
     {"attachments", "datasets"},
     {"checkpoints"},
     {"sampling"},
     {"training"},
-    {"server", "cluster"},
     {"cli"},
     {"__main__"},
 )
-"""From the ground up. `atomic` is how every room writes; `diffusion` is mathematics that needs no other room,
+"""From the ground up. `atomic` is how every room writes; `diffusion` is mathematics that needs only `errors`,
 while model cards and motion families hold its `NoiseSchedule`; `video` stands above `request`, which every
 clip carries; `training` draws its samples with `sampling`."""
 

@@ -22,7 +22,7 @@ from stillmotion.checkpoints.embeddings import read_embedding
 from stillmotion.checkpoints.files import read_header, read_state
 from stillmotion.checkpoints.identify import identify
 from stillmotion.checkpoints.lora_model import Lora
-from stillmotion.checkpoints.motion_families import METADATA_KEY, family_from_json, family_to_json
+from stillmotion.checkpoints.motion_detect import METADATA_KEY, family_from_json, family_to_json
 from stillmotion.checkpoints.motion_model import MotionModel
 from stillmotion.errors import Damaged, Unsafe, WeightsError
 from stillmotion.motion.families import FAMILIES

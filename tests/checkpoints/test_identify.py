@@ -16,7 +16,7 @@ from stillmotion.checkpoints.compatibility import check_compatible, require_kind
 from stillmotion.checkpoints.file_kinds import KINDS as TITLES
 from stillmotion.checkpoints.files import Header
 from stillmotion.checkpoints.identify import call_name, identify
-from stillmotion.checkpoints.motion_families import METADATA_KEY, family_to_json
+from stillmotion.checkpoints.motion_detect import METADATA_KEY, family_to_json
 from stillmotion.errors import Damaged, Mismatch, UnknownFile, WrongKind
 from stillmotion.motion.families import FAMILIES
 

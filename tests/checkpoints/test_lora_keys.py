@@ -15,8 +15,8 @@ from tiny import tiny_motion, tiny_pipeline, tiny_unet
 from torch import nn
 
 from stillmotion.checkpoints.ldm.keys import UNET, unet_names
-from stillmotion.checkpoints.lora.keys import parse, write
-from stillmotion.checkpoints.lora.kohya import WORDS, from_ldm, kohya_to_path, path_to_kohya
+from stillmotion.checkpoints.lora.kohya_names import WORDS, from_ldm, kohya_to_path, path_to_kohya
+from stillmotion.checkpoints.lora.layouts import parse, write
 from stillmotion.checkpoints.lora.lora_layers import resolve_layer
 from stillmotion.errors import Damaged, UnknownFile, WrongKind
 from stillmotion.lora.deltas import LayerDelta

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from stillmotion.checkpoints.motion_families import (
+from stillmotion.checkpoints.motion_detect import (
     adapter_config,
     family_from_adapter_config,
     family_of,

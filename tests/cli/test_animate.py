@@ -17,7 +17,7 @@ from tiny import tiny_motion
 
 from stillmotion.checkpoints.lora_model import Lora
 from stillmotion.sampling.animator import Animator
-from stillmotion.sampling.target import name_of
+from stillmotion.sampling.output_file import name_of
 from stillmotion.video import Clip
 
 

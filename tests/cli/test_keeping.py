@@ -19,7 +19,7 @@ from stillmotion.errors import OutputError
 from stillmotion.request import Request
 from stillmotion.sampling.jobs import kept_until_written
 from stillmotion.sampling.latents import EXTENSION, Latents, keep, latents_path
-from stillmotion.sampling.target import Target
+from stillmotion.sampling.output_file import Target
 
 LATENTS = Latents(torch.zeros(2, 4, 2, 2), Request(prompt="a rocket", frames=2, fps=8))
 LATER = 4e9

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from tiny import SIZE, tiny_lora, tiny_motion, tiny_pipeline
 
 from stillmotion.checkpoints.convert import convert
-from stillmotion.checkpoints.lora.keys import write
+from stillmotion.checkpoints.lora.layouts import write
 from stillmotion.checkpoints.motion_model import MotionModel
 from stillmotion.request import Request
 from stillmotion.sampling.latents import Latents

@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from tiny import tiny_pipeline, tiny_unet
 from torch import Tensor, nn
 
-from stillmotion.checkpoints.lora.keys import parse
+from stillmotion.checkpoints.lora.layouts import parse
 from stillmotion.checkpoints.lora_model import Lora
 
 TOLERANCE = 1e-5

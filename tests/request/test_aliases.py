@@ -10,7 +10,7 @@ from tiny import tiny_motion
 
 from stillmotion.checkpoints.convert import convert
 from stillmotion.checkpoints.identify import identify
-from stillmotion.checkpoints.motion_families import family_from_json, family_to_json
+from stillmotion.checkpoints.motion_detect import family_from_json, family_to_json
 from stillmotion.checkpoints.motion_model import MotionModel
 from stillmotion.cli import run
 from stillmotion.errors import RequestError

@@ -16,7 +16,7 @@ from stillmotion.request import Request
 from stillmotion.sampling import jobs
 from stillmotion.sampling.animator import Animator
 from stillmotion.sampling.latents import Latents
-from stillmotion.sampling.target import Target
+from stillmotion.sampling.output_file import Target
 from stillmotion.video import Clip
 
 

@@ -9,7 +9,7 @@ import pytest
 from test_clip_formats import NAMES
 
 from stillmotion.errors import OutputError
-from stillmotion.video import Clip, check_output, ffmpeg, images
+from stillmotion.video import Clip, animated_images, check_output, ffmpeg
 
 
 class Interrupted:
@@ -27,7 +27,7 @@ class Interrupted:
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), RuntimeError("boom"), MemoryError()])
 @pytest.mark.parametrize("name", NAMES)
 def test_an_interrupted_write_leaves_nothing(clip, tmp_path, monkeypatch, name, error):
-    for room in (images, ffmpeg):
+    for room in (animated_images, ffmpeg):
         monkeypatch.setattr(room, "enlarged", Interrupted(error))
     with pytest.raises(type(error)):
         clip.save(tmp_path / "new" / "deep" / name)
@@ -39,7 +39,7 @@ def test_an_interrupted_overwrite_leaves_the_old(clip, tmp_path, monkeypatch, na
     clip.save(tmp_path / name)
     before = Clip.load(tmp_path / name).frames
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        for room in (images, ffmpeg):
+        for room in (animated_images, ffmpeg):
             patch.setattr(room, "enlarged", Interrupted(KeyboardInterrupt()))
         clip.save(tmp_path / name, overwrite=True)
     assert [file.name for file in tmp_path.iterdir()] == [name]

@@ -8,7 +8,7 @@ from PIL import Image, ImageOps, features
 
 from stillmotion.errors import DataError
 from stillmotion.video import open_frames, read_frames
-from stillmotion.video.stills import MOST_IMAGES
+from stillmotion.video.image_opening import MOST_IMAGES
 
 IMAGE = np.full((32, 64, 3), 40, np.uint8)
 IMAGE[:16, :32], IMAGE[16:, 32:] = (220, 30, 30), (30, 30, 220)
@@ -113,7 +113,7 @@ def test_sizes_and_counts_are_bounded_before_memory_is_taken(tmp_path):
     ],
 )
 def test_images_that_need_other_software_are_named(tmp_path, name, data, what, monkeypatch):
-    monkeypatch.setattr("stillmotion.video.stills.find_spec", lambda name: None)
+    monkeypatch.setattr("stillmotion.video.image_opening.find_spec", lambda name: None)
     (tmp_path / name).write_bytes(data)
     with pytest.raises(DataError, match=f"{name} {what}"):
         open_frames(tmp_path / name)

@@ -16,7 +16,7 @@ from stillmotion.checkpoints.file_kinds import FileInfo
 from stillmotion.checkpoints.files import Header, Weights
 from stillmotion.checkpoints.hub import locate
 from stillmotion.checkpoints.kind_rules import info_of, info_of_pipeline
-from stillmotion.checkpoints.lora.peft import adapter_folder
+from stillmotion.checkpoints.lora.adapter_config import adapter_folder
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -10,7 +10,7 @@ from stillmotion.checkpoints.checkpoint import Source, open_checkpoint
 from stillmotion.checkpoints.compatibility import require_kind
 from stillmotion.checkpoints.embedding_names import ONE, PLACES, places, word_in
 from stillmotion.checkpoints.finite import check_finite
-from stillmotion.checkpoints.lora.keys import BUNDLED
+from stillmotion.checkpoints.lora.layouts import BUNDLED
 from stillmotion.errors import UnknownFile
 
 if TYPE_CHECKING:

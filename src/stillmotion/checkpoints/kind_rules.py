@@ -16,7 +16,7 @@ from stillmotion.checkpoints.file_kinds import BASES, TEXT_WIDTHS, FileInfo, arc
 from stillmotion.checkpoints.files import Header, read_json
 from stillmotion.checkpoints.hub import INSIDE
 from stillmotion.checkpoints.lora import detect as lora_detect
-from stillmotion.checkpoints.motion_families import family_of, measure
+from stillmotion.checkpoints.motion_detect import family_of, measure
 from stillmotion.checkpoints.motion_keys import layout_of
 from stillmotion.checkpoints.motion_layout import holds_whole_unet, rename
 from stillmotion.checkpoints.training_metadata import training_facts

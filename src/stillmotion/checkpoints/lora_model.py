@@ -28,16 +28,16 @@ from stillmotion.checkpoints.compatibility import require_kind
 from stillmotion.checkpoints.embeddings import Embedding, bundled_embeddings
 from stillmotion.checkpoints.file_kinds import BASES, FileInfo
 from stillmotion.checkpoints.finite import check_finite
-from stillmotion.checkpoints.lora.alphas import KEY
-from stillmotion.checkpoints.lora.detect import OTHER_MODELS, UNAPPLIED
-from stillmotion.checkpoints.lora.keys import BUNDLED, LoraLayout, LoraState, parse, write
-from stillmotion.checkpoints.lora.peft import (
+from stillmotion.checkpoints.lora.adapter_config import (
     WEIGHTS,
     check_config,
     read_adapter_config,
     saves_whole,
     settings_of,
 )
+from stillmotion.checkpoints.lora.alphas import KEY
+from stillmotion.checkpoints.lora.detect import OTHER_MODELS, UNAPPLIED
+from stillmotion.checkpoints.lora.layouts import BUNDLED, LoraLayout, LoraState, parse, write
 from stillmotion.errors import Damaged, Mismatch, OutputError, UnknownFile, WrongKind
 from stillmotion.lora.deltas import LayerDelta, LoraAlpha
 from stillmotion.request.aliases import layout_of_kind

@@ -23,7 +23,7 @@ from stillmotion.checkpoints.checkpoint import Checkpoint, Source, open_checkpoi
 from stillmotion.checkpoints.compatibility import require_kind
 from stillmotion.checkpoints.finite import check_finite
 from stillmotion.checkpoints.hub import INSIDE
-from stillmotion.checkpoints.motion_families import METADATA_KEY, adapter_config, family_to_json
+from stillmotion.checkpoints.motion_detect import METADATA_KEY, adapter_config, family_to_json
 from stillmotion.checkpoints.motion_keys import EXTRAS, Layout
 from stillmotion.checkpoints.motion_layout import from_canonical, to_canonical
 from stillmotion.errors import OutputError, WrongKind

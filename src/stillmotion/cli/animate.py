@@ -12,7 +12,7 @@ from stillmotion.cli.options import count_option, device_option, given, output_o
 from stillmotion.cli.render import render
 from stillmotion.request import Request
 from stillmotion.sampling.jobs import Job
-from stillmotion.sampling.target import Target, name_of
+from stillmotion.sampling.output_file import Target, name_of
 
 
 @click.command()

@@ -18,7 +18,7 @@ from stillmotion.errors import OutputError
 from stillmotion.request.model_files import records_of
 from stillmotion.sampling.jobs import finish
 from stillmotion.sampling.latents import EXTENSION, Latents
-from stillmotion.sampling.target import Target
+from stillmotion.sampling.output_file import Target
 
 
 @click.command()

@@ -24,7 +24,7 @@ from stillmotion.request.conditions import condition_kinds
 from stillmotion.request.model_files import MODELS
 from stillmotion.request.request import REPEATED
 from stillmotion.sampling.jobs import Job
-from stillmotion.sampling.target import Target, free_name
+from stillmotion.sampling.output_file import Target, free_name
 from stillmotion.video import open_frames
 
 

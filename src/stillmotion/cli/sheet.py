@@ -8,7 +8,7 @@ import click
 
 from stillmotion.cli.options import PathType
 from stillmotion.cli.output import result
-from stillmotion.sampling.target import check_sheet, free_name, save_sheet
+from stillmotion.sampling.output_file import check_sheet, free_name, save_sheet
 from stillmotion.video import Clip
 
 

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING
 
 from stillmotion.request import Request
 from stillmotion.sampling.latents import Latents, keep
+from stillmotion.sampling.output_file import Target
 from stillmotion.sampling.preflight import check_before_loading
-from stillmotion.sampling.target import Target
 from stillmotion.video import Clip, grid
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from stillmotion.diffusion.vae import decode_frames
 from stillmotion.foreign import printable
 from stillmotion.sampling.sample import sample
 from stillmotion.training.denoiser import Denoiser
-from stillmotion.training.engine.sheets import sheet_path
+from stillmotion.training.engine.sheet_paths import sheet_path
 from stillmotion.video.clip import Clip, grid
 from stillmotion.video.contact_sheet import labelled_sheet
 

@@ -19,7 +19,7 @@ from PIL import Image, UnidentifiedImageError
 from stillmotion.errors import DataError
 from stillmotion.request import Request
 from stillmotion.request.model_files import ModelFile
-from stillmotion.video import images
+from stillmotion.video import animated_images
 from stillmotion.video.metadata import Tag, read_tag
 from stillmotion.video.pixels import WHITE, Colour
 from stillmotion.video.stream_info import StreamInfo
@@ -134,11 +134,11 @@ def _as_tagged(info: StreamInfo, tag: Tag) -> np.ndarray | None:
 def _scan(path: Path) -> tuple[StreamInfo, Decode]:
     with _named(path):
         if path.is_dir():
-            return images.scan_folder(path), images.decode_folder
+            return animated_images.scan_folder(path), animated_images.decode_folder
         if path.stat().st_size == 0:
             raise DataError(f"{path} is empty.")
         try:
-            return images.scan_image(path), images.decode_image
+            return animated_images.scan_image(path), animated_images.decode_image
         except UnidentifiedImageError:
             from stillmotion.video import ffmpeg  # brings FFmpeg along: only when needed
 

@@ -17,8 +17,8 @@ import numpy as np
 
 from stillmotion.atomic import FolderKind, check_free, refused, replacing, sweep
 from stillmotion.errors import OutputError
-from stillmotion.video import images
-from stillmotion.video.images import FOLDER_TAG
+from stillmotion.video import animated_images
+from stillmotion.video.animated_images import FOLDER_TAG
 from stillmotion.video.metadata import Tag
 from stillmotion.video.palette import Dither
 
@@ -106,13 +106,13 @@ def save(
 def _write(kind: str, path: Path, frames: np.ndarray, fps: float, comment: str, options: Options) -> None:
     common = (path, frames, fps, comment, options.scale)
     if kind == ".gif":
-        images.write_gif(*common, options.dither)
+        animated_images.write_gif(*common, options.dither)
     elif kind == ".webp":
-        images.write_webp(*common, options.quality)
+        animated_images.write_webp(*common, options.quality)
     elif kind in (".apng", ".png"):
-        images.write_apng(*common)
+        animated_images.write_apng(*common)
     elif kind == "folder":
-        images.write_folder(*common)
+        animated_images.write_folder(*common)
     else:
         from stillmotion.video import ffmpeg  # brings FFmpeg along: only when needed
 

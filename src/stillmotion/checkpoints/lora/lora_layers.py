@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 
-from stillmotion.checkpoints.lora.kohya import from_ldm, kohya_to_path, path_to_kohya
+from stillmotion.checkpoints.lora.kohya_names import from_ldm, kohya_to_path, path_to_kohya
 from stillmotion.checkpoints.motion_keys import MODULE, canonical_names, layout_name, layout_of
 from stillmotion.errors import UnknownFile
 

@@ -43,7 +43,7 @@ from stillmotion.training.engine.lr_schedule import learning_rate
 from stillmotion.training.engine.optimizers import make_optimizer
 from stillmotion.training.engine.rng import DRAWS, sample_rngs, seed_model
 from stillmotion.training.engine.run_folder import RunFolder, claim
-from stillmotion.training.engine.sheets import is_whole, sheet_path
+from stillmotion.training.engine.sheet_paths import is_whole, sheet_path
 from stillmotion.training.engine.stop import Stop
 from stillmotion.training.engine.target import Target
 

@@ -16,10 +16,10 @@ import numpy as np
 from PIL import Image, PngImagePlugin
 
 from stillmotion.errors import DataError, OutputError
+from stillmotion.video.image_opening import first_frame, frames_of, open_image, upright
 from stillmotion.video.metadata import KEY
 from stillmotion.video.palette import Dither, to_palette
 from stillmotion.video.pixels import Colour, enlarged, opaque
-from stillmotion.video.stills import first_frame, frames_of, open_image, upright
 from stillmotion.video.stream_info import StreamInfo
 from stillmotion.video.timing import delays
 

@@ -13,7 +13,7 @@ from stillmotion.atomic import check_free, replacing
 from stillmotion.errors import OutputError
 from stillmotion.sampling.latents import latents_path
 from stillmotion.video import Clip, check_output
-from stillmotion.video.images import png_text
+from stillmotion.video.animated_images import png_text
 from stillmotion.video.metadata import Tag
 from stillmotion.video.palette import Dither
 
