@@ -179,7 +179,8 @@ class Animator:
         """What the user should know before waiting: doubts about a file, words unknown or not read."""
         found = [*getattr(self.motion, "notes", ()), *self.notes]
         if known := self.card.concepts:
-            found += [known.hint(request.prompt), known.style_hint(request.prompt)]
+            style = None if request.loras else known.style_hint(request.prompt)  # a LoRA may know it
+            found += [known.hint(request.prompt), style]
         found += prompt_notes(self.pipeline, request, self.words)
         return [hint for hint in found if hint]
 

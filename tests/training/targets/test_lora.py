@@ -96,7 +96,7 @@ def test_sdxl_with_both_text_encoders(configure, sdxl_folder):
     pipeline = StableDiffusionXLPipeline.from_pretrained(sdxl_folder)
     pipeline.set_progress_bar_config(disable=True)
     with attach_lora(pipeline, outcome.output / PRODUCTS[0]) as attached:
-        assert attached.attachments.keys() == {"unet", "text_encoder", "text_encoder_2"}
+        assert {part for part, _ in attached.lora_layers} == {"unet", "text_encoder", "text_encoder_2"}
         ours = drawn(pipeline)
     pipeline.load_lora_weights(outcome.output / PRODUCTS[1])
     assert torch.allclose(drawn(pipeline), ours, atol=1e-4)

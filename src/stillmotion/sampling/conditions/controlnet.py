@@ -117,7 +117,7 @@ class ControlNet(Condition):
         if len(source) not in (1, frames):
             raise RequestError(
                 f"{self.hints} has {len(source)} images, but the clip has {frames} frames: give one image "
-                f"for each frame, one for all, or --frames {len(source)}."
+                f"for each frame, one for all, or `frames={len(source)}`."
             )
         images = [Image.fromarray(frame) for frame in source.frames()]
         processor = VaeImageProcessor(do_normalize=False, do_convert_rgb=True, vae_scale_factor=1)
