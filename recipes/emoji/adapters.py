@@ -5,7 +5,7 @@ Writes images with captions, then runs the package's own commands, each of which
     high-contrast, noto-v1    stillmotion train lora          stills of the first concepts in that style
     subject                   stillmotion train dreambooth    five images of noto-v1's cat, "sks cat face"
     zoom-in, ...              stillmotion train motion-lora   the move over stills that trained the base
-    collect                   their files in fp16 into bundled/emoji/loras
+    collect                   their files in fp16 into the model package
 """
 
 from __future__ import annotations

@@ -166,7 +166,7 @@ def main() -> None:
     for name, words in SHEETS.items():
         if (OUT / f"{name}.png").exists():
             shutil.copyfile(OUT / f"{name}.png", IMAGES / f"emoji-{name}.png")
-            samples.append(f"{words}:\n\n![{words}](../../../../docs/images/emoji-{name}.png)")
+            samples.append(f"{words}:\n\n![{words}](../../../../../docs/images/emoji-{name}.png)")
     text = CARD.format(
         styles=", ".join(f'"{style}"' for style in knowledge["styles"]),
         concepts=len(knowledge["concepts"]),
