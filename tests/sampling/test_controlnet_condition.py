@@ -142,7 +142,7 @@ def test_a_net_is_loaded_once_while_it_is_used(tiny, net, tmp_path, monkeypatch)
 @pytest.mark.parametrize(
     ("hints", "settings", "words"),
     [
-        ("two", {}, "two has 2 images, but the clip has 3 frames: .*--frames 2"),
+        ("two", {}, "two has 2 images, but the clip has 3 frames: .*`frames=2`"),
         ("nowhere", {}, "nowhere does not exist"),
         ("depth.safetensors", {}, "depth.safetensors is neither an image nor a video"),
         ("two", {"start": 0.6, "end": 0.5}, "from 0.6 to 0.5"),
