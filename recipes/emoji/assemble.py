@@ -23,7 +23,7 @@ DEFAULTS = {
     "height": 128,
     "frames": 16,
     "fps": 8,
-    "num_inference_steps": 25,
+    "num_inference_steps": 15,
     "guidance_scale": 3.0,
     "scheduler": "ddim",
 }
