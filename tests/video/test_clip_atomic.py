@@ -104,6 +104,7 @@ def test_names_that_cannot_be_written_are_refused_in_a_sentence(clip, tmp_path, 
 def test_options_that_cannot_be_are_refused_before_anything_is_written(clip, tmp_path):
     for options, sentence in (
         ({"scale": 0}, "scale is 0"),
+        ({"scale": 65}, "scale is 65, but .* 3, ... 64"),
         ({"scale": 1.5}, "scale is 1.5, but a clip is enlarged by a whole number"),
         ({"quality": 101}, "quality is 101"),
         ({"dither": "bayer"}, "dither is 'bayer', but must be one of none, floyd-steinberg, ordered"),

@@ -25,6 +25,8 @@ class PathType(click.Path):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """As `click.Path` does, of the cleaned text."""
+        if isinstance(value, str) and "\0" in value:
+            self.fail(f"{value!r} has a null character in it, which no file name has.", param, ctx)
         return super().convert(dropped(value) if isinstance(value, str) else value, param, ctx)
 
 

@@ -94,7 +94,12 @@ class Latents:
             raise Damaged(f"{path} cannot be decoded: {error}") from None
         if latents.request.frames is None or latents.request.fps is None:
             raise Damaged(f"{path} cannot be decoded: its request does not say frames and fps.")
-        if tensor.ndim != 4 or len(tensor) != latents.request.frames or not tensor.is_floating_point():
+        if (
+            tensor.ndim != 4
+            or not tensor.numel()
+            or len(tensor) != latents.request.frames
+            or not tensor.is_floating_point()
+        ):
             raise Damaged(
                 f"{path} cannot be decoded: it holds {tensor.dtype} of shape {tuple(tensor.shape)}, but the "
                 f"latents of {latents.request.frames} frames were expected (frames, channels, height, width)."

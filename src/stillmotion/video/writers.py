@@ -27,6 +27,10 @@ CLIP_FOLDER = FolderKind("a clip", (FOLDER_TAG,), r"\d{4,}\.png|" + re.escape(FO
 """PNGs as `write_folder` names them."""
 
 
+MOST_SCALE = 64
+"""Times that a clip is enlarged; larger ones would fill the memory when the long work is done."""
+
+
 @dataclass(frozen=True)
 class Options:
     """`scale` enlarges crisply, `dither` is for GIF, `quality` for WebP (100 is lossless) and video."""
@@ -36,9 +40,9 @@ class Options:
     quality: int = 90
 
     def __post_init__(self) -> None:
-        if not isinstance(self.scale, int) or self.scale < 1:
+        if not isinstance(self.scale, int) or not 1 <= self.scale <= MOST_SCALE:
             raise OutputError(
-                f"scale is {self.scale}, but a clip is enlarged by a whole number: 1, 2, 3, ..."
+                f"scale is {self.scale}, but a clip is enlarged by a whole number: 1, 2, 3, ... {MOST_SCALE}."
             )
         if not 0 <= self.quality <= 100:
             raise OutputError(f"quality is {self.quality}, but must be between 0 and 100.")
