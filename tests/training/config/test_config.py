@@ -32,6 +32,10 @@ def test_the_papers_recipe_is_the_default():
         ({"precision": "fp8"}, "precision is 'fp8', but: input should be 'auto', 'fp32' or 'bf16'."),
         ({"frames": 40}, "frames is 40, but positions (32) must be at least that."),
         ({"zero_terminal_snr": True, "prediction_type": "epsilon"}, "zero_terminal_snr needs"),
+        ({"batch_size": True}, "batch_size is True, but: value error, a yes or no"),
+        ({"learning_rate": "inf"}, "learning_rate is 'inf', but: input should be a finite number"),
+        ({"resolution": 2**40}, "resolution is 1099511627776, but: input should be less than"),
+        ({"seed": 2**70}, "seed is 1180591620717411303424, but: input should be less than"),
     ],
 )
 def test_wrong_fields_are_said_in_a_sentence(fields, words):
@@ -57,6 +61,8 @@ def test_yaml_and_values_that_win(tmp_path):
     "text, words",
     [
         ("- a\n", "holds list"),
+        ("1: 2\n", "expected lines such as"),
+        ("? \n: x\n", "expected lines such as"),
         ("a: [", "not valid YAML"),
         ("seed: x", "seed is 'x'"),
         ("seed: 1\nseed: 2", "'seed' stands in it twice"),

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import pytest
 from PIL import Image
 
-from stillmotion.training.engine.logger import Step
+from stillmotion.training.engine.checkpoint import checkpoints
+from stillmotion.training.engine.logger import Step, read_losses
 from stillmotion.training.engine.loss_plot import BLUE, GREY, plot_losses, running_mean
 
 
@@ -31,3 +34,14 @@ def test_equal_losses_and_none(tmp_path):
     plot_losses([Step(n, 0.5, 0.1, 1.0) for n in range(1, 20)], tmp_path / "equal.png")
     plot_losses([], tmp_path / "none.png")
     assert (tmp_path / "equal.png").exists() and not (tmp_path / "none.png").exists()
+
+
+def test_what_is_no_file_of_losses_has_none(tmp_path):
+    os.mkfifo(tmp_path / "loss.csv")
+    assert read_losses(tmp_path / "loss.csv") == []
+
+
+def test_only_numbered_folders_are_checkpoints(tmp_path):
+    for name in ("step-00000002", "step-10", "step-²", "step-x", "step-" + "9" * 30):
+        (tmp_path / "checkpoints" / name).mkdir(parents=True)
+    assert [path.name for path in checkpoints(tmp_path)] == ["step-00000002", "step-10"]

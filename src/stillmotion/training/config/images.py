@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from stillmotion.training.config.shared import DenoiseConfig, InitialLora
+from stillmotion.training.config.shared import BATCH, MANY, SIDE, DenoiseConfig, InitialLora
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -22,14 +22,15 @@ class ImageConfig(DenoiseConfig):
     resolution: int | None = Field(
         None,
         ge=8,
+        le=SIDE,
         description="images are resized to about so many pixels a side; default: as the base draws",
     )
     buckets: bool = Field(
         True, description="keep the shapes of images (sizes of about RESOLUTION^2 pixels); no: cut squares"
     )
     flip: bool = Field(False, description="show every second image as its mirror image")
-    batch_size: int = Field(1, ge=1, description="images per process and pass")
-    max_train_steps: int = Field(1000, ge=1, description="optimizer steps of the whole run")
+    batch_size: int = Field(1, ge=1, le=BATCH, description="images per process and pass")
+    max_train_steps: int = Field(1000, ge=1, le=MANY, description="optimizer steps of the whole run")
     learning_rate: float = Field(2e-4, gt=0, description="after the warm-up")
     ema_decay: float = Field(
         0.0, ge=0, lt=1, description="running mean of the weights, which is then what is saved; 0 = none"
@@ -43,7 +44,7 @@ class LowRankConfig(ImageConfig):
 
     usual_rate: ClassVar[float] = 2e-4
 
-    rank: int = Field(16, ge=1, description="size of the LoRA: 4 to 16 for a subject, 16 to 64 for a style")
+    rank: int = Field(16, ge=1, le=SIDE, description="its size: 4 to 16 for a subject, 16 to 64 for a style")
     alpha: float | None = Field(
         None, gt=0, description="the LoRA acts at ALPHA / RANK; default: at 1, whatever its rank"
     )
@@ -90,7 +91,7 @@ class DreamBoothConfig(LowRankConfig):
         "default: OUTPUT/class-images",
     )
     num_class_images: int = Field(
-        50, ge=1, description="images of the class; the base draws them as it draws samples"
+        50, ge=1, le=BATCH, description="images of the class; the base draws them as it draws samples"
     )
     prior_weight: float = Field(1.0, gt=0, description="weight of the class in the loss")
     method: Literal["lora", "full"] = Field(
@@ -99,7 +100,7 @@ class DreamBoothConfig(LowRankConfig):
     learning_rate: float = Field(
         2e-4, gt=0, description=f"after the warm-up; for method full {FULL_RATE:g} if not given"
     )
-    max_train_steps: int = Field(600, ge=1, description="optimizer steps of the whole run")
+    max_train_steps: int = Field(600, ge=1, le=MANY, description="optimizer steps of the whole run")
     text_dropout: float = Field(
         0.0, ge=0, le=1, description="part of the samples trained without text, for guidance"
     )

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from stillmotion.datasets.camera_moves import AMOUNTS, MoveName
 from stillmotion.datasets.frame_sampling import Span
-from stillmotion.training.config.shared import InitialLora
+from stillmotion.training.config.shared import BATCH, MANY, SIDE, InitialLora
 from stillmotion.training.config.videos import ClipConfig
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ class MotionLoraConfig(ClipConfig):
     camera_variants: int = Field(
         4,
         ge=1,
+        le=BATCH,
         description="shots made of each still or clip, all a bit different; every second one shows half of "
         "the move, learnt at half the weight",
     )
@@ -53,7 +54,7 @@ class MotionLoraConfig(ClipConfig):
     motion: str | None = Field(
         None, description="motion weights that the LoRA is for; default: those inside the base"
     )
-    rank: int = Field(32, ge=1, description="size of the LoRA; AnimateDiff's have 64")
+    rank: int = Field(32, ge=1, le=SIDE, description="size of the LoRA; AnimateDiff's have 64")
     alpha: float | None = Field(
         None, gt=0, description="the LoRA acts at ALPHA / RANK; default: at 1, as AnimateDiff's"
     )
@@ -69,7 +70,7 @@ class MotionLoraConfig(ClipConfig):
     usual_rate: ClassVar[float] = 2e-4
     span: Span = Field("whole", description="stride: frames STRIDE apart; whole: evenly over the whole video")
     learning_rate: float = Field(2e-4, gt=0, description="after the warm-up")
-    max_train_steps: int = Field(500, ge=1, description="optimizer steps of the whole run")
+    max_train_steps: int = Field(500, ge=1, le=MANY, description="optimizer steps of the whole run")
     checkpoint_steps: int = Field(100, ge=1, description="a checkpoint every so many steps")
     validation_steps: int = Field(250, ge=0, description="sample images every so many steps; 0 = never")
 

@@ -7,7 +7,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from stillmotion.diffusion.schedule import NoiseSchedule
 from stillmotion.errors import RequestError
@@ -18,6 +26,8 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 Config = TypeVar("Config", bound="TrainConfig")
+SIDE, BATCH, MANY = 16_384, 65_536, 10**9
+"""Upper bounds of sizes in pixels, of batches and of steps: above any use, and far below an overflow."""
 Betas = Literal["linear", "scaled_linear", "squaredcos_cap_v2"]
 InitialLora = Annotated[
     str | None,
@@ -28,7 +38,7 @@ InitialLora = Annotated[
 class TrainConfig(BaseModel):
     """What every target shares: where, how long, how fast, how precisely."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     usual_rate: ClassVar[float] = 1e-4
     """learning rate that trains such weights with AdamW; far from it the run is warned"""
@@ -37,17 +47,17 @@ class TrainConfig(BaseModel):
     base: str = Field(
         description="text-to-image model: a diffusers folder, a hub name or a single file; it stays frozen"
     )
-    seed: int = Field(0, ge=0, description="decides every random choice of the run")
+    seed: int = Field(0, ge=0, lt=2**63, description="decides every random choice of the run")
 
     max_train_steps: int = Field(
-        10_000, ge=1, description="optimizer steps of the whole run; the cosine ends here"
+        10_000, ge=1, le=MANY, description="optimizer steps of the whole run; the cosine ends here"
     )
     max_minutes: float | None = Field(
         None, gt=0, description="stop cleanly after this many minutes; go on by the same command"
     )
-    batch_size: int = Field(1, ge=1, description="clips per process and pass")
+    batch_size: int = Field(1, ge=1, le=BATCH, description="clips per process and pass")
     gradient_accumulation_steps: int = Field(
-        1, ge=1, description="passes whose gradients are averaged in one step"
+        1, ge=1, le=MANY, description="passes whose gradients are averaged in one step"
     )
 
     optimizer: Literal["adamw", "muon"] = Field(
@@ -88,6 +98,14 @@ class TrainConfig(BaseModel):
     def _old_names(cls, fields: Any) -> Any:
         return TRAINING.updated(fields) if isinstance(fields, dict) else fields
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_booleans(cls, value: Any, info: ValidationInfo) -> Any:
+        """`rank: yes` in YAML is no rank of 1."""
+        if isinstance(value, bool) and "bool" not in str(cls.model_fields[str(info.field_name)].annotation):
+            raise ValueError("a yes or no, but a value is wanted")
+        return value
+
     @classmethod
     def parse(cls: type[Config], **fields: Any) -> Config:
         """A config from plain values; RequestError in one sentence per wrong field."""
@@ -106,6 +124,7 @@ class DenoiseConfig(TrainConfig):
     resolution: int | None = Field(
         None,
         ge=8,
+        le=SIDE,
         description="training images are resized to about so many pixels; default: as the base draws",
     )
     text_dropout: float = Field(
@@ -140,7 +159,7 @@ class DenoiseConfig(TrainConfig):
     validation_prompts: list[str] = Field(
         [], description="prompts of the samples; default: captions of the data"
     )
-    validation_inference_steps: int = Field(25, ge=1, description="denoising steps of the samples")
+    validation_inference_steps: int = Field(25, ge=1, le=1000, description="denoising steps of the samples")
     validation_guidance: float = Field(7.5, ge=0, description="guidance scale of the samples")
 
     @property
@@ -203,7 +222,7 @@ def load_config(kind: type[Config], path: str | Path | None = None, **overrides:
             ) from None
         except ValueError as error:
             raise RequestError(f"{path} cannot be used: {error}; --config takes a YAML file.") from None
-        if not isinstance(fields, dict):
+        if not isinstance(fields, dict) or not all(isinstance(name, str) for name in fields):
             raise RequestError(
                 f"{path} holds {type(fields).__name__}; expected lines such as 'learning_rate: 0.0001'."
             )

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from stillmotion.training.config.shared import DenoiseConfig
+from stillmotion.training.config.shared import SIDE, DenoiseConfig
 
 
 class TrainerConfig(DenoiseConfig):
@@ -19,7 +19,7 @@ class TrainerConfig(DenoiseConfig):
 
     base: str = Field("", description="name of the pipeline, where one is loaded by its name")
     resolution: int | None = Field(
-        None, ge=8, description="width and height of the samples; default: those of the first clip"
+        None, ge=8, le=SIDE, description="width and height of the samples; default: those of the first clip"
     )
     fps: float = Field(8.0, gt=0, description="frames per second of the samples, kept with the motion")
     noise_alpha: float | None = Field(

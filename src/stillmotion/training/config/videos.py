@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field, model_validator
 
 from stillmotion.datasets.frame_sampling import Span, min_length
-from stillmotion.training.config.shared import Betas, DenoiseConfig, InitialLora
+from stillmotion.training.config.shared import BATCH, MANY, SIDE, Betas, DenoiseConfig, InitialLora
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -26,6 +26,7 @@ class VideoConfig(DenoiseConfig):
     resolution: int | None = Field(
         None,
         ge=8,
+        le=SIDE,
         description="clips are resized and cut to a square of so many pixels; default: as the base draws",
     )
 
@@ -43,7 +44,7 @@ class VideoConfig(DenoiseConfig):
 class ClipConfig(VideoConfig):
     """Clips with captions, and which of their frames make a sample."""
 
-    frames: int = Field(16, ge=2, description="frames of a training clip")
+    frames: int = Field(16, ge=2, le=BATCH, description="frames of a training clip")
     stride: float = Field(4, gt=0, description="step between its frames, in frames of the video")
     span: Span = Field(
         "stride", description="stride: frames STRIDE apart; whole: evenly over the whole video"
@@ -83,7 +84,7 @@ class MotionTrainConfig(ClipConfig):
     )
     domain_adapter_scale: float = Field(1.0, description="how strongly the domain adapter acts")
     positions: int = Field(
-        32, ge=2, description="fresh weights: the longest clip that they can animate in one pass"
+        32, ge=2, le=BATCH, description="fresh weights: the longest clip that they can animate in one pass"
     )
     mid_block: bool | None = Field(
         None,
@@ -111,11 +112,11 @@ class MotionTrainConfig(ClipConfig):
 class DomainAdapterConfig(VideoConfig):
     """Training an image LoRA on single frames of the videos (AnimateDiff v3, first stage)."""
 
-    batch_size: int = Field(4, ge=1, description="images per process and pass")
-    rank: int = Field(32, ge=1, description="size of the adapter; AnimateDiff v3 has 128")
+    batch_size: int = Field(4, ge=1, le=BATCH, description="images per process and pass")
+    rank: int = Field(32, ge=1, le=SIDE, description="size of the adapter; AnimateDiff v3 has 128")
     alpha: float | None = Field(
         None, gt=0, description="the adapter acts at ALPHA / RANK; default: at 1, as AnimateDiff's"
     )
     dropout: float = Field(0.0, ge=0, lt=1, description="part of the adapter's inputs left out in training")
     initial_lora: InitialLora = None
-    max_train_steps: int = Field(2000, ge=1, description="optimizer steps of the whole run")
+    max_train_steps: int = Field(2000, ge=1, le=MANY, description="optimizer steps of the whole run")

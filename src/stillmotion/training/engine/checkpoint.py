@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -45,7 +46,7 @@ def checkpoints(output: Path) -> list[Path]:
     found = [
         path
         for path in (output / "checkpoints").glob(f"{PREFIX}*")
-        if path.name.removeprefix(PREFIX).isdigit()
+        if re.fullmatch("[0-9]{1,18}", path.name.removeprefix(PREFIX))
     ]
     return sorted(found, key=lambda path: int(path.name.removeprefix(PREFIX)))
 

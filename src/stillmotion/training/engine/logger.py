@@ -190,7 +190,7 @@ def moves(stream: Any) -> bool:
 
 def read_losses(path: Path) -> list[Step]:
     """The rows of a loss.csv by step; a line that a kill or a power cut spoilt is left out."""
-    if not path.exists():
+    if not path.is_file():
         return []
     text = path.read_text("utf-8", errors="replace")
     whole = [line for line in text.splitlines(keepends=True) if line.endswith(("\n", "\r"))]
