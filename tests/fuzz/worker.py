@@ -199,6 +199,7 @@ class Watch:
     """An audit hook that notes what no reader does: programs started, files written or removed elsewhere."""
 
     def __init__(self, folder: Path) -> None:
+        sys.dont_write_bytecode = True  # modules imported late would write their .pyc elsewhere
         self.folder, self.faults, self.off = str(folder), [], False
 
     def paused(self) -> Watch:
